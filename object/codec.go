@@ -1,0 +1,151 @@
+package object
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// envelope begins every stored object: Kubernetes' mark for protobuf data. A
+// runtime.Unknown with apiVersion, kind and the object's bytes follows.
+var envelope = []byte("k8s\x00")
+
+// protoMessage is what the API structs have: hand-rolled protobuf codecs. They
+// are not proto.Message.
+type protoMessage interface {
+	Marshal() ([]byte, error)
+	Unmarshal(data []byte) error
+}
+
+// Encode returns the form in which obj is stored and sent: Kubernetes' protobuf
+// envelope, with metadata.resourceVersion left out, because the store's
+// revision says it. Equal objects have equal bytes. obj is not changed.
+func Encode(obj Object) ([]byte, error) {
+	r := ResourceOf(obj)
+	bare := shallow(obj)
+	bare.SetResourceVersion("")
+	raw, err := bare.(protoMessage).Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", Title(obj), err)
+	}
+	unknown := runtime.Unknown{
+		TypeMeta: runtime.TypeMeta{APIVersion: r.APIVersion(), Kind: r.Kind},
+		Raw:      raw,
+	}
+	data := make([]byte, len(envelope)+unknown.Size())
+	copy(data, envelope)
+	n, err := unknown.MarshalTo(data[len(envelope):])
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", Title(obj), err)
+	}
+	return data[:len(envelope)+n], nil
+}
+
+// Decode reads an object in the stored form or in JSON, whichever data is. If
+// revision is more than 0, it becomes the object's resourceVersion. apiVersion
+// and kind are set.
+//
+// JSON is read as strictly as [ParseManifests] reads it; the error is then of
+// type [Faults].
+func Decode(data []byte, revision int64) (Object, error) {
+	var obj Object
+	var err error
+	if bytes.HasPrefix(data, envelope) {
+		obj, err = decodeProto(data[len(envelope):])
+	} else {
+		obj, err = decodeJSON(data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if revision > 0 {
+		obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+	}
+	return obj, nil
+}
+
+func decodeProto(data []byte) (Object, error) {
+	var unknown runtime.Unknown
+	if err := unknown.Unmarshal(data); err != nil {
+		return nil, fmt.Errorf("decode object: %w", err)
+	}
+	gv, err := schema.ParseGroupVersion(unknown.APIVersion)
+	if err != nil {
+		return nil, fmt.Errorf("decode object: %w", err)
+	}
+	r, err := ResourceForKind(gv.Group, gv.Version, unknown.Kind)
+	if err != nil {
+		return nil, fmt.Errorf("decode object: %w", err)
+	}
+	obj := New(r)
+	if err := obj.(protoMessage).Unmarshal(unknown.Raw); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", r.Kind, err)
+	}
+	return obj, nil
+}
+
+func decodeJSON(data []byte) (Object, error) {
+	docs, faults := parse("", data)
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	if len(docs) != 1 {
+		return nil, Faults{{Message: fmt.Sprintf("must be one object, there are %d", len(docs))}}
+	}
+	return docs[0].Object, nil
+}
+
+// EncodeJSON returns obj as JSON in one line, with apiVersion and kind.
+func EncodeJSON(obj Object) ([]byte, error) {
+	data, err := json.Marshal(typed(obj))
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", Title(obj), err)
+	}
+	return data, nil
+}
+
+// EncodeYAML returns obj as YAML, with apiVersion and kind.
+func EncodeYAML(obj Object) ([]byte, error) {
+	text, err := EncodeJSON(obj)
+	if err != nil {
+		return nil, err
+	}
+	docs, errs := readJSON(text)
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("encode %s: %w", Title(obj), errs[0])
+	}
+	// Not sigs.k8s.io/yaml: it hands the JSON to a YAML parser, which refuses
+	// characters that JSON allows.
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	encoder.CompactSeqIndent()
+	if err := encoder.Encode(docs[0].plain()); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", Title(obj), err)
+	}
+	if err := encoder.Close(); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", Title(obj), err)
+	}
+	return out.Bytes(), nil
+}
+
+// typed returns obj with its apiVersion and kind, without changing obj.
+func typed(obj Object) Object {
+	out := shallow(obj)
+	out.GetObjectKind().SetGroupVersionKind(ResourceOf(obj).groupVersionKind())
+	return out
+}
+
+// shallow copies the struct that obj points to, not what that points to. It is
+// enough to change a metadata field in the copy.
+func shallow(obj Object) Object {
+	value := reflect.New(reflect.TypeOf(obj).Elem())
+	value.Elem().Set(reflect.ValueOf(obj).Elem())
+	return value.Interface().(Object)
+}

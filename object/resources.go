@@ -1,0 +1,325 @@
+package object
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Resource is a kind and its names.
+type Resource struct {
+	Group, Version, Kind string   // "apps", "v1", "Deployment"; Group is empty for the core group
+	Plural, Singular     string   // "deployments", "deployment"
+	ShortNames           []string // "deploy"
+	Namespaced           bool
+}
+
+// kind is a row of the table of kinds: a resource and its Go type.
+type kind struct {
+	resource Resource
+	make     func() Object
+	goType   reflect.Type // of the pointer
+}
+
+func served[T Object](r Resource, empty func() T) kind {
+	return kind{resource: r, make: func() Object { return empty() }, goType: reflect.TypeFor[T]()}
+}
+
+// kinds is the table of everything that is served, in the order in which people
+// like to see it.
+var kinds = []kind{
+	served(Resource{Version: "v1", Kind: "Namespace", Plural: "namespaces", Singular: "namespace", ShortNames: []string{"ns"}},
+		func() *corev1.Namespace { return new(corev1.Namespace) }),
+	served(Resource{Version: "v1", Kind: "Node", Plural: "nodes", Singular: "node", ShortNames: []string{"no"}},
+		func() *corev1.Node { return new(corev1.Node) }),
+	served(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Namespaced: true},
+		func() *corev1.Pod { return new(corev1.Pod) }),
+	served(Resource{Group: "apps", Version: "v1", Kind: "ReplicaSet", Plural: "replicasets", Singular: "replicaset", ShortNames: []string{"rs"}, Namespaced: true},
+		func() *appsv1.ReplicaSet { return new(appsv1.ReplicaSet) }),
+	served(Resource{Group: "apps", Version: "v1", Kind: "Deployment", Plural: "deployments", Singular: "deployment", ShortNames: []string{"deploy"}, Namespaced: true},
+		func() *appsv1.Deployment { return new(appsv1.Deployment) }),
+	served(Resource{Version: "v1", Kind: "ConfigMap", Plural: "configmaps", Singular: "configmap", ShortNames: []string{"cm"}, Namespaced: true},
+		func() *corev1.ConfigMap { return new(corev1.ConfigMap) }),
+	served(Resource{Version: "v1", Kind: "Event", Plural: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true},
+		func() *corev1.Event { return new(corev1.Event) }),
+}
+
+// notYet lists kinds that Kubernetes has and Holdfast does not serve yet, by
+// group: they are refused as what they are, not as unknown words.
+var notYet = map[string][]string{
+	"": {
+		"Binding", "ComponentStatus", "Endpoints", "LimitRange", "PersistentVolume", "PersistentVolumeClaim",
+		"PodTemplate", "ReplicationController", "ResourceQuota", "Secret", "Service", "ServiceAccount",
+	},
+	"apps":                         {"ControllerRevision", "DaemonSet", "StatefulSet"},
+	"autoscaling":                  {"HorizontalPodAutoscaler"},
+	"batch":                        {"CronJob", "Job"},
+	"policy":                       {"PodDisruptionBudget"},
+	"networking.k8s.io":            {"Ingress", "IngressClass", "NetworkPolicy"},
+	"discovery.k8s.io":             {"EndpointSlice"},
+	"storage.k8s.io":               {"CSIDriver", "CSINode", "CSIStorageCapacity", "StorageClass", "VolumeAttachment", "VolumeAttributesClass"},
+	"rbac.authorization.k8s.io":    {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"},
+	"scheduling.k8s.io":            {"PriorityClass"},
+	"coordination.k8s.io":          {"Lease"},
+	"node.k8s.io":                  {"RuntimeClass"},
+	"apiextensions.k8s.io":         {"CustomResourceDefinition"},
+	"apiregistration.k8s.io":       {"APIService"},
+	"admissionregistration.k8s.io": {"MutatingWebhookConfiguration", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration"},
+	"certificates.k8s.io":          {"CertificateSigningRequest"},
+	"flowcontrol.apiserver.k8s.io": {"FlowSchema", "PriorityLevelConfiguration"},
+	"resource.k8s.io":              {"DeviceClass", "ResourceClaim", "ResourceClaimTemplate", "ResourceSlice"},
+}
+
+// notYetShort are the short names of kinds in notYet that people type most.
+var notYetShort = map[string]string{
+	"svc": "Service", "sa": "ServiceAccount", "rc": "ReplicationController", "sts": "StatefulSet", "ds": "DaemonSet",
+	"cj": "CronJob", "hpa": "HorizontalPodAutoscaler", "pdb": "PodDisruptionBudget", "ing": "Ingress", "netpol": "NetworkPolicy",
+	"pv": "PersistentVolume", "pvc": "PersistentVolumeClaim", "sc": "StorageClass", "ep": "Endpoints", "crd": "CustomResourceDefinition",
+	"quota": "ResourceQuota", "limits": "LimitRange", "pc": "PriorityClass", "csr": "CertificateSigningRequest",
+}
+
+// dropped lists API versions that Kubernetes itself has stopped serving, with
+// the one that took their place.
+var dropped = droppedVersions()
+
+func droppedVersions() map[schema.GroupVersionKind]string {
+	dropped := map[schema.GroupVersionKind]string{}
+	drop := func(now, group, version string, kinds ...string) {
+		for _, k := range kinds {
+			dropped[schema.GroupVersionKind{Group: group, Version: version, Kind: k}] = now
+		}
+	}
+	drop("apps/v1", "extensions", "v1beta1", "Deployment", "ReplicaSet", "DaemonSet")
+	drop("networking.k8s.io/v1", "extensions", "v1beta1", "Ingress", "NetworkPolicy")
+	drop("apps/v1", "apps", "v1beta1", "Deployment", "StatefulSet", "ControllerRevision")
+	drop("apps/v1", "apps", "v1beta2", "Deployment", "ReplicaSet", "DaemonSet", "StatefulSet", "ControllerRevision")
+	drop("batch/v1", "batch", "v1beta1", "CronJob", "Job")
+	drop("batch/v1", "batch", "v2alpha1", "CronJob")
+	drop("policy/v1", "policy", "v1beta1", "PodDisruptionBudget")
+	drop("networking.k8s.io/v1", "networking.k8s.io", "v1beta1", "Ingress", "IngressClass")
+	drop("autoscaling/v2", "autoscaling", "v2beta1", "HorizontalPodAutoscaler")
+	drop("autoscaling/v2", "autoscaling", "v2beta2", "HorizontalPodAutoscaler")
+	drop("rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io", "v1beta1", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+	drop("rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io", "v1alpha1", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+	drop("storage.k8s.io/v1", "storage.k8s.io", "v1beta1", "StorageClass", "CSIDriver", "CSINode", "VolumeAttachment")
+	drop("scheduling.k8s.io/v1", "scheduling.k8s.io", "v1beta1", "PriorityClass")
+	drop("apiextensions.k8s.io/v1", "apiextensions.k8s.io", "v1beta1", "CustomResourceDefinition")
+	drop("discovery.k8s.io/v1", "discovery.k8s.io", "v1beta1", "EndpointSlice")
+	return dropped
+}
+
+// Resources returns the kinds that are served: Namespace, Node, Pod,
+// ReplicaSet, Deployment, ConfigMap and Event. The caller may change the slice.
+func Resources() []Resource {
+	all := make([]Resource, len(kinds))
+	for i, k := range kinds {
+		all[i] = k.resource
+	}
+	return all
+}
+
+// ResourceForKind returns the resource of an apiVersion's group and version and
+// a kind. For what is not served, the error says why and what to do: an API
+// version that Kubernetes has dropped names its successor, a kind that Holdfast
+// does not have yet is named as such, a misspelled one gets a suggestion.
+func ResourceForKind(group, version, kindName string) (Resource, error) {
+	gv := schema.GroupVersion{Group: group, Version: version}.String()
+	for _, k := range kinds {
+		r := k.resource
+		if r.Group == group && r.Version == version && r.Kind == kindName {
+			return r, nil
+		}
+	}
+	if now, ok := dropped[schema.GroupVersionKind{Group: group, Version: version, Kind: kindName}]; ok {
+		err := fmt.Errorf("apiVersion %s of %s was dropped by Kubernetes: use %s", gv, kindName, now)
+		if isNotYet(kindName) {
+			err = fmt.Errorf("%w (%s itself is not supported yet)", err, kindName)
+		}
+		return Resource{}, err
+	}
+	for _, k := range kinds { // the kind is right, the apiVersion is not
+		if k.resource.Kind == kindName {
+			return Resource{}, fmt.Errorf("kind %s is not served as apiVersion %s: use %s", kindName, gv, k.resource.APIVersion())
+		}
+	}
+	if slices.Contains(notYet[group], kindName) {
+		return Resource{}, fmt.Errorf("kind %s (%s) is not supported yet", kindName, gv)
+	}
+	for _, k := range kinds { // "deployment", "deployments"
+		if strings.EqualFold(k.resource.Kind, kindName) || strings.EqualFold(k.resource.Plural, kindName) {
+			return Resource{}, fmt.Errorf("kind %q is unknown: did you mean %s (%s)?", kindName, k.resource.Kind, k.resource.APIVersion())
+		}
+	}
+	if isNotYet(kindName) { // by a version that we do not know
+		return Resource{}, fmt.Errorf("kind %s (%s) is not supported yet", kindName, gv)
+	}
+	if guess, ok := nearest(kindName, servedNames()); ok {
+		return Resource{}, fmt.Errorf("kind %q is unknown: did you mean %s?", kindName, guess)
+	}
+	return Resource{}, fmt.Errorf("kind %q (%s) is unknown; supported are %s", kindName, gv, servedKinds())
+}
+
+// ResourceFor returns the resource that a person means by name: a kind, its
+// plural, singular or short name, in any case, with or without its group:
+// "po", "pods", "Pod", "deploy", "deployments.apps", "deployments.v1.apps".
+// The error names the nearest match, or all kinds.
+func ResourceFor(name string) (Resource, error) {
+	word, group, qualified := strings.Cut(strings.ToLower(name), ".")
+	for _, k := range kinds {
+		r := k.resource
+		if qualified && group != r.Group && group != r.Version+"."+r.Group {
+			continue
+		}
+		if word == r.Plural || word == r.Singular || word == strings.ToLower(r.Kind) || slices.Contains(r.ShortNames, word) {
+			return r, nil
+		}
+	}
+	if full, ok := notYetShort[word]; ok {
+		word = strings.ToLower(full)
+	}
+	if name == "" {
+		return Resource{}, fmt.Errorf("no resource type given; supported are %s", servedPlurals())
+	}
+	for _, group := range notYet {
+		for _, kindName := range group {
+			lower := strings.ToLower(kindName)
+			if word == lower || word == plural(lower) {
+				return Resource{}, fmt.Errorf("resource type %q (%s) is not supported yet; supported are %s", name, kindName, servedPlurals())
+			}
+		}
+	}
+	var words []string
+	for _, k := range kinds {
+		words = append(words, k.resource.Plural, k.resource.Singular)
+		words = append(words, k.resource.ShortNames...)
+	}
+	if guess, ok := nearest(word, words); ok {
+		return Resource{}, fmt.Errorf("resource type %q is unknown: did you mean %s?", name, guess)
+	}
+	return Resource{}, fmt.Errorf("resource type %q is unknown; supported are %s", name, servedPlurals())
+}
+
+// ResourceOf returns the resource of obj's Go type. It panics if that is not
+// one of the served kinds.
+func ResourceOf(obj Object) Resource {
+	return resourceOfType(reflect.TypeOf(obj))
+}
+
+func resourceOfType(t reflect.Type) Resource {
+	for i := range kinds {
+		if kinds[i].goType == t {
+			return kinds[i].resource
+		}
+	}
+	panic(fmt.Sprintf("object: %v is not a kind that is served", t))
+}
+
+// APIVersion returns the apiVersion as manifests write it: "v1", "apps/v1".
+func (r Resource) APIVersion() string {
+	return schema.GroupVersion{Group: r.Group, Version: r.Version}.String()
+}
+
+// String returns the plural name with its group: "pods", "deployments.apps".
+func (r Resource) String() string {
+	if r.Group == "" {
+		return r.Plural
+	}
+	return r.Plural + "." + r.Group
+}
+
+// Key returns the key of the object of that name. namespace is ignored for
+// kinds that live outside namespaces.
+func (r Resource) Key(namespace, name string) Key {
+	if !r.Namespaced {
+		return Key(r.String() + "/" + name)
+	}
+	return Key(r.String() + "/" + namespace + "/" + name)
+}
+
+// Prefix returns what the keys of all objects of r in namespace begin with; an
+// empty namespace means all of them.
+func (r Resource) Prefix(namespace string) string {
+	if !r.Namespaced || namespace == "" {
+		return r.String() + "/"
+	}
+	return r.String() + "/" + namespace + "/"
+}
+
+// SplitKey takes a key apart. ok is false if it is not the key of an object of
+// a served kind.
+func SplitKey(key Key) (r Resource, namespace, name string, ok bool) {
+	first, rest, ok := strings.Cut(string(key), "/")
+	if !ok {
+		return Resource{}, "", "", false
+	}
+	for _, k := range kinds {
+		if k.resource.String() != first {
+			continue
+		}
+		if !k.resource.Namespaced {
+			return k.resource, "", rest, rest != "" && !strings.Contains(rest, "/")
+		}
+		namespace, name, ok = strings.Cut(rest, "/")
+		return k.resource, namespace, name, ok && namespace != "" && name != "" && !strings.Contains(name, "/")
+	}
+	return Resource{}, "", "", false
+}
+
+func (r Resource) groupVersionKind() schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
+}
+
+func kindOf(r Resource) (kind, bool) {
+	for _, k := range kinds {
+		if k.resource.Group == r.Group && k.resource.Version == r.Version && k.resource.Kind == r.Kind {
+			return k, true
+		}
+	}
+	return kind{}, false
+}
+
+func isNotYet(kindName string) bool {
+	for _, names := range notYet {
+		if slices.Contains(names, kindName) {
+			return true
+		}
+	}
+	return false
+}
+
+// plural forms the plural that Kubernetes uses of a lower-case kind.
+func plural(lower string) string {
+	switch {
+	case lower == "endpoints":
+		return lower
+	case strings.HasSuffix(lower, "y"):
+		return strings.TrimSuffix(lower, "y") + "ies"
+	case strings.HasSuffix(lower, "s"):
+		return lower + "es"
+	default:
+		return lower + "s"
+	}
+}
+
+func servedNames() []string {
+	var names []string
+	for _, k := range kinds {
+		names = append(names, k.resource.Kind)
+	}
+	return names
+}
+
+func servedKinds() string { return strings.Join(servedNames(), ", ") }
+
+func servedPlurals() string {
+	var names []string
+	for _, k := range kinds {
+		names = append(names, k.resource.Plural)
+	}
+	return strings.Join(names, ", ")
+}

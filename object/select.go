@@ -1,0 +1,88 @@
+package object
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+// FieldSelector parses a field selector, "spec.nodeName=n1,status.phase!=Failed",
+// for objects of r. It fails for a field that r cannot be selected by, and names
+// those that it can. An empty s selects everything.
+func FieldSelector(r Resource, s string) (fields.Selector, error) {
+	selector, err := fields.ParseSelector(s)
+	if err != nil {
+		return nil, fmt.Errorf("field selector %q: %w", s, err)
+	}
+	known := selectable(New(r))
+	for _, req := range selector.Requirements() {
+		if known.Has(req.Field) {
+			continue
+		}
+		var names []string
+		for name := range known {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		hint := "possible are " + strings.Join(names, ", ")
+		if guess, ok := nearest(req.Field, names); ok {
+			hint = "did you mean " + guess + "?"
+		}
+		return nil, fmt.Errorf("field selector %q: %s cannot be selected by %s: %s", s, r.Plural, req.Field, hint)
+	}
+	return selector, nil
+}
+
+// MatchesFields reports whether selector, made by [FieldSelector] for obj's
+// kind, selects obj.
+func MatchesFields(obj Object, selector fields.Selector) bool {
+	if selector == nil || selector.Empty() {
+		return true
+	}
+	return selector.Matches(selectable(obj))
+}
+
+// selectable returns the fields that obj can be selected by, with their values.
+// The names are Kubernetes'.
+func selectable(obj Object) fields.Set {
+	set := fields.Set{"metadata.name": obj.GetName()}
+	if ResourceOf(obj).Namespaced {
+		set["metadata.namespace"] = obj.GetNamespace()
+	}
+	switch obj := obj.(type) {
+	case *corev1.Pod:
+		set["spec.nodeName"] = obj.Spec.NodeName
+		set["spec.restartPolicy"] = string(obj.Spec.RestartPolicy)
+		set["spec.schedulerName"] = obj.Spec.SchedulerName
+		set["spec.serviceAccountName"] = obj.Spec.ServiceAccountName
+		set["spec.hostNetwork"] = strconv.FormatBool(obj.Spec.HostNetwork)
+		set["status.phase"] = string(obj.Status.Phase)
+		set["status.podIP"] = obj.Status.PodIP
+		set["status.nominatedNodeName"] = obj.Status.NominatedNodeName
+	case *corev1.Node:
+		set["spec.unschedulable"] = strconv.FormatBool(obj.Spec.Unschedulable)
+	case *corev1.Namespace:
+		set["status.phase"] = string(obj.Status.Phase)
+	case *corev1.Event:
+		about := obj.InvolvedObject
+		set["involvedObject.kind"] = about.Kind
+		set["involvedObject.namespace"] = about.Namespace
+		set["involvedObject.name"] = about.Name
+		set["involvedObject.uid"] = string(about.UID)
+		set["involvedObject.apiVersion"] = about.APIVersion
+		set["involvedObject.resourceVersion"] = about.ResourceVersion
+		set["involvedObject.fieldPath"] = about.FieldPath
+		set["reason"] = obj.Reason
+		set["type"] = obj.Type
+		set["source"] = obj.Source.Component
+		if set["source"] == "" {
+			set["source"] = obj.ReportingController
+		}
+		set["reportingComponent"] = obj.ReportingController
+	}
+	return set
+}
