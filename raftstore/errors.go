@@ -1,0 +1,76 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Errors of the store. All but ErrOutcomeUnknown mean that nothing was changed.
+var (
+	// ErrConflict is returned by Txn when compares failed and there was nothing
+	// to do else; the error is a *ConflictError.
+	ErrConflict = errors.New("conflict: the keys are not as the transaction expects")
+	// ErrNoLeader is returned when no leader took the transaction or answered the
+	// read within 10 s, or before the caller's context ended. Try again.
+	ErrNoLeader = errors.New("no leader")
+	// ErrOutcomeUnknown is returned by Txn when the transaction was proposed and
+	// its leader then lost, or did not answer in time: it may be committed, now or
+	// later. Read before trying again.
+	ErrOutcomeUnknown = errors.New("outcome unknown: the transaction may have been committed")
+	// ErrDeposed is returned by Leader.Txn once another leader may exist.
+	ErrDeposed = errors.New("deposed: not the leader of this term any more")
+	// ErrNotLeader is returned by calls that only the leader serves.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrCompacted is returned for a revision whose history is discarded; the
+	// error is a *CompactedError. List again.
+	ErrCompacted = errors.New("compacted: that revision's history is discarded")
+	// ErrFutureRevision is returned by ViewAt for a revision that this peer has
+	// not reached; see WaitRevision.
+	ErrFutureRevision = errors.New("future revision: this peer has not reached it")
+	// ErrTooLarge is returned by Txn for more than MaxTxnBytes or MaxTxnOps.
+	ErrTooLarge = errors.New("transaction too large")
+	// ErrInvalid is returned by Txn for a transaction that makes no sense: a bad
+	// key, or one key written twice.
+	ErrInvalid = errors.New("invalid transaction")
+	// ErrOverloaded is returned by Txn when the leader's queue is full. Come back
+	// later.
+	ErrOverloaded = errors.New("overloaded: the leader's queue is full")
+	// ErrClosed is returned once Run has ended, and by calls that need it before.
+	ErrClosed = errors.New("store is not running")
+)
+
+// ConflictError tells which compares failed. It is an ErrConflict.
+type ConflictError struct {
+	// Keys are those whose compares failed, as they were. One that does not exist
+	// has only its Key.
+	Keys []KeyValue
+}
+
+func (e *ConflictError) Error() string {
+	names := make([]string, 0, len(e.Keys))
+	for _, kv := range e.Keys {
+		if kv.Version == 0 {
+			names = append(names, kv.Key+" (does not exist)")
+		} else {
+			names = append(names, fmt.Sprintf("%s (changed at revision %d)", kv.Key, kv.Mod))
+		}
+	}
+	return ErrConflict.Error() + ": " + strings.Join(names, ", ")
+}
+
+// Is makes the error an ErrConflict.
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
+
+// CompactedError tells from where on history exists. It is an ErrCompacted.
+type CompactedError struct {
+	// Horizon is the oldest revision that can be read, and watched from.
+	Horizon Revision
+}
+
+func (e *CompactedError) Error() string {
+	return fmt.Sprintf("%v: kept from revision %d on", ErrCompacted, e.Horizon)
+}
+
+// Is makes the error an ErrCompacted.
+func (e *CompactedError) Is(target error) bool { return target == ErrCompacted }

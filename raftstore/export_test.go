@@ -1,0 +1,10 @@
+package raftstore
+
+import "github.com/hashicorp/raft"
+
+// CutLogAt makes a store keep only n entries behind a snapshot, so that tests need
+// not write thousands.
+func CutLogAt(n int) func(*Config) { return func(cfg *Config) { cfg.minTrailing = n } }
+
+// Propose puts data into the log, whatever it is. It does not wait.
+func Propose(s *Store, data []byte) { s.raft.ApplyLog(raft.Log{Data: data}, 0) }

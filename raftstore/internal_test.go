@@ -1,0 +1,334 @@
+package raftstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+)
+
+func testDisk(fail func(error)) *disk {
+	m, _ := newMetrics(nil, nil)
+	return newDisk(m, fail)
+}
+
+// TestLogCache compares the log with its cache to the one below, which has none,
+// over random appends, overwrites by a new leader, and cuts at both ends.
+func TestLogCache(t *testing.T) {
+	for seed := range uint64(50) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		under := raft.NewInmemStore()
+		l := newLogStore(under, testDisk(func(err error) { t.Error(err) }), 4000)
+		first, last, term := uint64(1), uint64(0), uint64(1)
+		hits := 0
+		for range 400 {
+			switch n := r.IntN(12); {
+			case n == 0 && last >= first:
+				cut := first + r.Uint64N(last-first+1)
+				if err := l.DeleteRange(first, cut); err != nil {
+					t.Fatal(err)
+				}
+				if first = cut + 1; first > last {
+					// As after an installed snapshot: the log goes on elsewhere.
+					first += r.Uint64N(3)
+					last = first - 1
+				}
+			case n == 1 && last >= first:
+				from := first + r.Uint64N(last-first+1)
+				if err := l.DeleteRange(from, last); err != nil {
+					t.Fatal(err)
+				}
+				last, term = from-1, term+1
+			case n == 2:
+				last += r.Uint64N(3) // as after an installed snapshot that left old entries
+			default:
+				var entries []*raft.Log
+				for range 1 + r.IntN(5) {
+					last++
+					entries = append(entries, &raft.Log{Index: last, Term: term, Data: bytes.Repeat([]byte{byte(last)}, r.IntN(300))})
+				}
+				if err := l.StoreLogs(entries); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for index := uint64(0); index <= last+2; index++ {
+				var got, want raft.Log
+				gotErr, wantErr := l.GetLog(index, &got), under.GetLog(index, &want)
+				if gotErr != wantErr || got.Index != want.Index || got.Term != want.Term || !bytes.Equal(got.Data, want.Data) {
+					t.Fatalf("seed %d: entry %d is %+v, %v; below %+v, %v", seed, index, got, gotErr, want, wantErr)
+				}
+			}
+			var bytes int64
+			for _, e := range l.tail {
+				bytes += cost(e)
+			}
+			if bytes != l.bytes || len(l.tail) > 1 && bytes > l.limit {
+				t.Fatalf("seed %d: the cache accounts for %d bytes, holds %d, limit %d", seed, l.bytes, bytes, l.limit)
+			}
+			hits += len(l.tail)
+		}
+		if hits == 0 {
+			t.Fatal("nothing was ever cached")
+		}
+	}
+}
+
+// countingStore counts what reaches the disk.
+type countingStore struct {
+	*raft.InmemStore
+	writes int
+	err    error
+	hang   time.Duration
+}
+
+func (s *countingStore) StoreLogs(entries []*raft.Log) error {
+	s.writes++
+	time.Sleep(s.hang)
+	if s.err != nil {
+		return s.err
+	}
+	return s.InmemStore.StoreLogs(entries)
+}
+
+func (s *countingStore) Set(key, value []byte) error {
+	s.writes++
+	return s.InmemStore.Set(key, value)
+}
+
+// TestPoisonedDisk covers the latch: after one failed, or hanging, write nothing
+// reaches the disk any more, whatever it would say.
+func TestPoisonedDisk(t *testing.T) {
+	broken := errors.New("input/output error")
+	for name, spoil := range map[string]func(*countingStore){
+		"failed": func(s *countingStore) { s.err = broken },
+		"hung":   func(s *countingStore) { s.hang = hangLimit + time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				failures := make(chan error, 10)
+				d := testDisk(func(err error) { failures <- err })
+				under := &countingStore{InmemStore: raft.NewInmemStore()}
+				l, s := newLogStore(under, d, 1000), &stableStore{StableStore: under, disk: d}
+				if err := l.StoreLog(&raft.Log{Index: 1}); err != nil || d.stalled(time.Second) {
+					t.Fatalf("write to a healthy disk: %v", err)
+				}
+				spoil(under)
+				if err := l.StoreLog(&raft.Log{Index: 2}); err == nil {
+					t.Error("a write that " + name + " was called good")
+				}
+				under.err, under.hang = nil, 0
+				writes := under.writes
+				for what, err := range map[string]error{
+					"append": l.StoreLog(&raft.Log{Index: 3}), "delete": l.DeleteRange(1, 1),
+					"vote": s.Set([]byte("k"), []byte("v")), "term": s.SetUint64([]byte("k"), 1),
+				} {
+					if err == nil {
+						t.Errorf("%s after the failure was called good", what)
+					}
+				}
+				if under.writes != writes {
+					t.Error("writes reach the disk after the failure")
+				}
+				if len(failures) != 1 || !d.stalled(time.Second) {
+					t.Errorf("%d failures told, want one", len(failures))
+				}
+			})
+		})
+	}
+}
+
+// TestStalledDiskIsSilent covers the moment between a slow write and a dead disk: no
+// heartbeats, no candidacy, until it returns.
+func TestStalledDiskIsSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := testDisk(func(err error) { t.Error(err) })
+		_, inmem := raft.NewInmemTransport("a")
+		sent := &countingTransport{InmemTransport: inmem}
+		tr := &transport{sent, d, time.Second, nil}
+		go func() {
+			_ = d.write("test", func() error { time.Sleep(3 * time.Second); return nil })
+		}()
+		for _, c := range []struct {
+			at   time.Duration
+			want int
+		}{{500 * time.Millisecond, 3}, {2 * time.Second, 0}, {4 * time.Second, 3}} {
+			time.Sleep(c.at - time.Since(d.base))
+			sent.calls = 0
+			_ = tr.AppendEntries("b", "b", new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse))
+			_ = tr.RequestVote("b", "b", nil, nil)
+			_ = tr.RequestPreVote("b", "b", nil, nil)
+			if sent.calls != c.want {
+				t.Errorf("%v after a write began that takes 3 s: %d calls went out, want %d", c.at, sent.calls, c.want)
+			}
+		}
+	})
+}
+
+type countingTransport struct {
+	*raft.InmemTransport
+	calls    int
+	errs     int // of the next votes
+	handlers int
+}
+
+func (c *countingTransport) AppendEntries(raft.ServerID, raft.ServerAddress, *raft.AppendEntriesRequest, *raft.AppendEntriesResponse) error {
+	c.calls++
+	return nil
+}
+
+func (c *countingTransport) RequestVote(raft.ServerID, raft.ServerAddress, *raft.RequestVoteRequest, *raft.RequestVoteResponse) error {
+	c.calls++
+	if c.errs > 0 {
+		c.errs--
+		return errors.New("broken pipe")
+	}
+	return nil
+}
+
+func (c *countingTransport) RequestPreVote(raft.ServerID, raft.ServerAddress, *raft.RequestPreVoteRequest, *raft.RequestPreVoteResponse) error {
+	c.calls++
+	return nil
+}
+
+func (c *countingTransport) SetHeartbeatHandler(func(raft.RPC)) { c.handlers++ }
+
+// TestTransport covers what raft must and must not find in its transport: pre-vote,
+// closing, and no way around its main loop (hashicorp/raft#695).
+func TestTransport(t *testing.T) {
+	_, inmem := raft.NewInmemTransport("a")
+	under := &countingTransport{InmemTransport: inmem, errs: 2}
+	var tr raft.Transport = &transport{under, testDisk(nil), time.Second, nil}
+	if _, ok := tr.(raft.WithPreVote); !ok {
+		t.Error("raft would not find pre-vote")
+	}
+	if _, ok := tr.(raft.WithClose); !ok {
+		t.Error("raft would not close the transport")
+	}
+	tr.SetHeartbeatHandler(func(raft.RPC) {})
+	if under.handlers != 0 {
+		t.Error("heartbeats have a fast path")
+	}
+	if err := tr.RequestVote("b", "b", nil, nil); err != nil || under.calls != 3 {
+		t.Errorf("vote over a pool with two dead connections: %v after %d calls", err, under.calls)
+	}
+	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: deafStream{}, Logger: newRaftLogger(slog.New(slog.DiscardHandler))})
+	defer network.Close()
+	if _, ok := any(networkCarrier{network}).(carrier); !ok {
+		t.Error("raft's own transport is no carrier")
+	}
+}
+
+type deafStream struct{ StreamLayer }
+
+func (deafStream) Accept() (net.Conn, error) { return nil, errors.New("deaf") }
+func (deafStream) Close() error              { return nil }
+func (deafStream) Addr() net.Addr            { return address("a:1") }
+
+// TestEncodeBatch compares the encoding by hand with the library's.
+func TestEncodeBatch(t *testing.T) {
+	now := time.Unix(1700000000, 5).UTC()
+	for _, sizes := range [][]int{{0}, {1}, {3, 200, 70000}, {5, 5, 5, 5}} {
+		var batch []*proposal
+		want := &raftv1.Command{ProposedAt: timestamppb.New(now)}
+		list := new(raftv1.Batch)
+		want.Op = &raftv1.Command_Batch{Batch: list}
+		for i, size := range sizes {
+			txn := &raftv1.Txn{Actor: fmt.Sprint(i), Then: []*raftv1.Op{Put("k", bytes.Repeat([]byte("v"), size))}}
+			if size == 0 {
+				txn = new(raftv1.Txn)
+			}
+			data, err := proto.Marshal(txn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			batch = append(batch, newProposal(data))
+			list.Txns = append(list.Txns, txn)
+		}
+		got := new(raftv1.Command)
+		if err := proto.Unmarshal(encodeBatch(batch, now), got); err != nil || !proto.Equal(got, want) {
+			t.Errorf("batch of %v bytes: %v, %v", sizes, got, err)
+		}
+	}
+}
+
+// TestCheckWrites covers which branches write a key twice.
+func TestCheckWrites(t *testing.T) {
+	del := func(key, end string) Op {
+		return &raftv1.Op{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: key, RangeEnd: end}}}
+	}
+	for _, c := range []struct {
+		name string
+		ops  []Op
+		ok   bool
+	}{
+		{"different keys", []Op{Put("a", nil), Delete("b"), Put("c", nil)}, true},
+		{"put and delete of one key", []Op{Put("a", nil), Delete("a")}, false},
+		{"a key just before a deleted range", []Op{Put("a", nil), del("b", "c")}, true},
+		{"the first key of a deleted range", []Op{Put("b", nil), del("b", "c")}, false},
+		{"the end of a deleted range", []Op{Put("c", nil), del("b", "c")}, true},
+		{"a key in a range without end", []Op{del("b", "\x00"), Put("z", nil)}, false},
+		{"ranges side by side", []Op{del("a", "b"), del("b", "c")}, true},
+		{"ranges that overlap", []Op{del("a", "c"), del("b", "d")}, false},
+		{"a range without end above another", []Op{del("b", "\x00"), del("a", "b")}, true},
+		{"a range without end over another", []Op{del("a", "b"), DeletePrefix("")}, false},
+		{"reading what is written", []Op{Put("a", nil), Get("a"), GetPrefix("a", 0)}, true},
+		{"reading nothing", []Op{Get("")}, false},
+		{"a key too long", []Op{Put(strings.Repeat("k", MaxKeyBytes+1), nil)}, false},
+		{"no operation at all", []Op{{}}, false},
+	} {
+		if err := check(&raftv1.Txn{Then: c.ops}); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v, want ok %v", c.name, err, c.ok)
+		}
+		if err := check(&raftv1.Txn{Otherwise: c.ops}); (err == nil) != c.ok {
+			t.Errorf("%s, in the else branch: %v, want ok %v", c.name, err, c.ok)
+		}
+	}
+}
+
+// TestRaftLogger covers levels, formats and repetitions.
+func TestRaftLogger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		l := newRaftLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{
+			Level: slog.LevelInfo,
+			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+				if a.Key == slog.TimeKey {
+					return slog.Attr{}
+				}
+				return a
+			},
+		})))
+		l.Info("entering follower state")
+		l.With("a", 1).Warn("servers", "list", hclog.Fmt("%+v", []int{1, 2}))
+		for range 3 {
+			l.Error("failed to heartbeat to", "peer", "p2")
+		}
+		l.Error("failed to heartbeat to", "peer", "p3")
+		time.Sleep(repeatPeriod)
+		l.Error("failed to heartbeat to", "peer", "p2")
+		want := `level=INFO msg=servers part=raft a=1 list="[1 2]"
+level=WARN msg="failed to heartbeat to" part=raft peer=p2
+level=WARN msg="failed to heartbeat to" part=raft peer=p3
+level=WARN msg="failed to heartbeat to" part=raft peer=p2
+`
+		if out.String() != want {
+			t.Errorf("logged:\n%swant:\n%s", out.String(), want)
+		}
+		if l.IsInfo() || !l.IsWarn() || l.GetLevel() != hclog.Warn {
+			t.Errorf("level is %v", l.GetLevel())
+		}
+	})
+}

@@ -1,0 +1,252 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+)
+
+// leaderInfo is what this peer knows of the cluster's leader.
+type leaderInfo struct {
+	id      string
+	term    uint64
+	changed chan struct{} // closed when it is replaced
+}
+
+// Leader returns the peer that leads, as far as this one knows, and the newest term
+// that it knows. id is empty while there is no leader.
+func (s *Store) Leader() (id string, term uint64) {
+	l := s.leader.Load()
+	return l.id, l.term
+}
+
+// LeaderChanged returns a channel that is closed when what Leader returns changes.
+func (s *Store) LeaderChanged() <-chan struct{} { return s.leader.Load().changed }
+
+// reign is this peer's leadership: leader is nil while it does not lead, or has not
+// yet applied all of the terms before.
+type reign struct {
+	leader  *Leader
+	changed chan struct{} // closed when it is replaced
+}
+
+func (s *Store) setReign(l *Leader) {
+	old := s.reign.Swap(&reign{leader: l, changed: make(chan struct{})})
+	close(old.changed)
+}
+
+// Leader is one term of leadership of this peer.
+type Leader struct {
+	store *Store
+	term  uint64
+	// ctx ends with the leadership. A Leader is a session, so it may keep one.
+	ctx context.Context
+	end context.CancelCauseFunc
+}
+
+// Term returns the raft term, never 0.
+func (l *Leader) Term() uint64 { return l.term }
+
+// View returns the newest state. It holds everything that earlier leaders
+// committed, and what this one has.
+func (l *Leader) View() View { return l.store.View() }
+
+// WaitRevision is Store.WaitRevision.
+func (l *Leader) WaitRevision(ctx context.Context, rev Revision) (View, error) {
+	return l.store.WaitRevision(ctx, rev)
+}
+
+// Watch is Store.Watch.
+func (l *Leader) Watch(prefix string, after Revision) *Watcher { return l.store.Watch(prefix, after) }
+
+// Txn is Store.Txn for a leader's own work: t has an effect only in the leader's
+// term. When it returns, View holds its revision. Errors: *ConflictError,
+// ErrDeposed, ErrOutcomeUnknown, ErrOverloaded, ErrTooLarge, ErrInvalid.
+func (l *Leader) Txn(ctx context.Context, t Txn) (Result, error) {
+	data, err := t.encode(l.term)
+	if err != nil {
+		return Result{}, err
+	}
+	if l.ctx.Err() != nil {
+		return Result{}, ErrDeposed
+	}
+	p := newProposal(data)
+	l.store.batcher.submit(p)
+	out := l.store.await(ctx, p)
+	if errors.Is(out.err, errNotProposed) {
+		if ctx.Err() != nil && l.ctx.Err() == nil {
+			return Result{}, context.Cause(ctx) // withdrawn in time
+		}
+		// Raft takes nothing from a leader of the past, nor during a transfer.
+		return Result{}, fmt.Errorf("%w: %w", ErrDeposed, out.err)
+	}
+	return t.result(out)
+}
+
+// Lead calls run each time this store leads and has applied all that earlier
+// leaders committed, with a context that ends, with a cause, when the leadership
+// does; never two at once: a new term waits for run to return. Lead blocks until
+// ctx ends, which is not an error, or until run fails while it still leads. When run
+// returns nil, the rest of its term passes without it.
+func (s *Store) Lead(ctx context.Context, run func(ctx context.Context, l *Leader) error) error {
+	for {
+		r := s.reign.Load()
+		if r.leader != nil && r.leader.ctx.Err() == nil {
+			if err := s.leadTerm(ctx, r.leader, run); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-r.changed:
+		case <-ctx.Done():
+			return nil
+		case <-s.stopped:
+			return nil
+		}
+	}
+}
+
+func (s *Store) leadTerm(ctx context.Context, l *Leader, run func(context.Context, *Leader) error) error {
+	term, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(l.ctx, func() { cancel(context.Cause(l.ctx)) })
+	defer stop()
+	err := run(term, l)
+	if err != nil && term.Err() == nil {
+		return fmt.Errorf("leader's work in term %d: %w", l.term, err)
+	}
+	return nil
+}
+
+// followLeadership keeps leader and reign up to date with raft, until ctx ends.
+func (s *Store) followLeadership(ctx context.Context, changes <-chan raft.Observation) {
+	var now *Leader // the term that this peer leads, from its election on
+	depose := func(why string) {
+		if now == nil {
+			return
+		}
+		s.log.Info("leadership ended", "term", now.term, "why", why)
+		now.end(fmt.Errorf("%w: %s", ErrDeposed, why))
+		s.setReign(nil)
+		now = nil
+	}
+	defer depose("the store stops")
+	for {
+		// Wake-ups carry nothing: look at how it stands. Term and state are read
+		// one after the other, and may belong to different moments; then another
+		// wake-up follows.
+		leads, term := s.raft.State() == raft.Leader, s.raft.CurrentTerm()
+		s.noteLeader(term)
+		if now != nil && (!leads || now.term != term) {
+			depose("another peer may lead")
+		}
+		if leads && now == nil {
+			now = &Leader{store: s, term: term}
+			now.ctx, now.end = context.WithCancelCause(context.WithoutCancel(ctx))
+			s.metrics.leaderships.Inc()
+			l := now
+			s.batcher.inFlight.Go(func() { s.mark(l) })
+		}
+		select {
+		case <-changes:
+		case <-s.raft.LeaderCh():
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Store) noteLeader(term uint64) {
+	_, id := s.raft.LeaderWithID()
+	old := s.leader.Load()
+	if old.id == string(id) && old.term == term {
+		return
+	}
+	s.leader.Store(&leaderInfo{id: string(id), term: term, changed: make(chan struct{})})
+	close(old.changed)
+	if id != "" {
+		s.log.Info("leader known", "leader", id, "term", term)
+	}
+}
+
+// mark writes the term's marker and waits until it is applied here: then everything
+// that earlier leaders committed is applied, too, and the commit index is one of
+// this term. Only then does the leader begin to work and to vouch for reads
+// (dissertation §6.4, step 1).
+func (s *Store) mark(l *Leader) {
+	retry := newBackoff()
+	for l.ctx.Err() == nil {
+		data := encodeCommand(&raftv1.Command{Op: &raftv1.Command_TermMarker{TermMarker: &raftv1.TermMarker{Term: l.term}}})
+		err := s.raft.ApplyLog(raft.Log{Data: data}, 0).Error()
+		if err == nil {
+			if s.current.Load().root.MarkerTerm() == l.term && l.ctx.Err() == nil {
+				s.log.Info("leading", "term", l.term, "revision", s.View().Revision())
+				s.setReign(l)
+				s.updateOwnAddress(l)
+			}
+			return // else: it went into a later term, which has its own
+		}
+		if s.raft.State() != raft.Leader {
+			return
+		}
+		again, stop := retry.timer(true)
+		select {
+		case <-again:
+		case <-l.ctx.Done():
+		}
+		stop()
+	}
+}
+
+// handOver gives the leadership to another voter, if there is one, before this peer
+// stops.
+func (s *Store) handOver() {
+	if s.leader.Load().id != s.cfg.ID || voters(s.configuration()) < 2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*s.cfg.HeartbeatTimeout)
+	defer cancel()
+	if err := s.TransferLeadership(ctx); err != nil {
+		s.log.Info("leadership not handed over before stopping", "err", err)
+	}
+}
+
+// TransferLeadership makes the voter that is furthest along lead in this peer's
+// place. Transactions wait meanwhile. It returns once this peer leads no more, or
+// with ErrNotLeader if it did not, or with the reason why the transfer failed.
+func (s *Store) TransferLeadership(ctx context.Context) error {
+	if !s.isReady() || s.leader.Load().id != s.cfg.ID {
+		return ErrNotLeader
+	}
+	// Nothing may be in flight: a transfer beside writes can leave raft refusing
+	// them for ever (hashicorp/raft#696).
+	resume, err := s.batcher.pause(ctx)
+	if err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	defer resume()
+	// Bounded by raft's election timeout.
+	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	for {
+		l := s.leader.Load()
+		if l.id != s.cfg.ID {
+			return nil
+		}
+		select {
+		case <-l.changed:
+		case <-ctx.Done():
+			return fmt.Errorf("transfer leadership: %w", context.Cause(ctx))
+		case <-s.stopped:
+			return ErrClosed
+		case <-time.After(3 * s.cfg.HeartbeatTimeout):
+			return errors.New("transfer leadership: the other peer did not take it")
+		}
+	}
+}

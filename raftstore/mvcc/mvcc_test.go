@@ -1,0 +1,278 @@
+package mvcc
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast-io/holdfast/internal/golden"
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+)
+
+// TestFormat holds the bytes of entries and snapshots, and what entries mean.
+func TestFormat(t *testing.T) {
+	golden.Run(t, "testdata/format/*.txtar", func(t *testing.T, in golden.Input) string {
+		var out strings.Builder
+		s := New()
+		for i, text := range strings.Split(strings.TrimSpace(string(in.File("commands"))), "\n\n") {
+			var cmd raftv1.Command
+			if err := prototext.Unmarshal([]byte(text), &cmd); err != nil {
+				t.Fatalf("command %d: %v", i+1, err)
+			}
+			data := encode(t, &cmd)
+			fmt.Fprintf(&out, "entry %d:\n%s", i+1, hexLines(data))
+			applied, err := s.Apply(Entry{Index: uint64(i + 1), Term: 3, Data: data})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range applied.Results {
+				fmt.Fprintf(&out, "  -> %s\n", describe(r))
+			}
+		}
+		root := s.Root()
+		fmt.Fprintf(&out, "revision %d, horizon %d, marker %d, state hash %x\n", root.Revision(), root.Horizon(), root.MarkerTerm(), root.Hash())
+		for e := range root.Events(root.Horizon()) {
+			fmt.Fprintf(&out, "event %d %s %s\n", e.Revision, e.Type, e.Key)
+		}
+		fmt.Fprintf(&out, "snapshot:\n%s", hexLines(dump(t, root)))
+
+		// The compressed form depends on the compressor's version; only that it
+		// can be read must stay.
+		path := "testdata/format/" + in.Name + ".snapshot"
+		if flag.Lookup("update").Value.String() == "true" {
+			var buf bytes.Buffer
+			if err := root.WriteSnapshot(&buf); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, buf.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old, err := ReadSnapshot(bytes.NewReader(file))
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if !bytes.Equal(dump(t, old.Root()), dump(t, root)) {
+			t.Errorf("%s holds another state", path)
+		}
+		return out.String()
+	})
+}
+
+func hexLines(data []byte) string {
+	var out strings.Builder
+	for ; len(data) > 0; data = data[min(32, len(data)):] {
+		fmt.Fprintf(&out, "  %s\n", hex.EncodeToString(data[:min(32, len(data))]))
+	}
+	return out.String()
+}
+
+func describe(r *raftv1.TxnResult) string {
+	if r.Deposed {
+		return fmt.Sprintf("revision %d, deposed", r.Revision)
+	}
+	text := fmt.Sprintf("revision %d, succeeded %v", r.Revision, r.Succeeded)
+	for _, kv := range r.Failed {
+		text += fmt.Sprintf(", failed %s@%d", kv.Key, kv.ModRevision)
+	}
+	for _, op := range r.Results {
+		text += fmt.Sprintf(", %d:", op.Count)
+		for _, kv := range op.Kvs {
+			text += fmt.Sprintf(" %s=%s@%d", kv.Key, kv.Value, kv.ModRevision)
+		}
+	}
+	return text
+}
+
+// TestUnknownEntriesAreRefusedWhole covers rollouts: what a newer version wrote and
+// this one does not understand must neither be skipped nor done in part.
+func TestUnknownEntriesAreRefusedWhole(t *testing.T) {
+	put := &raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: "k", Value: []byte("v")}}}}}
+	withUnknown := func(m proto.Message) {
+		m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 1000, protowire.VarintType), 1))
+	}
+	cases := map[string]func(second *raftv1.Txn, cmd *raftv1.Command){
+		"field of the command":      func(_ *raftv1.Txn, cmd *raftv1.Command) { withUnknown(cmd) },
+		"field of a transaction":    func(txn *raftv1.Txn, _ *raftv1.Command) { withUnknown(txn) },
+		"field of an operation":     func(txn *raftv1.Txn, _ *raftv1.Command) { withUnknown(txn.Then[0].GetPut()) },
+		"operation":                 func(txn *raftv1.Txn, _ *raftv1.Command) { withUnknown(txn.Then[0]); txn.Then[0].Op = nil },
+		"field of a compare":        func(txn *raftv1.Txn, _ *raftv1.Command) { withUnknown(txn.Compares[0]) },
+		"target of a compare":       func(txn *raftv1.Txn, _ *raftv1.Command) { txn.Compares[0].Target = 99 },
+		"unset target of a compare": func(txn *raftv1.Txn, _ *raftv1.Command) { txn.Compares[0].Target = 0 },
+		"result of a compare":       func(txn *raftv1.Txn, _ *raftv1.Command) { txn.Compares[0].Result = 99 },
+		"no command":                func(_ *raftv1.Txn, cmd *raftv1.Command) { cmd.Op = nil },
+	}
+	for name, change := range cases {
+		t.Run(name, func(t *testing.T) {
+			second := proto.CloneOf(put)
+			second.Compares = []*raftv1.Compare{{
+				Key: "k", Target: raftv1.CompareTarget_COMPARE_TARGET_VERSION, Result: raftv1.CompareResult_COMPARE_RESULT_EQUAL,
+			}}
+			cmd := batch(proto.CloneOf(put), second)
+			if _, err := New().Apply(Entry{Index: 1, Term: 1, Data: encode(t, cmd)}); err != nil {
+				t.Fatalf("as it is: %v", err)
+			}
+			change(second, cmd)
+			s := New()
+			if _, err := s.Apply(Entry{Index: 1, Term: 1, Data: encode(t, cmd)}); err == nil {
+				t.Fatal("it was applied")
+			}
+			if s.meta != (meta{}) {
+				t.Errorf("it was refused but left %+v", s.meta)
+			}
+		})
+	}
+	if _, err := New().Apply(Entry{Index: 1, Term: 1, Data: []byte("\xff")}); err == nil {
+		t.Error("an entry that is no message was applied")
+	}
+}
+
+// TestDamagedSnapshotIsRefused flips and cuts a snapshot everywhere. A snapshot is
+// the only copy of what the log no longer has.
+func TestDamagedSnapshotIsRefused(t *testing.T) {
+	s := New()
+	for i := range 40 {
+		cmd := batch(&raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: fmt.Sprintf("k%d", i%7), Value: []byte(strings.Repeat("v", i))}}}}})
+		if _, err := s.Apply(Entry{Index: uint64(i + 1), Term: 1, Data: encode(t, cmd)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, whole := range map[string][]byte{"plain": dump(t, s.Root()), "compressed": compressed(t, s.Root())} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := ReadSnapshot(bytes.NewReader(whole)); err != nil {
+				t.Fatalf("undamaged: %v", err)
+			}
+			for i := range whole {
+				flipped := bytes.Clone(whole)
+				flipped[i] ^= 0x10
+				if _, err := ReadSnapshot(bytes.NewReader(flipped)); !errors.Is(err, ErrBadSnapshot) {
+					t.Fatalf("byte %d of %d flipped: %v, want ErrBadSnapshot", i, len(whole), err)
+				}
+				if _, err := ReadSnapshot(bytes.NewReader(whole[:i])); !errors.Is(err, ErrBadSnapshot) {
+					t.Fatalf("cut after byte %d of %d: %v, want ErrBadSnapshot", i, len(whole), err)
+				}
+			}
+		})
+	}
+}
+
+func compressed(t testing.TB, root *Root) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	if err := root.WriteSnapshot(&buf); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// TestLongHistorySpansChunks covers a key whose versions do not fit into one chunk
+// of a snapshot.
+func TestLongHistorySpansChunks(t *testing.T) {
+	s := New()
+	for i := range 5 {
+		value := bytes.Repeat([]byte{byte(i)}, chunkSize/2)
+		cmd := batch(&raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: "big", Value: value}}}}})
+		if _, err := s.Apply(Entry{Index: uint64(i + 1), Term: 1, Data: encode(t, cmd)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := restored(t, s.Root())
+	for rev := int64(1); rev <= 5; rev++ {
+		kv, ok := again.Root().Get("big", rev)
+		if !ok || kv.Version != rev || kv.Value[0] != byte(rev-1) || len(kv.Value) != chunkSize/2 {
+			t.Errorf("at revision %d: version %d, %d bytes, %v", rev, kv.Version, len(kv.Value), ok)
+		}
+	}
+	if !bytes.Equal(dump(t, again.Root()), dump(t, s.Root())) {
+		t.Error("the restored state is another")
+	}
+}
+
+// TestRootsAreImmutable reads roots from several goroutines while the state goes on
+// and compacts: with the race detector, that nothing they hold is written, and
+// without, that it does not change.
+func TestRootsAreImmutable(t *testing.T) {
+	s := New()
+	roots := make(chan *Root)
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for root := range roots {
+				first := dump(t, root)
+				events := 0
+				for range root.Events(root.Horizon()) {
+					events++
+				}
+				if n, _ := root.History(); n != events {
+					t.Errorf("history of %d events, then %d", n, events)
+				}
+				if !bytes.Equal(first, dump(t, root)) {
+					t.Error("a root has changed")
+				}
+			}
+		})
+	}
+	for i := range 1500 {
+		var cmd *raftv1.Command
+		switch {
+		case i%50 == 49:
+			cmd = &raftv1.Command{Op: &raftv1.Command_Compact{Compact: &raftv1.Compact{Revision: s.meta.revision - 20}}}
+		case i%7 == 3:
+			cmd = batch(&raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: fmt.Sprintf("k%02d", i%31)}}}}})
+		default:
+			cmd = batch(&raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: fmt.Sprintf("k%02d", i%37), Value: []byte(fmt.Sprint(i))}}}}})
+		}
+		if _, err := s.Apply(Entry{Index: uint64(i + 1), Term: 1, Data: encode(t, cmd)}); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 0 {
+			roots <- s.Root()
+		}
+	}
+	close(roots)
+	readers.Wait()
+}
+
+// TestMarkerOfAnotherTermProvesNothing covers a marker that its leader lost and a
+// later leader's log carries.
+func TestMarkerOfAnotherTermProvesNothing(t *testing.T) {
+	s := New()
+	marker := encode(t, &raftv1.Command{Op: &raftv1.Command_TermMarker{TermMarker: &raftv1.TermMarker{Term: 4}}})
+	for i, c := range []struct{ term, want uint64 }{{5, 0}, {4, 4}} {
+		if _, err := s.Apply(Entry{Index: uint64(i + 1), Term: c.term, Data: marker}); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Root().MarkerTerm(); got != c.want {
+			t.Errorf("marker of term 4 in an entry of term %d: marked term is %d, want %d", c.term, got, c.want)
+		}
+	}
+}
+
+func TestPrefixEnd(t *testing.T) {
+	for _, c := range []struct{ prefix, want string }{
+		{"pods/", "pods0"},
+		{"", ""},
+		{"a\x7f", "a\u0080"},
+		{"a\U0010FFFF", "b"},
+		{"\U0010FFFF", ""},
+		{"x\uD7FF", "x\uE000"},
+	} {
+		if got := PrefixEnd(c.prefix); got != c.want {
+			t.Errorf("PrefixEnd(%q) = %q, want %q", c.prefix, got, c.want)
+		}
+	}
+}
