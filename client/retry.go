@@ -1,0 +1,216 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect/v2"
+
+	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
+)
+
+// repeatable are the unary calls that may be sent again when nobody can tell
+// whether the first was executed: reads, and writes that do nothing the second
+// time. A call that is missing here is treated as a write.
+var repeatable = map[string]bool{
+	holdfastv1connect.ObjectServiceGetProcedure:     true,
+	holdfastv1connect.ObjectServiceListProcedure:    true,
+	holdfastv1connect.ClusterServiceStatusProcedure: true,
+	agentv1connect.AgentServiceRegisterProcedure:    true, // brings the Node up to date
+	agentv1connect.AgentServiceHeartbeatProcedure:   true, // renews a lease
+	// Complete statuses; the agent sends them in order, one report at a time.
+	agentv1connect.AgentServiceReportStatusProcedure: true,
+}
+
+const (
+	firstBackoff = 50 * time.Millisecond
+	maxBackoff   = time.Second
+	// lateFactor bounds, in RetryFor, the time within which peers that have not
+	// been asked still are.
+	lateFactor = 3
+)
+
+// retrying is the interceptor that repeats unary calls.
+func (c *Client) retrying(next connect.ClientFunc) connect.ClientFunc {
+	return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
+		if spec.StreamType != connect.StreamTypeUnary {
+			return next(ctx, spec)
+		}
+		return &unaryCall{c: c, ctx: ctx, spec: spec, next: next}, nil
+	}
+}
+
+// unaryCall is a ClientStream that holds the request back until the answer is
+// asked for, so that it can send it more than once. It lives for one call, whose
+// context it keeps.
+type unaryCall struct {
+	c    *Client
+	ctx  context.Context
+	spec connect.Spec
+	next connect.ClientFunc
+	req  any
+
+	mu     sync.Mutex
+	stream connect.ClientStream // the attempt under way
+	closed bool
+}
+
+func (u *unaryCall) SendHeaders() error { return nil }
+
+func (u *unaryCall) Send(msg any) error {
+	u.req = msg
+	return nil
+}
+
+func (u *unaryCall) CloseSend() error { return nil }
+
+func (u *unaryCall) Close() error {
+	u.mu.Lock()
+	stream := u.stream
+	u.closed = true
+	u.mu.Unlock()
+	if stream != nil {
+		return stream.Close()
+	}
+	return nil
+}
+
+// Receive makes the call, as often as it takes and is allowed.
+func (u *unaryCall) Receive(res any) error {
+	start := time.Now()
+	backoff := firstBackoff
+	refused := make(map[string]bool) // addresses of peers that answered Unavailable
+	var last error                   // why the attempt before was repeated
+	for attempt := 1; ; attempt++ {
+		info, err := u.once(res)
+		if err == nil {
+			return nil
+		}
+		if u.ctx.Err() != nil {
+			// A request that was handed to a connection may be written after the
+			// context has ended: nobody knows what became of it.
+			if last == nil || (info.conn != nil && !repeatable[u.spec.Procedure]) {
+				return err
+			}
+			return u.giveUp(last, attempt-1, time.Since(start))
+		}
+		again, err := u.judge(info, err)
+		if !again {
+			return err
+		}
+		last = err
+		if conn := info.conn; conn != nil && info.answered {
+			refused[conn.address] = true
+			if u.c.leaveIfOthers(conn, err) && u.c.anyBut(refused) && time.Since(start) < lateFactor*u.c.cfg.RetryFor {
+				continue // another peer may do better, at once
+			}
+		}
+		if elapsed := time.Since(start); elapsed >= u.c.cfg.RetryFor {
+			return u.giveUp(last, attempt, elapsed)
+		}
+		wait := backoff/2 + rand.N(backoff/2+1)
+		backoff = min(2*backoff, maxBackoff)
+		select {
+		case <-u.ctx.Done():
+			return u.giveUp(last, attempt, time.Since(start))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// attemptInfo is what httpClient says about one attempt, through its context.
+type attemptInfo struct {
+	conn     *conn
+	answered bool        // there was an answer, be it an error
+	sent     atomic.Bool // the whole request was sent
+}
+
+type attemptKey struct{}
+
+// once makes one attempt.
+func (u *unaryCall) once(res any) (*attemptInfo, error) {
+	info := new(attemptInfo)
+	stream, err := u.next(context.WithValue(u.ctx, attemptKey{}, info), u.spec)
+	if err != nil {
+		return info, err
+	}
+	u.mu.Lock()
+	if u.closed {
+		u.mu.Unlock()
+		_ = stream.Close()
+		return info, connect.NewError(connect.CodeCanceled, "the call was closed")
+	}
+	u.stream = stream
+	u.mu.Unlock()
+	defer stream.Close()
+	if err := stream.Send(u.req); err != nil {
+		return info, err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return info, err
+	}
+	return info, stream.Receive(res)
+}
+
+// judge says whether an attempt that failed may be repeated, and the error for
+// the caller if it is not or no more.
+func (u *unaryCall) judge(info *attemptInfo, err error) (again bool, _ error) {
+	if failure, ok := errors.AsType[*transportError](err); ok {
+		switch {
+		case failure.permanent:
+			return false, connect.NewError(connect.CodeUnauthenticated, failure.Error()).WithCause(failure)
+		case failure.sent && !repeatable[u.spec.Procedure]:
+			return false, connect.Errorf(connect.CodeUnknown, "the connection broke after %s was sent: it may have been carried out; look before trying again: %v",
+				u.name(), failure).WithCause(failure)
+		}
+		return true, err
+	}
+	// From a peer, Unavailable promises that nothing was proposed. Unknown, like
+	// everything else, is for the caller.
+	return connect.CodeOf(err) == connect.CodeUnavailable, err
+}
+
+// giveUp is the error after the last attempt. Nothing was carried out.
+func (u *unaryCall) giveUp(last error, attempts int, elapsed time.Duration) error {
+	why := fmt.Sprintf("gave up on %s after %v and %d attempts", u.name(), elapsed.Round(time.Millisecond), attempts)
+	if errors.Is(u.ctx.Err(), context.Canceled) {
+		return connect.Errorf(connect.CodeCanceled, "%s: canceled; before that: %v", why, last).WithCause(errors.Join(u.ctx.Err(), last))
+	}
+	message, details := last.Error(), []*connect.ErrorDetail(nil)
+	if e, ok := errors.AsType[*connect.Error](last); ok {
+		message, details = e.Message(), e.Details()
+	}
+	out := connect.Errorf(connect.CodeUnavailable, "%s: %s", why, message).WithCause(errors.Join(u.ctx.Err(), last))
+	for _, detail := range details {
+		out = out.WithDetail(detail)
+	}
+	return out
+}
+
+// name is the procedure's last part, "Apply".
+func (u *unaryCall) name() string { return path.Base(u.spec.Procedure) }
+
+// anyBut reports whether there are peers whose addresses are not in set.
+func (c *Client) anyBut(set map[string]bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.peers, func(p *peer) bool { return !set[p.address] })
+}
+
+// leaveIfOthers leaves the peer of cn if there is another one to go to, and
+// reports whether there is.
+func (c *Client) leaveIfOthers(cn *conn, reason error) bool {
+	if !c.anyBut(map[string]bool{cn.address: true}) {
+		return false
+	}
+	c.leave(cn, reason)
+	return true
+}
