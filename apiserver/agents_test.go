@@ -1,0 +1,566 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/holdfast-io/holdfast/object"
+	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+func newNode(name, address string) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"kubernetes.io/hostname": name}},
+		Status: corev1.NodeStatus{
+			Addresses:   []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}},
+			Capacity:    corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4")},
+			Allocatable: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("3900m")},
+			NodeInfo:    corev1.NodeSystemInfo{KernelVersion: "6.1"},
+		},
+	}
+}
+
+func register(t testing.TB, agent agentv1connect.AgentServiceClient, node *corev1.Node) *agentv1.RegisterResponse {
+	t.Helper()
+	data, err := object.Encode(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := agent.Register(t.Context(), &agentv1.RegisterRequest{ProtocolVersion: 1, Node: data, BootId: "boot-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func (c *cluster) node(name string) *corev1.Node {
+	c.t.Helper()
+	node, ok := object.Get[*corev1.Node](c.store.View(), object.Key("nodes/"+name))
+	if !ok {
+		c.t.Fatalf("there is no node %s", name)
+	}
+	return node
+}
+
+// TestRegister: the agent's part of a Node is kept level, the rest is not the
+// agent's, and a repetition writes nothing.
+func TestRegister(t *testing.T) {
+	c := newCluster(t, 1)
+	agent := c.agent("peer-1", "n1")
+	resp := register(t, agent, newNode("n1", "10.1.0.1"))
+	if resp.GetHeartbeatPeriod().AsDuration() != time.Second || len(resp.GetPeers()) != 1 || len(resp.GetPodCidrs()) != 0 {
+		t.Errorf("first answer: %v", resp)
+	}
+	node := c.node("n1")
+	if node.UID == "" || node.Generation != 1 || node.Status.NodeInfo.BootID != "boot-1" || node.Status.Capacity.Cpu().String() != "4" {
+		t.Errorf("registered as %+v", node)
+	}
+	if _, ok := c.servers["peer-1"].Heartbeats().Heartbeat("n1"); !ok {
+		t.Error("a node that registers is not heard of")
+	}
+
+	// What others write stays.
+	node.Spec.PodCIDR, node.Spec.PodCIDRs = "10.244.1.0/24", []string{"10.244.1.0/24"}
+	node.Spec.Taints = []corev1.Taint{{Key: "node.kubernetes.io/unreachable", Effect: corev1.TaintEffectNoExecute}}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}
+	node.Labels["disk"] = "ssd"
+	c.put(node)
+	before := c.store.View().Revision()
+	resp = register(t, agent, newNode("n1", "10.1.0.1"))
+	if c.store.View().Revision() != before {
+		t.Error("a repetition was written")
+	}
+	if !slices.Equal(resp.GetPodCidrs(), []string{"10.244.1.0/24"}) {
+		t.Errorf("pod CIDRs are %v", resp.GetPodCidrs())
+	}
+
+	changed := newNode("n1", "10.1.0.99")
+	changed.Labels = map[string]string{"topology.kubernetes.io/zone": "b"}
+	changed.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	changed.Spec.Taints = []corev1.Taint{}
+	register(t, agent, changed)
+	node = c.node("n1")
+	if fmt.Sprint(node.Labels) != "map[disk:ssd topology.kubernetes.io/zone:b]" {
+		t.Errorf("labels are %v: the user's stays, the agent's are replaced", node.Labels)
+	}
+	if node.Status.Addresses[0].Address != "10.1.0.99" || len(node.Spec.Taints) != 1 || node.Status.Conditions[0].Status != corev1.ConditionUnknown || node.Spec.PodCIDR == "" {
+		t.Errorf("after a change: %+v", node)
+	}
+
+	data, _ := object.Encode(newNode("n2", "10.1.0.2"))
+	_, err := agent.Register(t.Context(), &agentv1.RegisterRequest{ProtocolVersion: 1, Node: data})
+	wantCode(t, err, connect.CodePermissionDenied, `cannot register "n2"`)
+	_, err = agent.Register(t.Context(), &agentv1.RegisterRequest{ProtocolVersion: 2, Node: data})
+	wantCode(t, err, connect.CodeFailedPrecondition, "protocol version 2")
+	data, _ = object.Encode(boundPod("a", ""))
+	_, err = agent.Register(t.Context(), &agentv1.RegisterRequest{ProtocolVersion: 1, Node: data})
+	wantCode(t, err, connect.CodeInvalidArgument, "want a Node")
+}
+
+// desired is an agent's Desired stream.
+type desired struct {
+	t      testing.TB
+	stream agentv1connect.AgentServiceDesiredClientStream
+	cancel context.CancelFunc
+}
+
+func startDesired(t testing.TB, agent agentv1connect.AgentServiceClient, from int64) *desired {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	stream, err := agent.Desired(ctx, &agentv1.DesiredRequest{FromRevision: from})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); stream.Close() })
+	return &desired{t: t, stream: stream, cancel: cancel}
+}
+
+func (d *desired) next() *agentv1.DesiredResponse {
+	d.t.Helper()
+	msg, err := d.stream.Receive()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return msg
+}
+
+// want compares the next message's text form.
+func (d *desired) want(text string) *agentv1.DesiredResponse {
+	d.t.Helper()
+	msg := d.next()
+	if got := desiredText(d.t, msg); got != text {
+		d.t.Errorf("got %q, want %q", got, text)
+	}
+	return msg
+}
+
+func desiredText(t testing.TB, msg *agentv1.DesiredResponse) string {
+	t.Helper()
+	var words []string
+	if msg.GetComplete() {
+		words = append(words, "complete")
+	}
+	for _, data := range msg.GetPods() {
+		obj, err := object.Decode(data, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod := obj.(*corev1.Pod)
+		if pod.ResourceVersion == "" {
+			t.Errorf("pod %s comes without its resourceVersion", pod.Name)
+		}
+		words = append(words, fmt.Sprintf("%s(%s)", pod.Name, pod.Spec.Containers[0].Image))
+	}
+	for _, uid := range msg.GetRemovedPods() {
+		words = append(words, "-"+uid)
+	}
+	if msg.GetHasRoutes() {
+		words = append(words, fmt.Sprint("own", msg.GetPodCidrs()))
+		for _, route := range msg.GetRoutes() {
+			words = append(words, fmt.Sprint(route.GetNode(), " via ", route.GetAddress(), route.GetPodCidrs()))
+		}
+	}
+	if len(msg.GetPeers()) > 0 {
+		words = append(words, fmt.Sprint(len(msg.GetPeers()), " peers"))
+	}
+	return strings.Join(words, " ")
+}
+
+func withCIDR(node *corev1.Node, cidr string) *corev1.Node {
+	node.Spec.PodCIDR, node.Spec.PodCIDRs = cidr, []string{cidr}
+	return node
+}
+
+// TestDesired: complete first, then what changes and nothing else; routes and
+// peers when they change.
+func TestDesired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var third atomic.Bool
+		c := newCluster(t, 2, func(cfg *Config) {
+			peers := cfg.Peers()
+			cfg.Peers = func() map[string]string {
+				if !third.Load() {
+					return peers
+				}
+				return map[string]string{"peer-1": "10.0.0.1:7000", "peer-2": "10.0.0.2:7000", "peer-3": "10.0.0.3:7000"}
+			}
+		})
+		n1, n2 := withCIDR(newNode("n1", "10.1.0.1"), "10.244.1.0/24"), newNode("n2", "10.1.0.2")
+		c.put(n1, n2, boundPod("a", "n1"), boundPod("other", "n2"), boundPod("pending", ""))
+		d := startDesired(t, c.agent("peer-1", "n1"), 0)
+		first := d.want("complete a(web:1) own[10.244.1.0/24] 2 peers")
+		if first.GetRevision() != c.store.View().Revision() {
+			t.Errorf("first message at revision %d, the store is at %d", first.GetRevision(), c.store.View().Revision())
+		}
+
+		// Only what concerns the node, and at once.
+		c.put(boundPod("other", "n2"), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "x"}})
+		start := time.Now()
+		revision := c.put(boundPod("b", "n1"))
+		if msg := d.want("b(web:1)"); msg.GetRevision() < revision {
+			t.Errorf("b came at revision %d, it was written at %d", msg.GetRevision(), revision)
+		}
+		if took := time.Since(start); took > 50*time.Millisecond {
+			t.Errorf("a bound pod took %s", took)
+		}
+		changed := boundPod("b", "n1")
+		changed.Spec.Containers[0].Image = "web:2"
+		c.put(changed)
+		d.want("b(web:2)")
+		c.remove(changed)
+		d.want("-uid-b")
+
+		// A pod of the same name is another pod.
+		replaced := boundPod("a", "n1")
+		replaced.UID = "uid-a2"
+		c.put(replaced)
+		d.want("a(web:1) -uid-a")
+
+		// The other node gets its pod CIDR, moves, and goes.
+		c.put(withCIDR(newNode("n2", "10.1.0.2"), "10.244.2.0/24"))
+		d.want("own[10.244.1.0/24] n2 via 10.1.0.2[10.244.2.0/24]")
+		busy := withCIDR(newNode("n2", "10.1.0.2"), "10.244.2.0/24")
+		busy.Status.NodeInfo.KernelVersion = "6.2"
+		c.put(busy) // no news for n1
+		c.put(withCIDR(newNode("n2", "10.1.0.22"), "10.244.2.0/24"))
+		d.want("own[10.244.1.0/24] n2 via 10.1.0.22[10.244.2.0/24]")
+		c.remove(n2)
+		d.want("own[10.244.1.0/24]")
+
+		third.Store(true)
+		d.want("3 peers")
+
+		// A node that is removed must register again.
+		c.remove(n1)
+		_, err := d.stream.Receive()
+		wantCode(t, err, connect.CodeFailedPrecondition, "call Register")
+	})
+}
+
+// TestDesiredResumes: the agent goes on with another peer, whose first message is
+// complete and not older than what the agent has.
+func TestDesiredResumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		c.put(newNode("n1", "10.1.0.1"), boundPod("a", "n1"), boundPod("b", "n1"))
+		d := startDesired(t, c.agent("peer-1", "n1"), 0)
+		at := d.want("complete a(web:1) b(web:1) own[] 2 peers").GetRevision()
+		d.cancel()
+		c.remove(boundPod("a", "n1"))
+		c.put(boundPod("c", "n1"))
+		d = startDesired(t, c.agent("peer-2", "n1"), at)
+		if msg := d.want("complete b(web:1) c(web:1) own[] 2 peers"); msg.GetRevision() < at+2 {
+			t.Errorf("resumed at revision %d after %d and two changes", msg.GetRevision(), at)
+		}
+		// One that is ahead of the peer waits for it, and is not told older things.
+		ahead := startDesired(t, c.agent("peer-2", "n1"), c.store.View().Revision()+1)
+		synctest.Wait()
+		c.put(boundPod("d", "n1"))
+		ahead.want("complete b(web:1) c(web:1) d(web:1) own[] 2 peers")
+		tooFar := startDesired(t, c.agent("peer-2", "n1"), c.store.View().Revision()+100)
+		_, err := tooFar.stream.Receive()
+		wantCode(t, err, connect.CodeUnavailable, "ask another peer")
+		stranger := startDesired(t, c.agent("peer-2", "n9"), 0)
+		_, err = stranger.stream.Receive()
+		wantCode(t, err, connect.CodeFailedPrecondition, "n9 has no Node object")
+	})
+}
+
+// TestDesiredSlowAgent: an agent that does not read misses no state: when it
+// reads again, it gets to where things are, without everything in between.
+func TestDesiredSlowAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		c.put(newNode("n1", "10.1.0.1"))
+		d := startDesired(t, c.agent("peer-1", "n1"), 0)
+		d.next()
+		const changes = 500
+		for i := range changes {
+			pod := boundPod(fmt.Sprint("p", i%5), "n1")
+			pod.Spec.Containers[0].Image = fmt.Sprint("web:", i)
+			c.put(pod)
+		}
+		synctest.Wait()
+		images := map[string]string{}
+		messages := 0
+		for images["p4"] != fmt.Sprint("web:", changes-1) {
+			messages++
+			for _, data := range d.next().GetPods() {
+				obj, err := object.Decode(data, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				images[obj.GetName()] = obj.(*corev1.Pod).Spec.Containers[0].Image
+			}
+		}
+		if messages > changes/2 {
+			t.Errorf("%d messages for %d changes that nobody read", messages, changes)
+		}
+		for i := range 5 {
+			if want := fmt.Sprint("web:", changes-5+i); images[fmt.Sprint("p", i)] != want {
+				t.Errorf("p%d is at %s, want %s", i, images[fmt.Sprint("p", i)], want)
+			}
+		}
+	})
+}
+
+func statusReport(t testing.TB, name string, status corev1.PodStatus) *agentv1.PodStatusReport {
+	t.Helper()
+	data, err := status.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &agentv1.PodStatusReport{Namespace: "default", Name: name, Uid: "uid-" + name, Status: data}
+}
+
+var running = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.1.5", Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+
+// TestReportStatus: what is recorded, for whom, and what is not written.
+func TestReportStatus(t *testing.T) {
+	c := newCluster(t, 1)
+	agent := c.agent("peer-1", "n1")
+	mine := boundPod("mine", "n1")
+	mine.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
+	c.put(mine, boundPod("elsewhere", "n2"), boundPod("unbound", ""), boundPod("reborn", "n1"))
+
+	good := statusReport(t, "mine", running)
+	good.Events = []*agentv1.PodEvent{{Type: "Normal", Reason: "Started", Message: "container main"}}
+	reborn := statusReport(t, "reborn", running)
+	reborn.Uid = "uid-of-its-past-life"
+	foreign := statusReport(t, "elsewhere", running)
+	foreign.Events = []*agentv1.PodEvent{{Type: "Normal", Reason: "Forged", Message: "by another node"}}
+	req := &agentv1.ReportStatusRequest{Pods: []*agentv1.PodStatusReport{
+		good, foreign, statusReport(t, "unbound", running), statusReport(t, "never", running), reborn,
+	}}
+	resp, err := agent.ReportStatus(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(resp.GetUnknown()), "[uid-elsewhere uid-never uid-of-its-past-life uid-unbound]"; got != want {
+		t.Errorf("unknown: %s, want %s", got, want)
+	}
+	pod, _ := c.pod("mine")
+	if resp.GetRevision() == 0 || resp.GetRevision() != revisionOf(pod) {
+		t.Errorf("acknowledged at revision %d, the pod is at %d", resp.GetRevision(), revisionOf(pod))
+	}
+	if pod.Status.Phase != corev1.PodRunning || !object.PodReady(pod) || object.PodCondition(pod, corev1.PodScheduled) == nil {
+		t.Errorf("status is %+v: want the agent's, with the scheduler's condition", pod.Status)
+	}
+	for _, name := range []string{"elsewhere", "unbound", "reborn"} {
+		if pod, _ := c.pod(name); pod.Status.Phase == corev1.PodRunning {
+			t.Errorf("the status of %s was written", name)
+		}
+	}
+	events, _ := c.servers["peer-1"].cfg.Events.List("")
+	if len(events) != 1 || events[0].Reason != "Started" || events[0].Source.Host != "n1" {
+		t.Errorf("events: %v", events)
+	}
+
+	// The answer is lost; the agent says it all again, and it costs nothing.
+	before := c.store.View().Revision()
+	again, err := agent.ReportStatus(t.Context(), req)
+	if err != nil || c.store.View().Revision() != before || again.GetRevision() != resp.GetRevision() {
+		t.Errorf("a repetition: revision %d -> %d, answer %v, %v", before, c.store.View().Revision(), again, err)
+	}
+	_, err = agent.ReportStatus(t.Context(), &agentv1.ReportStatusRequest{Pods: []*agentv1.PodStatusReport{{Namespace: "default", Name: "mine", Uid: "uid-mine", Status: []byte{0xff}}}})
+	wantCode(t, err, connect.CodeInvalidArgument, "status of pod default/mine")
+}
+
+// TestReportRemoved: a terminating pod goes when its node says that nothing of it
+// is left, and not before; finalizers hold the object and not the node.
+func TestReportRemoved(t *testing.T) {
+	c := newCluster(t, 1)
+	agent := c.agent("peer-1", "n1")
+	held := boundPod("held", "n1")
+	held.Finalizers = []string{"example.com/hold"}
+	c.put(boundPod("done", "n1"), held, boundPod("staying", "n1"))
+	report := func(names ...string) {
+		t.Helper()
+		req := &agentv1.ReportStatusRequest{}
+		for _, name := range names {
+			r := statusReport(t, name, corev1.PodStatus{Phase: corev1.PodSucceeded})
+			r.Removed = true
+			req.Pods = append(req.Pods, r)
+		}
+		if _, err := agent.ReportStatus(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report("staying")
+	if _, ok := c.pod("staying"); !ok {
+		t.Error("a pod that nobody deleted went away")
+	}
+	for _, name := range []string{"done", "held"} {
+		resp, err := c.objects("peer-1").Delete(t.Context(), &holdfastv1.DeleteRequest{Kind: podKind, Name: name})
+		if err != nil || resp.GetGone() {
+			t.Fatalf("delete %s: %v, %v", name, resp, err)
+		}
+	}
+	report("done", "held")
+	if _, ok := c.pod("done"); ok {
+		t.Error("a terminating pod of which nothing is left is still there")
+	}
+	pod, ok := c.pod("held")
+	if !ok {
+		t.Fatal("a pod with a finalizer went away")
+	}
+	pod.Finalizers = nil
+	if _, err := c.objects("peer-1").Update(t.Context(), &holdfastv1.UpdateRequest{Object: message(t, pod)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := c.pod("held"); !ok {
+		t.Error("an update without resourceVersion took a finalizer away")
+	}
+	in := message(t, pod)
+	in.Revision = revisionOf(pod)
+	if _, err := c.objects("peer-1").Update(t.Context(), &holdfastv1.UpdateRequest{Object: in}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := c.pod("held"); ok {
+		t.Error("the last finalizer is gone and the pod is not")
+	}
+}
+
+// TestOvertakenReport: of two reports about one pod that meet, as when an agent
+// has moved to another peer and the old one's call is still under way, the one
+// that comes second does not write over the first: it is told to look again. The
+// race is run until it has happened.
+func TestOvertakenReport(t *testing.T) {
+	c := newCluster(t, 2)
+	c.put(boundPod("a", "n1"))
+	overtaken := 0
+	for round := 0; overtaken < 5; round++ {
+		if round == 5000 {
+			t.Fatalf("in %d rounds two reports met %d times", round, overtaken)
+		}
+		results := make(map[string]error, 2)
+		var mu sync.Mutex
+		var both sync.WaitGroup
+		for i, peer := range []string{"peer-1", "peer-2"} {
+			both.Go(func() {
+				message := fmt.Sprint(round, "/", i)
+				_, err := c.agent(peer, "n1").ReportStatus(t.Context(), &agentv1.ReportStatusRequest{Pods: []*agentv1.PodStatusReport{
+					statusReport(t, "a", corev1.PodStatus{Phase: corev1.PodRunning, Message: message}),
+				}})
+				mu.Lock()
+				defer mu.Unlock()
+				results[message] = err
+			})
+		}
+		both.Wait()
+		pod, _ := c.pod("a")
+		for message, err := range results {
+			if err == nil {
+				continue
+			}
+			wantCode(t, err, connect.CodeAborted, "report it again")
+			overtaken++
+			if pod.Status.Message == message {
+				t.Fatalf("the report %s was refused and stands", message)
+			}
+		}
+		if results[pod.Status.Message] != nil || len(results) != 2 {
+			t.Fatalf("status %q, results %v", pod.Status.Message, results)
+		}
+	}
+}
+
+// TestReportMeetsOthers: a change by somebody else, of what is not the agent's,
+// does not get in the way of a report, nor is it undone by one.
+func TestReportMeetsOthers(t *testing.T) {
+	c := newCluster(t, 1)
+	for round := range 100 {
+		name := fmt.Sprint("p", round)
+		c.put(boundPod(name, "n1"))
+		var both sync.WaitGroup
+		both.Go(func() {
+			if _, err := c.objects("peer-1").Delete(t.Context(), &holdfastv1.DeleteRequest{Kind: podKind, Name: name}); err != nil {
+				t.Errorf("delete: %v", err)
+			}
+		})
+		both.Go(func() {
+			if _, err := c.agent("peer-1", "n1").ReportStatus(t.Context(), &agentv1.ReportStatusRequest{Pods: []*agentv1.PodStatusReport{statusReport(t, name, running)}}); err != nil {
+				t.Errorf("report: %v", err)
+			}
+		})
+		both.Wait()
+		if pod, _ := c.pod(name); pod.Status.Phase != corev1.PodRunning || !object.Deleting(pod) {
+			t.Fatalf("round %d: phase %s, deleting %t; one of the two was lost", round, pod.Status.Phase, object.Deleting(pod))
+		}
+	}
+}
+
+// TestHeartbeats: a heartbeat through any peer is in the leader's table within
+// 1.1 s, batched to at most one relay each second, and nothing is written.
+func TestHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		leader := c.servers["peer-1"].Heartbeats()
+		revision := c.store.View().Revision()
+		// A hundred nodes, spread over the peers, each with its own phase.
+		for round := range 100 {
+			for n := range 10 {
+				node := fmt.Sprintf("n%d", round%10*10+n)
+				resp, err := c.agent(fmt.Sprint("peer-", n%3+1), node).Heartbeat(t.Context(), &agentv1.HeartbeatRequest{BootId: "b"})
+				if err != nil || resp.GetPeriod().AsDuration() != time.Second {
+					t.Fatalf("%v, %v", resp, err)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+			if round < 21 {
+				continue // each node once, and 1.1 s more
+			}
+			synctest.Wait()
+			for n := range 100 {
+				age, ok := leader.Heartbeat(fmt.Sprintf("n%d", n))
+				if !ok || age > 2100*time.Millisecond {
+					t.Fatalf("round %d: the leader has n%d at %s, %t: want at most a period and 1.1 s", round, n, age, ok)
+				}
+			}
+		}
+		if c.store.View().Revision() != revision {
+			t.Error("heartbeats were written")
+		}
+		if _, ok := leader.Heartbeat("never"); ok {
+			t.Error("a node that was never heard of has a heartbeat")
+		}
+
+		// A single one after silence goes on at once.
+		time.Sleep(3 * time.Second)
+		if _, err := c.agent("peer-2", "n0").Heartbeat(t.Context(), &agentv1.HeartbeatRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if age, _ := leader.Heartbeat("n0"); age != 0 {
+			t.Errorf("after silence the leader has it at %s", age)
+		}
+
+		// While the leader cannot be reached nothing is lost; ages stay true.
+		c.setDown("peer-1", true)
+		time.Sleep(3 * time.Second)
+		if _, err := c.agent("peer-3", "n5").Heartbeat(t.Context(), &agentv1.HeartbeatRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * time.Second)
+		c.setDown("peer-1", false)
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		if age, _ := leader.Heartbeat("n5"); age < 5*time.Second || age > 5200*time.Millisecond {
+			t.Errorf("the leader has n5 at %s, want the 5.1 s since it was heard of", age)
+		}
+	})
+}

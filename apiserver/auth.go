@@ -1,0 +1,161 @@
+package apiserver
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"connectrpc.com/connect/v2"
+
+	"github.com/holdfast-io/holdfast/pki"
+	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
+)
+
+// anybody in a row of the table admits callers without a certificate.
+const anybody pki.Role = "anybody"
+
+// table says who may call what. A procedure that is not in it can be called by
+// nobody; a test holds that each one that is registered has its row.
+var table = map[string][]pki.Role{
+	holdfastv1connect.ObjectServiceGetProcedure:          {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceListProcedure:         {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceWatchProcedure:        {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceCreateProcedure:       {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceUpdateProcedure:       {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceUpdateStatusProcedure: {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceApplyProcedure:        {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceDeleteProcedure:       {pki.RoleAdmin},
+
+	// Peers pass these on to the peer that has the node's connection.
+	holdfastv1connect.PodServiceLogsProcedure: {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.PodServiceExecProcedure: {pki.RoleAdmin, pki.RolePeer},
+
+	holdfastv1connect.ClusterServiceStatusProcedure:      {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.ClusterServiceCreateTokenProcedure: {pki.RoleAdmin},
+	// Passed on to the leader.
+	holdfastv1connect.ClusterServiceRemovePeerProcedure: {pki.RoleAdmin, pki.RolePeer},
+
+	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
+
+	agentv1connect.AgentServiceRegisterProcedure:     {pki.RoleNode},
+	agentv1connect.AgentServiceDesiredProcedure:      {pki.RoleNode},
+	agentv1connect.AgentServiceHeartbeatProcedure:    {pki.RoleNode},
+	agentv1connect.AgentServiceReportStatusProcedure: {pki.RoleNode},
+	agentv1connect.AgentServiceSessionsProcedure:     {pki.RoleNode},
+	agentv1connect.AgentServiceSessionProcedure:      {pki.RoleNode},
+
+	peerv1connect.StoreServiceReadIndexProcedure:    {pki.RolePeer},
+	peerv1connect.StoreServiceForwardProcedure:      {pki.RolePeer},
+	peerv1connect.MembershipServiceAddPeerProcedure: {pki.RolePeer},
+	peerv1connect.HealthServiceRelayProcedure:       {pki.RolePeer},
+	peerv1connect.HealthServiceLocateProcedure:      {pki.RolePeer},
+	peerv1connect.EventServiceTailProcedure:         {pki.RolePeer},
+}
+
+type identityKey struct{}
+
+// withIdentity returns ctx for a call by id.
+func withIdentity(ctx context.Context, id pki.Identity) context.Context {
+	return context.WithValue(ctx, identityKey{}, id)
+}
+
+// identityFrom returns who makes the call, false for a caller without a
+// certificate of this cluster.
+func identityFrom(ctx context.Context) (pki.Identity, bool) {
+	id, ok := ctx.Value(identityKey{}).(pki.Identity)
+	return id, ok
+}
+
+// actor names the caller for the log and the audit: "admin/alice".
+func actor(ctx context.Context) string {
+	id, ok := identityFrom(ctx)
+	if !ok {
+		return string(anybody)
+	}
+	return string(id.Role) + "/" + id.Name
+}
+
+// authenticate puts the identity of the request's certificate into its context.
+// The TLS layer has verified the chain; a certificate of another cluster, or
+// without an identity, counts as none.
+func (s *Server) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+			id, err := pki.IdentityOf(r.TLS.PeerCertificates[0])
+			if err == nil && id.Cluster == s.cfg.ClusterID {
+				r = r.WithContext(withIdentity(r.Context(), id))
+			} else {
+				s.log.Debug("certificate is not of this cluster", "remote", r.RemoteAddr, "identity", id.String(), "err", err)
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// authorize is the interceptor that holds the table. It runs before any of the
+// request is read.
+func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
+	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
+		if err := permit(ctx, spec.Procedure); err != nil {
+			return err
+		}
+		return next(ctx, spec, stream)
+	}
+}
+
+// permit returns nil if the caller may call the procedure.
+func permit(ctx context.Context, procedure string) error {
+	roles := table[procedure]
+	id, ok := identityFrom(ctx)
+	if !ok {
+		if slices.Contains(roles, anybody) {
+			return nil
+		}
+		return connect.NewError(connect.CodeUnauthenticated,
+			"this call needs a client certificate of this cluster: use a context that `holdfast` made, or join with a token")
+	}
+	if slices.Contains(roles, id.Role) {
+		return nil
+	}
+	name := procedure[strings.LastIndexByte(procedure, '.')+1:]
+	return connect.Errorf(connect.CodePermissionDenied, "%s %s may not call %s: it is for %s", id.Role, id.Name, name, roleNames(roles))
+}
+
+func roleNames(roles []pki.Role) string {
+	if len(roles) == 0 {
+		return "nobody"
+	}
+	names := make([]string, len(roles))
+	for i, role := range roles {
+		names[i] = string(role) + "s"
+	}
+	return strings.Join(names, " and ")
+}
+
+// only lets callers of the given roles through to an HTTP handler.
+func (s *Server) only(next http.Handler, roles ...pki.Role) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, ok := identityFrom(r.Context())
+		switch {
+		case !ok:
+			http.Error(w, "a client certificate of this cluster is needed", http.StatusUnauthorized)
+		case !slices.Contains(roles, id.Role):
+			http.Error(w, "this is for "+roleNames(roles), http.StatusForbidden)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// nodeName returns the name of the node whose agent calls. The table admits
+// nobody else to where it is used.
+func nodeName(ctx context.Context) (string, error) {
+	id, ok := identityFrom(ctx)
+	if !ok || id.Role != pki.RoleNode {
+		return "", connect.NewError(connect.CodePermissionDenied, "this call is for nodes' agents")
+	}
+	return id.Name, nil
+}

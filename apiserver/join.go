@@ -1,0 +1,203 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/holdfast-io/holdfast/pki"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/raftstore"
+)
+
+// liveLease is the age up to which a heartbeat proves that its node lives.
+const liveLease = 6 * time.Second
+
+// joinService implements holdfastv1connect.JoinServiceHandler.
+type joinService struct{ *Server }
+
+// machineRecord is what the store keeps of a machine that joined, so that its
+// name stays its own. RemovePeer takes a peer's away, and with it the right to
+// become part of raft.
+type machineRecord struct {
+	Key     []byte    `json:"key"` // SHA-256 of the public key, PKIX form
+	Address string    `json:"address"`
+	Joined  time.Time `json:"joined"`
+}
+
+// machineKey is the store's key of a machine's record.
+func machineKey(role pki.Role, name string) string {
+	return "holdfast/machines/" + string(role) + "/" + name
+}
+
+// errToken is the one answer to every token that is not good: a stranger must not
+// learn whether it is wrong, expired or for another role.
+func errToken() error {
+	return connect.NewError(connect.CodeUnauthenticated,
+		"the token is not valid: wrong, expired, or for another role; make a new one with `holdfast token create --role <peer|node>`")
+}
+
+// Join trades a token for a certificate. The token can be used until it expires.
+// A name that belongs to a live machine, or to a voter, goes only to the holder
+// of the same key, so that a join whose answer was lost can be repeated.
+func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*holdfastv1.JoinResponse, error) {
+	if s.cfg.CA == nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, "this peer has no key of the cluster's CA: join through another one")
+	}
+	role, err := machineRole(req.GetRole())
+	if err != nil {
+		return nil, err
+	}
+	view, err := s.sync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tokenID, err := s.checkToken(view, req.GetToken(), role)
+	if err != nil {
+		s.log.Warn("join refused: bad token", "name", req.GetName(), "role", role, "remote", remoteAddress(ctx))
+		return nil, err
+	}
+	// From here on the caller holds a token of this cluster and may be told more.
+	if faults := checkMachineName(role, req.GetName()); len(faults) > 0 {
+		return nil, badRequest("name", "%q: %s", req.GetName(), strings.Join(faults, "; "))
+	}
+	fingerprint, err := requestKey(req.GetCsr())
+	if err != nil {
+		return nil, badRequest("csr", "%v", err)
+	}
+	id := pki.Identity{Cluster: s.cfg.ClusterID, Role: role, Name: req.GetName()}
+	chain, err := s.cfg.CA.Sign(req.GetCsr(), id, joinAddresses(req.GetAddress()))
+	if err != nil {
+		return nil, badRequest("csr", "%v", err)
+	}
+	key := machineKey(role, req.GetName())
+	_, err = s.commit(ctx, "join "+string(role)+" "+req.GetName(), "join with token "+tokenID, func(view raftstore.View) (change, error) {
+		var c change
+		kv, known := view.Get(key)
+		var before machineRecord
+		if known {
+			if err := json.Unmarshal(kv.Value, &before); err != nil {
+				return change{}, err
+			}
+		}
+		if !known || !bytes.Equal(before.Key, fingerprint) {
+			if err := s.nameFree(role, req.GetName()); err != nil {
+				return change{}, err
+			}
+		} else if before.Address == req.GetAddress() {
+			return change{}, nil // a repeated call
+		}
+		data, err := json.Marshal(machineRecord{Key: fingerprint, Address: req.GetAddress(), Joined: s.cfg.Now()})
+		if err != nil {
+			return change{}, err
+		}
+		c.unchanged(key, kv.Mod)
+		c.ops = append(c.ops, raftstore.Put(key, data))
+		return c, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp := &holdfastv1.JoinResponse{
+		ClusterId: s.cfg.ClusterID, Certificates: chain, Ca: s.cfg.CA.CertPEM(),
+		GossipKey: s.cfg.GossipKey, Peers: s.peerAddresses(), Gossip: s.gossipAddresses(),
+	}
+	if role == pki.RolePeer {
+		resp.CaKey = s.cfg.CA.KeyPEM()
+	}
+	s.log.Info("machine joined", "name", req.GetName(), "role", role, "token", tokenID, "address", req.GetAddress())
+	return resp, nil
+}
+
+// checkToken returns the token's id if it is good for role now.
+func (s joinService) checkToken(view raftstore.View, credential string, role pki.Role) (id string, err error) {
+	id, secret, err := pki.ParseTokenCredential(credential)
+	if err != nil {
+		return "", errToken()
+	}
+	var token tokenRecord
+	if kv, ok := view.Get(tokenPrefix + id); ok {
+		if err := json.Unmarshal(kv.Value, &token); err != nil {
+			return "", err
+		}
+	}
+	// All three are looked at in any case: which one fails takes no time to tell.
+	right := pki.CheckHash(secret, token.Hash)
+	fresh := s.cfg.Now().Before(token.Expires)
+	if !right || !fresh || token.Role != role {
+		return "", errToken()
+	}
+	return id, nil
+}
+
+// nameFree returns AlreadyExists when the name is in use by a machine that lives,
+// or that votes.
+func (s joinService) nameFree(role pki.Role, name string) error {
+	if role == pki.RolePeer {
+		for _, p := range s.store.Status().Peers {
+			if p.ID == name {
+				return connect.Errorf(connect.CodeAlreadyExists,
+					"peer %s is part of the cluster: choose another id, or remove the old peer first with `holdfast peer remove %s`", name, name)
+			}
+		}
+	} else if age, ok := s.heartbeats.Heartbeat(name); ok && age < liveLease {
+		return connect.Errorf(connect.CodeAlreadyExists,
+			"node %s is alive (last heard of %s ago): choose another name, or stop the machine that has it", name, age.Round(100*time.Millisecond))
+	}
+	if alive, _ := s.alive(name, role); alive {
+		return connect.Errorf(connect.CodeAlreadyExists,
+			"%s %s is alive, as gossip sees it: choose another name, or stop the machine that has it and wait some seconds", role, name)
+	}
+	return nil
+}
+
+// checkMachineName returns what is wrong with a name.
+func checkMachineName(role pki.Role, name string) []string {
+	if role == pki.RoleNode {
+		return validation.IsDNS1123Subdomain(name) // it names a Node
+	}
+	return validation.IsDNS1123Label(name)
+}
+
+// requestKey returns the fingerprint of a certificate request's public key.
+func requestKey(csr []byte) ([]byte, error) {
+	request, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, err
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, err
+	}
+	key, err := x509.MarshalPKIXPublicKey(request.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(key)
+	return sum[:], nil
+}
+
+// joinAddresses returns the host of a machine's address for its certificate:
+// for people and other programs, since ours check identities.
+func joinAddresses(address string) []string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		return nil
+	}
+	return slices.Compact([]string{host})
+}
+
+func remoteAddress(ctx context.Context) string {
+	if info, ok := connect.CallInfoForServerContext(ctx); ok {
+		return info.PeerAddr
+	}
+	return ""
+}

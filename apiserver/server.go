@@ -1,0 +1,242 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"github.com/holdfast-io/holdfast/apiserver/eventlog"
+	"github.com/holdfast-io/holdfast/pki"
+	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
+	"github.com/holdfast-io/holdfast/raftstore"
+)
+
+const (
+	// waitTimeout bounds each wait for a leader, a quorum or a revision.
+	waitTimeout = 10 * time.Second
+	// callTimeout bounds a unary call as a whole.
+	callTimeout = 30 * time.Second
+	// addPeerTimeout bounds AddPeer, which waits until a new peer has caught up.
+	addPeerTimeout = 5 * time.Minute
+
+	// readMaxBytes bounds a message that a client sends.
+	readMaxBytes = 4 << 20
+	// applyMaxBytes bounds an Apply: many manifests in one message.
+	applyMaxBytes = 16 << 20
+	// joinMaxBytes bounds what a stranger can make a peer read.
+	joinMaxBytes = 64 << 10
+	// compressMinBytes is the size from which compression is worth its time.
+	compressMinBytes = 4 << 10
+)
+
+// Member is a machine that gossip sees.
+type Member struct {
+	Name    string
+	Role    string // "peer" or "node"
+	Address string // host:port of its gossip
+	API     string // host:port; peers only
+	State   string // "alive", "suspect", "dead" or "left"
+}
+
+// Gossip tells what gossip sees: hints only. Safe for concurrent use.
+type Gossip interface {
+	Members() []Member
+}
+
+// Config says what a Server is made of.
+type Config struct {
+	// Store is the replicated store. Required. Its own service for other peers is
+	// mounted here as well.
+	Store *raftstore.Store
+	// PeerID is this peer's id, ClusterID the cluster's. Required.
+	PeerID, ClusterID string
+	// Version is shown by ClusterService.Status.
+	Version string
+	// CA signs the certificates of joining machines, who also get GossipKey. Nil:
+	// nobody can join through this peer.
+	CA        *pki.CA
+	GossipKey []byte
+	// Gossip is optional; without it every machine's state is "unknown".
+	Gossip Gossip
+	// Events is the log of Events. Required. The caller runs it.
+	Events *eventlog.Log
+	// Peers returns the API address of each peer by its id, this one included.
+	// Required.
+	Peers func() map[string]string
+	// Dial returns a client that talks to another peer. Required when there are
+	// other peers.
+	Dial func(peerID string) (*connect.Client, error)
+	// HeartbeatPeriod is how often agents are told to call. Optional; 1 s.
+	HeartbeatPeriod time.Duration
+	// Logger is optional; nil discards.
+	Logger *slog.Logger
+	// Registerer gets the metrics; Gatherer is what /metrics shows. Optional:
+	// without a Gatherer, Registerer if it is one as well, as a
+	// *prometheus.Registry is.
+	Registerer prometheus.Registerer
+	Gatherer   prometheus.Gatherer
+	// Now is the clock that objects are stamped with. Optional; time.Now.
+	Now func() time.Time
+	// NewUID makes uids. Optional; random UUIDs.
+	NewUID func() string
+}
+
+// Server is the API of one peer. Safe for concurrent use.
+type Server struct {
+	cfg        Config
+	store      *raftstore.Store
+	log        *slog.Logger
+	metrics    *metrics
+	rpc        *connect.Server
+	fresh      freshness
+	heartbeats *Heartbeats
+	desired    *desiredIndex
+	sessions   *sessions
+
+	// lifetime ends with Run, and all streams with it. It is a session of the
+	// whole server, not a call's context.
+	lifetime context.Context
+	end      context.CancelCauseFunc
+}
+
+// errShutdown is the cause with which streams end when Run does.
+var errShutdown = errors.New("this peer is shutting down")
+
+// New builds a Server. It starts nothing.
+func New(cfg Config) (*Server, error) {
+	switch {
+	case cfg.Store == nil:
+		return nil, errors.New("apiserver: Config.Store is nil")
+	case cfg.PeerID == "" || cfg.ClusterID == "":
+		return nil, errors.New("apiserver: Config.PeerID and Config.ClusterID must be set")
+	case cfg.Events == nil:
+		return nil, errors.New("apiserver: Config.Events is nil")
+	case cfg.Peers == nil:
+		return nil, errors.New("apiserver: Config.Peers is nil")
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = func(peerID string) (*connect.Client, error) {
+			return nil, errors.New("no way to reach other peers is configured")
+		}
+	}
+	if cfg.HeartbeatPeriod <= 0 {
+		cfg.HeartbeatPeriod = time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Gatherer == nil {
+		cfg.Gatherer, _ = cfg.Registerer.(prometheus.Gatherer)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.NewUID == nil {
+		cfg.NewUID = func() string { return string(uuid.NewUUID()) }
+	}
+	s := &Server{
+		cfg:        cfg,
+		store:      cfg.Store,
+		log:        cfg.Logger,
+		heartbeats: newHeartbeats(),
+		desired:    newDesiredIndex(),
+		sessions:   newSessions(),
+	}
+	s.lifetime, s.end = context.WithCancelCause(context.Background())
+	s.metrics = newMetrics(cfg.Registerer, s)
+
+	s.rpc = connect.NewServer(s.observe, s.authorize, s.bound)
+	holdfastv1connect.RegisterObjectServiceHandler(s.rpc, objectService{s})
+	holdfastv1connect.RegisterPodServiceHandler(s.rpc, podService{s})
+	holdfastv1connect.RegisterClusterServiceHandler(s.rpc, clusterService{s})
+	holdfastv1connect.RegisterJoinServiceHandler(s.rpc, joinService{s})
+	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
+	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())
+	peerv1connect.RegisterMembershipServiceHandler(s.rpc, membershipService{s})
+	peerv1connect.RegisterHealthServiceHandler(s.rpc, healthService{s})
+	peerv1connect.RegisterEventServiceHandler(s.rpc, eventService{s})
+	return s, nil
+}
+
+// Run feeds agents' streams, relays heartbeats and exchanges events until ctx
+// ends; then it ends all streams. Agents are served only while it runs. It
+// returns nil, or what made a loop impossible.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.end(errShutdown)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.desired.run(ctx, s) })
+	group.Go(func() error { return s.relayHeartbeats(ctx) })
+	group.Go(func() error { return s.exchangeEvents(ctx) })
+	return group.Wait()
+}
+
+// Heartbeats returns the table of nodes' heartbeats. On the leader it holds
+// those that came through any peer.
+func (s *Server) Heartbeats() *Heartbeats { return s.heartbeats }
+
+// Handler serves everything: the Connect services, /healthz and /readyz for
+// anybody, /metrics for peers and administrators, /debug/pprof for
+// administrators. The caller's identity is taken from the request's verified TLS
+// certificate.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	connecthttp.Mount(mux, s.rpc,
+		connecthttp.WithReadMaxBytes(readMaxBytes),
+		connecthttp.WithCompressMinBytes(compressMinBytes),
+		connecthttp.WithConditionalOptions(func(spec connect.Spec) []connecthttp.Option {
+			switch spec.Procedure {
+			case holdfastv1connect.ObjectServiceApplyProcedure,
+				peerv1connect.StoreServiceForwardProcedure: // carries the Apply on to the leader
+				return []connecthttp.Option{connecthttp.WithReadMaxBytes(applyMaxBytes)}
+			case holdfastv1connect.JoinServiceJoinProcedure:
+				return []connecthttp.Option{connecthttp.WithReadMaxBytes(joinMaxBytes)}
+			}
+			return nil
+		}))
+
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.ready(); err != nil {
+			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Write([]byte("ok\n"))
+	})
+	if s.cfg.Gatherer != nil {
+		mux.Handle("GET /metrics", s.only(promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{}), pki.RoleAdmin, pki.RolePeer))
+	}
+	mux.Handle("GET /debug/pprof/", s.only(http.HandlerFunc(pprof.Index), pki.RoleAdmin))
+	mux.Handle("GET /debug/pprof/cmdline", s.only(http.HandlerFunc(pprof.Cmdline), pki.RoleAdmin))
+	mux.Handle("GET /debug/pprof/profile", s.only(http.HandlerFunc(pprof.Profile), pki.RoleAdmin))
+	mux.Handle("GET /debug/pprof/symbol", s.only(http.HandlerFunc(pprof.Symbol), pki.RoleAdmin))
+	mux.Handle("GET /debug/pprof/trace", s.only(http.HandlerFunc(pprof.Trace), pki.RoleAdmin))
+	return s.authenticate(mux)
+}
+
+// ready returns nil when this peer can answer: its state is restored and it
+// knows a leader.
+func (s *Server) ready() error {
+	select {
+	case <-s.store.Ready():
+	default:
+		return errors.New("the store is being restored from disk")
+	}
+	if leader, _ := s.store.Leader(); leader == "" {
+		return errors.New("no leader is known: an election is going on, or a majority of peers cannot be reached")
+	}
+	return nil
+}
