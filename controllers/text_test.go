@@ -1,0 +1,321 @@
+package controllers
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// testNow is the time at which every case of testdata happens. Ages in it are
+// before it.
+var testNow = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+// line is one object of a case: its name, and then words and key=value pairs in
+// any order. What is not said has a harmless default.
+type line struct {
+	t     testing.TB
+	text  string
+	name  string
+	words map[string]bool
+	value map[string]string
+	used  map[string]bool
+}
+
+func parseLines(t testing.TB, data []byte) []*line {
+	t.Helper()
+	var lines []*line
+	for text := range strings.Lines(string(data)) {
+		fields := strings.Fields(text)
+		if len(fields) == 0 {
+			continue
+		}
+		l := &line{t: t, text: strings.TrimSpace(text), name: fields[0], words: map[string]bool{}, value: map[string]string{}, used: map[string]bool{}}
+		for _, field := range fields[1:] {
+			if k, v, ok := strings.Cut(field, "="); ok {
+				l.value[k] = v
+			} else {
+				l.words[field] = true
+			}
+		}
+		lines = append(lines, l)
+	}
+	return lines
+}
+
+func one(t testing.TB, data []byte) *line {
+	t.Helper()
+	lines := parseLines(t, data)
+	if len(lines) != 1 {
+		t.Fatalf("%d lines, want 1:\n%s", len(lines), data)
+	}
+	return lines[0]
+}
+
+func (l *line) has(word string) bool { l.used[word] = true; return l.words[word] }
+
+func (l *line) get(key string) (string, bool) {
+	l.used[key] = true
+	v, ok := l.value[key]
+	return v, ok
+}
+
+func (l *line) str(key, otherwise string) string {
+	if v, ok := l.get(key); ok {
+		return v
+	}
+	return otherwise
+}
+
+func (l *line) num(key string, otherwise int) int {
+	l.t.Helper()
+	v, ok := l.get(key)
+	if !ok {
+		return otherwise
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		l.t.Fatalf("%s: %v", l.text, err)
+	}
+	return n
+}
+
+func (l *line) dur(key string, otherwise time.Duration) time.Duration {
+	l.t.Helper()
+	v, ok := l.get(key)
+	if !ok {
+		return otherwise
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		l.t.Fatalf("%s: %v", l.text, err)
+	}
+	return d
+}
+
+// done fails the test for words that nobody asked about: a typing error in a case
+// would otherwise test nothing.
+func (l *line) done() {
+	l.t.Helper()
+	for word := range l.words {
+		if !l.used[word] {
+			l.t.Fatalf("%s: unknown word %q", l.text, word)
+		}
+	}
+	for key := range l.value {
+		if !l.used[key] {
+			l.t.Fatalf("%s: unknown key %q", l.text, key)
+		}
+	}
+}
+
+// meta reads what all objects have: age=1h deleting labels=app=web,tier=front
+// finalizer=x generation=2.
+func (l *line) meta() metav1.ObjectMeta {
+	l.t.Helper()
+	m := metav1.ObjectMeta{
+		Name:              l.name,
+		Namespace:         "default",
+		UID:               types.UID("uid-" + l.name),
+		ResourceVersion:   "7",
+		Generation:        int64(l.num("generation", 1)),
+		CreationTimestamp: metav1.NewTime(testNow.Add(-l.dur("age", time.Hour))),
+	}
+	if l.has("deleting") {
+		m.DeletionTimestamp = new(metav1.NewTime(testNow))
+	}
+	if f, ok := l.get("finalizer"); ok {
+		m.Finalizers = []string{f}
+	}
+	set, err := labels.ConvertSelectorToLabelsMap(l.str("labels", "app=web"))
+	if err != nil {
+		l.t.Fatalf("%s: %v", l.text, err)
+	}
+	m.Labels = set
+	return m
+}
+
+// pod reads a pod: phase (Running by default), ready or ready=30s (for that long),
+// node=n1 (by default; unbound), restarts=1, cost=5.
+func (l *line) pod() *corev1.Pod {
+	l.t.Helper()
+	pod := &corev1.Pod{ObjectMeta: l.meta()}
+	pod.Spec.NodeName = l.str("node", "n1")
+	if l.has("unbound") {
+		pod.Spec.NodeName = ""
+	}
+	pod.Status.Phase = corev1.PodRunning
+	for _, phase := range []corev1.PodPhase{corev1.PodPending, corev1.PodFailed, corev1.PodSucceeded, corev1.PodUnknown, corev1.PodRunning} {
+		if l.has(string(phase)) {
+			pod.Status.Phase = phase
+		}
+	}
+	_, since := l.get("ready")
+	if l.has("ready") || since {
+		pod.Status.Conditions = []corev1.PodCondition{{
+			Type: corev1.PodReady, Status: corev1.ConditionTrue,
+			LastTransitionTime: metav1.NewTime(testNow.Add(-l.dur("ready", 10*time.Minute))),
+		}}
+	}
+	if n := l.num("restarts", 0); n > 0 {
+		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: int32(n)}}
+	}
+	if cost, ok := l.get("cost"); ok {
+		pod.Annotations = map[string]string{deletionCostAnnotation: cost}
+	}
+	if key, ok := l.get("tolerates"); ok { // key or key:seconds
+		key, seconds, timed := strings.Cut(key, ":")
+		t := corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}
+		if timed {
+			n, err := strconv.ParseInt(seconds, 10, 64)
+			if err != nil {
+				l.t.Fatalf("%s: %v", l.text, err)
+			}
+			t.TolerationSeconds = &n
+		}
+		pod.Spec.Tolerations = []corev1.Toleration{t}
+	}
+	l.done()
+	return pod
+}
+
+func parsePods(t testing.TB, data []byte) []*corev1.Pod {
+	t.Helper()
+	var pods []*corev1.Pod
+	for _, l := range parseLines(t, data) {
+		pods = append(pods, l.pod())
+	}
+	return pods
+}
+
+// counts reads "replicas/ready/available".
+func (l *line) counts(key string) (replicas, ready, available int32) {
+	l.t.Helper()
+	v, ok := l.get(key)
+	if !ok {
+		return 0, 0, 0
+	}
+	if _, err := fmt.Sscanf(v, "%d/%d/%d", &replicas, &ready, &available); err != nil {
+		l.t.Fatalf("%s: %s: %v", l.text, key, err)
+	}
+	return replicas, ready, available
+}
+
+func templateOf(image, app string) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: image}}},
+	}
+}
+
+// replicaSet reads a ReplicaSet: replicas=3 minReady=10 image=v1 revision=1
+// status=replicas/ready/available terminating=0 desired=3 max=4 (annotations)
+// observed=1.
+func (l *line) replicaSet() *appsv1.ReplicaSet {
+	l.t.Helper()
+	rs := &appsv1.ReplicaSet{ObjectMeta: l.meta()}
+	rs.Spec.Replicas = new(int32(l.num("replicas", 1)))
+	rs.Spec.MinReadySeconds = int32(l.num("minReady", 0))
+	rs.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	rs.Spec.Template = templateOf(l.str("image", "v1"), "web")
+	rs.Status.Replicas, rs.Status.ReadyReplicas, rs.Status.AvailableReplicas = l.counts("status")
+	rs.Status.FullyLabeledReplicas = rs.Status.Replicas
+	rs.Status.ObservedGeneration = int64(l.num("observed", int(rs.Generation)))
+	rs.Status.TerminatingReplicas = new(int32(l.num("terminating", 0)))
+	for key, annotation := range map[string]string{"revision": RevisionAnnotation, "desired": desiredAnnotation, "max": maxAnnotation} {
+		if v, ok := l.get(key); ok {
+			rs.Annotations = with(rs.Annotations, annotation, v)
+		}
+	}
+	if l.has("failing") {
+		rs.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "PodsFailed", Message: "2 pods failed"}}
+	}
+	l.done()
+	return rs
+}
+
+// deployment reads a Deployment: replicas=3 image=v2 surge=1 unavailable=0
+// Recreate paused deadline=600 history=10 minReady=0 revision=1
+// status=replicas/ready/available updated=3 collisions=1
+// progressing=Reason@age.
+func (l *line) deployment() *appsv1.Deployment {
+	l.t.Helper()
+	d := &appsv1.Deployment{ObjectMeta: l.meta()}
+	d.Spec.Replicas = new(int32(l.num("replicas", 1)))
+	d.Spec.MinReadySeconds = int32(l.num("minReady", 0))
+	d.Spec.Paused = l.has("paused")
+	d.Spec.RevisionHistoryLimit = new(int32(l.num("history", 10)))
+	d.Spec.ProgressDeadlineSeconds = new(int32(l.num("deadline", 600)))
+	d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	d.Spec.Template = templateOf(l.str("image", "v1"), "web")
+	if l.has("Recreate") {
+		d.Spec.Strategy.Type = appsv1.RecreateDeploymentStrategyType
+	} else {
+		surge, unavailable := intstr.Parse(l.str("surge", "1")), intstr.Parse(l.str("unavailable", "0"))
+		d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &surge, MaxUnavailable: &unavailable}}
+	}
+	if v, ok := l.get("revision"); ok {
+		d.Annotations = map[string]string{RevisionAnnotation: v}
+	}
+	s := &d.Status
+	s.Replicas, s.ReadyReplicas, s.AvailableReplicas = l.counts("status")
+	s.UpdatedReplicas = int32(l.num("updated", 0))
+	if n := l.num("collisions", 0); n > 0 {
+		s.CollisionCount = new(int32(n))
+	}
+	if v, ok := l.get("progressing"); ok {
+		reason, age, _ := strings.Cut(v, "@")
+		ago, err := time.ParseDuration(age)
+		if err != nil {
+			l.t.Fatalf("%s: %v", l.text, err)
+		}
+		at := metav1.NewTime(testNow.Add(-ago))
+		s.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionTrue, Reason: reason, LastUpdateTime: at, LastTransitionTime: at}}
+	}
+	l.done()
+	return d
+}
+
+// node reads a node: Ready (or NotReady, Unknown; reason=…), taint=key:effect@age.
+func (l *line) node() *corev1.Node {
+	l.t.Helper()
+	node := &corev1.Node{ObjectMeta: l.meta()}
+	node.Namespace, node.Labels = "", nil
+	for word, status := range map[string]corev1.ConditionStatus{"Ready": corev1.ConditionTrue, "NotReady": corev1.ConditionFalse, "Unknown": corev1.ConditionUnknown} {
+		if l.has(word) {
+			node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, Reason: l.str("reason", reasonAgentReady), LastTransitionTime: metav1.NewTime(testNow.Add(-time.Hour))}}
+		}
+	}
+	l.get("reason")
+	if v, ok := l.get("taint"); ok {
+		for text := range strings.SplitSeq(v, ",") {
+			text, age, timed := strings.Cut(text, "@")
+			key, effect, _ := strings.Cut(text, ":")
+			taint := corev1.Taint{Key: key, Effect: corev1.TaintEffect(effect)}
+			if timed {
+				ago, err := time.ParseDuration(age)
+				if err != nil {
+					l.t.Fatalf("%s: %v", l.text, err)
+				}
+				taint.TimeAdded = new(metav1.NewTime(testNow.Add(-ago)))
+			}
+			node.Spec.Taints = append(node.Spec.Taints, taint)
+		}
+	}
+	l.done()
+	return node
+}
+
+// sequential returns names new-1, new-2, …
+func sequential(prefix string) func() string {
+	n := 0
+	return func() string { n++; return fmt.Sprintf("%s%d", prefix, n) }
+}
