@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	containers "github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+)
+
+// Client reaches the peers; *client.Client is one.
+type Client interface {
+	// Agent returns the agent's service on whichever peer is in use.
+	Agent() agentv1connect.AgentServiceClient
+	// Peer returns the address of the peer in use, or "".
+	Peer() string
+	// SetPeers replaces the addresses to choose from. The connection in use
+	// stays.
+	SetPeers(addresses []string)
+	// Switch makes the next call go to another peer, if there is one.
+	Switch(reason string)
+}
+
+// Config is what an agent needs.
+type Config struct {
+	Node    string             // required; the node's name, as in its certificate
+	Client  Client             // required
+	Runtime containers.Runtime // required; Run of the agent runs it
+	Network Network            // required
+	// DataDir keeps the desired state, and the agent's socket. Required; made if
+	// it is missing. One agent at a time.
+	DataDir string
+	Address netip.Addr // required; the node's address, as other nodes reach it
+
+	Peers    []string            // optional; addresses of peers to begin with, beside those remembered
+	Labels   map[string]string   // optional; of the node, beside the well-known ones
+	Version  string              // optional; Holdfast's version, for nodeInfo
+	Capacity corev1.ResourceList // optional; what the machine has. Keys given here override what was measured
+	// ResolvConf is the file that pods' resolv.conf is made from. Optional;
+	// /etc/resolv.conf.
+	ResolvConf string
+	// Socket is the path of the unix socket that serves /healthz, /metrics and
+	// /debug/pprof. Optional; agent.sock in DataDir. "none": no socket.
+	Socket string
+	// ParallelStarts bounds the pods that are being set up at the same time.
+	// Optional; twice the number of CPUs.
+	ParallelStarts int
+	// StartHold is how long, after a start, containers that do not run wait for
+	// word from a peer before the saved state alone is reason enough to start
+	// them. A machine that comes back after its pods were replaced thus does not
+	// start them again. Optional; 5 s.
+	StartHold time.Duration
+
+	Logger     *slog.Logger          // optional; discards
+	Registerer prometheus.Registerer // optional; served on the socket if it is a Gatherer too
+}
+
+// Agent runs one node. See [New].
+type Agent struct {
+	cfg      Config
+	log      *slog.Logger
+	metrics  *metrics
+	gatherer prometheus.Gatherer
+	machine  machine
+
+	reports  *reporter
+	pods     *pods
+	session  *session
+	sessions *sessions
+	routes   *routes
+}
+
+const (
+	// runtimeTimeout is how long a runtime may take to come up.
+	runtimeTimeout = 60 * time.Second
+	// defaultStartHold: an agent reaches a peer within a fraction of it when any
+	// can be reached.
+	defaultStartHold = 5 * time.Second
+)
+
+// New returns an agent that does nothing until it is run. It reads no file but
+// what describes the machine.
+func New(cfg Config) (*Agent, error) {
+	switch {
+	case cfg.Node == "":
+		return nil, errors.New("agent: Config.Node is empty")
+	case cfg.Client == nil:
+		return nil, errors.New("agent: Config.Client is nil")
+	case cfg.Runtime == nil:
+		return nil, errors.New("agent: Config.Runtime is nil")
+	case cfg.Network == nil:
+		return nil, errors.New("agent: Config.Network is nil")
+	case cfg.DataDir == "":
+		return nil, errors.New("agent: Config.DataDir is empty")
+	case !cfg.Address.IsValid():
+		return nil, errors.New("agent: Config.Address is not set")
+	}
+	dir, err := filepath.Abs(cfg.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("agent: data directory: %w", err)
+	}
+	cfg.DataDir = dir
+	if cfg.Version == "" {
+		cfg.Version = "unknown"
+	}
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = defaultResolvConf
+	}
+	if cfg.Socket == "" {
+		cfg.Socket = filepath.Join(dir, "agent.sock")
+	}
+	if cfg.ParallelStarts <= 0 {
+		cfg.ParallelStarts = 2 * runtime.NumCPU()
+	}
+	if cfg.StartHold == 0 {
+		cfg.StartHold = defaultStartHold
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	a := &Agent{cfg: cfg, log: cfg.Logger}
+	registry := prometheus.NewRegistry()
+	a.gatherer = registry
+	var registerer prometheus.Registerer = registry
+	if cfg.Registerer != nil {
+		registerer = cfg.Registerer
+		if g, ok := cfg.Registerer.(prometheus.Gatherer); ok {
+			a.gatherer = g
+		}
+	}
+	a.metrics = newMetrics(registerer)
+	if a.machine, err = thisMachine(); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	a.reports = newReporter(cfg.Client, a.log, a.metrics)
+	a.metrics.watch(a.reports)
+	a.routes = newRoutes(cfg.Network, a.log)
+	a.pods = newPods(podsConfig{
+		runtime: cfg.Runtime, network: cfg.Network, networkReady: a.routes.wait, reports: a.reports, log: a.log, metrics: a.metrics,
+		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, resolvConf: cfg.ResolvConf,
+		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
+	})
+	a.session = newSession(a)
+	a.sessions = newSessions(a)
+	return a, nil
+}
+
+// Run runs the node until ctx ends; pods go on running after it. It returns an
+// error when the node cannot be run at all: the data directory is in use or
+// cannot be written, or there is no container runtime. An unreachable control
+// plane is not an error.
+func (a *Agent) Run(ctx context.Context) error {
+	if err := os.MkdirAll(a.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("agent: make data directory: %w", err)
+	}
+	unlock, err := lockDir(a.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.session.load(); err != nil {
+		return err
+	}
+
+	// The runtime goes last: what uses it must have ended. Containers outlive it.
+	runtimeCtx, stopRuntime := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRuntime()
+	g, ctx := errgroup.WithContext(ctx)
+	runtimeEnded := make(chan error, 1)
+	go func() { runtimeEnded <- a.cfg.Runtime.Run(runtimeCtx) }()
+	g.Go(func() error { return a.serveLocal(ctx) })
+	g.Go(func() error {
+		select {
+		case err := <-runtimeEnded:
+			runtimeEnded <- err
+			if err == nil {
+				err = errors.New("it ended by itself")
+			}
+			return fmt.Errorf("container runtime: %w", err)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(runtimeTimeout):
+			return fmt.Errorf("container runtime is not ready after %v", runtimeTimeout)
+		case <-a.cfg.Runtime.Ready():
+		}
+		// The workers begin before any peer is asked: what runs is adopted first.
+		g.Go(func() error { return a.routes.run(ctx) })
+		g.Go(func() error { return a.pods.run(ctx) })
+		g.Go(func() error { return a.reports.run(ctx) })
+		g.Go(func() error { return a.session.run(ctx) })
+		g.Go(func() error { return a.session.heartbeats(ctx) })
+		return a.sessions.run(ctx)
+	})
+	err = g.Wait()
+	stopRuntime()
+	<-runtimeEnded
+	return err
+}

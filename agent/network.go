@@ -1,0 +1,38 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Network gives pods their addresses and keeps the node's routes. Its calls may
+// overlap, but never two for one pod. What it makes is found again after a
+// restart of the agent: Attach for an attached pod returns what is there.
+type Network interface {
+	// Configure sets the node's own pod CIDRs and the routes to the pods of all
+	// other nodes. It may be called again with the same or other values, and
+	// owns the difference: what is no longer named goes away.
+	Configure(ctx context.Context, podCIDRs []netip.Prefix, routes []Route) error
+	// Attach makes a pod's network namespace, its address and its way out. It
+	// returns an error while the node has no pod CIDR or no free address.
+	Attach(ctx context.Context, podUID string) (Attachment, error)
+	// Detach takes it all away. Detaching an unknown pod is not an error.
+	Detach(ctx context.Context, podUID string) error
+	// List returns the attached pods, by uid.
+	List(ctx context.Context) (map[string]Attachment, error)
+	// Remove takes away all that the network ever made on this node.
+	Remove(ctx context.Context) error
+}
+
+// Route says through which node pods are reached.
+type Route struct {
+	Node     string
+	Via      netip.Addr
+	PodCIDRs []netip.Prefix
+}
+
+// Attachment is a pod's place in the network.
+type Attachment struct {
+	NetNS string // path of the namespace
+	IPs   []netip.Addr
+}

@@ -1,0 +1,325 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-io/holdfast/agent/runtime"
+)
+
+const (
+	// relistPeriod is how often the runtime is asked without a reason: its
+	// wake-ups may be late or lost.
+	relistPeriod = 10 * time.Second
+	// relistPause keeps a burst of wake-ups from becoming a burst of lists.
+	relistPause = 5 * time.Millisecond
+	listTimeout = 30 * time.Second
+)
+
+type podsConfig struct {
+	runtime runtime.Runtime
+	network Network
+	// networkReady waits until pods can be attached.
+	networkReady func(context.Context) error
+	reports      *reporter
+	log          *slog.Logger
+	metrics      *metrics
+	dataDir      string
+	nodeName     string
+	hostIP       netip.Addr
+	resolvConf   string
+	parallel     int
+	startHold    time.Duration
+}
+
+// pods holds a worker for each pod that is desired or that is there, and tells
+// all of them what the runtime lists. It starts no worker before the first list,
+// and stops no pod that it does not know before a complete message.
+type pods struct {
+	podsConfig
+	starts chan struct{} // holds one element for each start under way
+	want   chan struct{} // of capacity 1: list now
+
+	mu      sync.Mutex
+	desired map[string]*corev1.Pod // by uid
+	workers map[string]*worker
+	// listed is what the runtime said, attached what the network did; seq counts
+	// the lists that have begun, done is the one that listed came from.
+	listed    map[string]runtime.PodState
+	listedAt  time.Time
+	listErr   error
+	attached  map[string]Attachment
+	seq, done uint64
+	// complete: the desired pods are known from a peer, so others may go.
+	complete bool
+	// holdUntil is when saved state alone suffices to start containers.
+	holdUntil time.Time
+	// ctx is that of run, for workers that desire starts; nil before and after.
+	ctx context.Context
+	wg  sync.WaitGroup
+}
+
+func newPods(cfg podsConfig) *pods {
+	return &pods{
+		podsConfig: cfg,
+		starts:     make(chan struct{}, cfg.parallel),
+		want:       make(chan struct{}, 1),
+		desired:    map[string]*corev1.Pod{},
+		workers:    map[string]*worker{},
+		attached:   map[string]Attachment{},
+	}
+}
+
+// set replaces the desired pods. complete says that they come from a peer and
+// not from the last life of this agent. It may be called at any time; extra
+// calls are harmless.
+func (p *pods) set(desired map[string]*corev1.Pod, complete bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.desired = desired
+	p.complete = p.complete || complete
+	p.reconcile()
+	if complete {
+		for _, w := range p.workers {
+			w.notify() // the hold is over
+		}
+	}
+}
+
+// reconcile makes the workers what they should be. p.mu is held.
+func (p *pods) reconcile() {
+	if p.ctx == nil || p.done == 0 {
+		return
+	}
+	for uid, pod := range p.desired {
+		w := p.workers[uid]
+		if w == nil {
+			w = p.start(uid, pod)
+		}
+		if old, gone := w.desired(); old != pod || gone {
+			w.desire(pod, false)
+			w.notify()
+		}
+	}
+	for uid, w := range p.workers {
+		if _, ok := p.desired[uid]; ok {
+			continue
+		}
+		if _, gone := w.desired(); !gone {
+			w.desire(nil, true)
+			w.notify()
+		}
+	}
+	if !p.complete {
+		return
+	}
+	for uid := range p.listed {
+		p.startUnknown(uid)
+	}
+	for uid := range p.attached {
+		p.startUnknown(uid)
+	}
+}
+
+// startUnknown starts the worker that takes away a pod nobody wants.
+func (p *pods) startUnknown(uid string) {
+	if p.workers[uid] != nil || p.desired[uid] != nil {
+		return
+	}
+	p.log.Info("unknown pod found, removing it", "uid", uid)
+	w := p.start(uid, nil)
+	w.desire(nil, true)
+}
+
+func (p *pods) start(uid string, pod *corev1.Pod) *worker {
+	w := &worker{p: p, uid: uid, wake: make(chan struct{}, 1), pod: pod}
+	w.log = p.log.With("uid", uid)
+	if pod != nil {
+		w.log = p.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid)
+	}
+	p.workers[uid] = w
+	ctx := p.ctx
+	p.wg.Go(func() {
+		w.run(ctx)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.workers, uid)
+		// What was listed before is out of date, and would start another worker.
+		delete(p.listed, uid)
+		delete(p.attached, uid)
+		p.reports.forget(uid)
+		if ctx.Err() == nil {
+			p.reconcile() // it may be desired again
+		}
+	})
+	return w
+}
+
+// run lists what is there, over and over, and runs the workers. It returns once
+// all of them have ended; their containers go on.
+func (p *pods) run(ctx context.Context) error {
+	p.mu.Lock()
+	p.ctx = ctx
+	p.holdUntil = time.Now().Add(p.startHold)
+	p.mu.Unlock()
+	defer p.wg.Wait()
+	defer func() {
+		p.mu.Lock()
+		p.ctx = nil
+		p.mu.Unlock()
+	}()
+	hold := time.AfterFunc(p.startHold, p.notifyAll)
+	defer hold.Stop()
+	ticker := time.NewTicker(relistPeriod)
+	defer ticker.Stop()
+	withNetwork := true
+	for {
+		changed := p.runtime.Changed() // before the list, so that none is missed
+		ok := p.list(ctx, withNetwork)
+		withNetwork = !ok && withNetwork
+		retry := relistPeriod
+		if !ok {
+			retry = time.Second
+		}
+		again := time.NewTimer(retry)
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return nil
+		case <-changed:
+		case <-p.want:
+		case <-ticker.C:
+			withNetwork = true
+		case <-again.C:
+		}
+		again.Stop()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(relistPause):
+		}
+	}
+}
+
+func (p *pods) notifyAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.workers {
+		w.notify()
+	}
+}
+
+// list asks the runtime, and the network if told to, and wakes the workers for
+// which something is new. It returns false when it could not.
+func (p *pods) list(ctx context.Context, withNetwork bool) bool {
+	p.mu.Lock()
+	p.seq++
+	seq := p.seq
+	p.mu.Unlock()
+	select { // the list that begins now answers all that asked so far
+	case <-p.want:
+	default:
+	}
+	lctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	start := time.Now()
+	var attached map[string]Attachment
+	states, err := p.runtime.List(lctx)
+	if err == nil && withNetwork {
+		attached, err = p.network.List(lctx)
+	}
+	p.metrics.listSeconds.Observe(time.Since(start).Seconds())
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		if ctx.Err() == nil && p.listErr == nil {
+			p.log.Error("what runs cannot be listed; trying again each second", "error", err)
+		}
+		p.listErr = err
+		return false
+	}
+	if p.listErr != nil {
+		p.log.Info("what runs can be listed again")
+	}
+	before := p.listed
+	p.listed = make(map[string]runtime.PodState, len(states))
+	for _, s := range states {
+		p.listed[s.UID] = s
+	}
+	if attached != nil {
+		p.attached = attached
+	}
+	p.listErr, p.listedAt, p.done = nil, time.Now(), seq
+	p.reconcile()
+	for uid, w := range p.workers {
+		if w.waitsFor(seq) || !reflect.DeepEqual(before[uid], p.listed[uid]) {
+			w.notify()
+		}
+	}
+	return true
+}
+
+// wantList asks for a list, and returns its number: what a worker sees of an
+// earlier one is out of date.
+func (p *pods) wantList() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case p.want <- struct{}{}:
+	default:
+	}
+	return p.seq + 1
+}
+
+// observed returns a pod as listed, the number of that list (0: none yet), and
+// whether nothing is to be started yet.
+func (p *pods) observed(uid string) (runtime.PodState, uint64, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.listed[uid], p.done, !p.complete && time.Now().Before(p.holdUntil)
+}
+
+func (p *pods) attachment(uid string) (Attachment, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a, ok := p.attached[uid]
+	return a, ok
+}
+
+// find returns a desired pod by name.
+func (p *pods) find(namespace, name string) (*corev1.Pod, runtime.PodState, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for uid, pod := range p.desired {
+		if pod.Namespace == namespace && pod.Name == name {
+			return pod, p.listed[uid], true
+		}
+	}
+	return nil, runtime.PodState{}, false
+}
+
+// health returns when the runtime was last listed, and the error since.
+func (p *pods) health() (time.Time, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.listedAt, p.listErr
+}
+
+// acquire waits for a place among those that may set up a pod.
+func (p *pods) acquire(ctx context.Context) error {
+	select {
+	case p.starts <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *pods) release() { <-p.starts }

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	configureTimeout    = 30 * time.Second
+	configureBackoffMax = 30 * time.Second
+	// configurePeriod is how often the network is configured without news, to
+	// repair what somebody else may have changed.
+	configurePeriod = time.Minute
+)
+
+// routes keeps the network configured as was last wished.
+type routes struct {
+	network Network
+	log     *slog.Logger
+	wake    chan struct{} // of capacity 1
+	ready   chan struct{} // closed once the network was configured
+
+	mu     sync.Mutex
+	known  bool
+	cidrs  []netip.Prefix
+	routes []Route
+}
+
+func newRoutes(network Network, log *slog.Logger) *routes {
+	return &routes{network: network, log: log, wake: make(chan struct{}, 1), ready: make(chan struct{})}
+}
+
+func (r *routes) set(cidrs []netip.Prefix, routes []Route) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.known, r.cidrs, r.routes = true, cidrs, routes
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns once the network was configured for the first time since the agent
+// started: before that, no pod can be attached.
+func (r *routes) wait(ctx context.Context) error {
+	select {
+	case <-r.ready:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the node's network is not configured yet; it waits for a pod CIDR from the control plane: %w", ctx.Err())
+	}
+}
+
+// run configures the network at each change until ctx ends, and tries again what
+// failed.
+func (r *routes) run(ctx context.Context) error {
+	failures := 0
+	var once sync.Once
+	for {
+		pause := configurePeriod
+		r.mu.Lock()
+		known, cidrs, routes := r.known, r.cidrs, r.routes
+		r.mu.Unlock()
+		// Before there is a pod CIDR there is nothing to configure: what an agent
+		// without state would ask for is that all routes go away.
+		if known && len(cidrs) > 0 {
+			cctx, cancel := context.WithTimeout(ctx, configureTimeout)
+			err := r.network.Configure(cctx, cidrs, routes)
+			cancel()
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case err != nil:
+				failures++
+				pause = backoff(failures, cleanupBackoffFirst, configureBackoffMax)
+				r.log.Error("network is not configured; trying again", "pause", pause, "error", err)
+			case failures > 0:
+				failures = 0
+				r.log.Info("network is configured again")
+			}
+			if err == nil {
+				once.Do(func() { close(r.ready) })
+			}
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-r.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}

@@ -1,0 +1,209 @@
+// Package runtime is the boundary between the agent and whatever runs
+// containers on its node: the interface, the types that cross it, and (in
+// conformance) the one test suite that every implementation passes.
+//
+// The agent decides what should run; a runtime runs it and says what does. It
+// keeps its own records, so that an agent which starts anew learns from
+// [Runtime.List] what is there and adopts it.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+var (
+	// ErrNotFound is returned for a pod, container or image that the runtime
+	// does not have.
+	ErrNotFound = errors.New("not found")
+	// ErrExists is returned by RunContainer for a container that exists already,
+	// running or not.
+	ErrExists = errors.New("already exists")
+	// ErrNotRunning is returned by Exec for a container that does not run.
+	ErrNotRunning = errors.New("container is not running")
+	// ErrImageNeverPull is returned by EnsureImage when the image is absent and
+	// the policy forbids to fetch it.
+	ErrImageNeverPull = errors.New("image is not present and its pull policy is Never")
+)
+
+// Runtime runs containers on one node.
+//
+// Calls for different pods may overlap. Calls that change one pod never do, but
+// for StopContainer, which is called for several containers of a pod at once.
+// Reading calls (List, Logs, Exec) may overlap with anything. Every method
+// returns soon after its context ends, and leaves nothing half done that the
+// same call, made again, would not finish.
+type Runtime interface {
+	// Run brings the runtime up and keeps it so until ctx ends. Containers
+	// outlive it. It returns an error when the runtime cannot be had at all.
+	Run(ctx context.Context) error
+	// Ready is closed once calls can be made.
+	Ready() <-chan struct{}
+	// Version names the runtime, "containerd://2.4.2".
+	Version() string
+
+	// EnsureImage makes the image present as the policy says and returns it. It
+	// reports what it does through progress, which may be nil. It may be called
+	// for one image from several pods at once.
+	EnsureImage(ctx context.Context, ref string, policy corev1.PullPolicy, progress func(string)) (Image, error)
+
+	// CreatePod prepares what the containers of a pod share. Creating a pod that
+	// exists is not an error: containers run from then on get what was passed
+	// last.
+	CreatePod(ctx context.Context, pod Pod) error
+	// RunContainer creates and starts a container of a created pod. It returns
+	// ErrExists if there is one of the same ID.
+	RunContainer(ctx context.Context, c Container) error
+	// StopContainer sends signal (0: SIGTERM, or what the image asks for), waits
+	// up to grace for the container to end, then kills it. It returns once the
+	// container has ended. Stopping one that has ended, or that is unknown, is
+	// not an error.
+	StopContainer(ctx context.Context, id ContainerID, grace time.Duration) error
+	// RemoveContainer forgets a container that has ended, or that was created
+	// and never started, and frees what it held, but for its log. Removing an
+	// unknown one is not an error; removing a running one is.
+	RemoveContainer(ctx context.Context, id ContainerID) error
+	// RemovePod kills what still runs in the pod and frees all that it held,
+	// logs included. Removing an unknown pod is not an error.
+	RemovePod(ctx context.Context, uid string) error
+
+	// List returns every pod that the runtime holds, with its containers, as
+	// they are. It is the truth; what an agent remembers is not.
+	List(ctx context.Context) ([]PodState, error)
+	// Changed returns a channel that is closed when List would answer otherwise
+	// than when Changed was called. Wake-ups may be late or too many, hence the
+	// agent lists periodically too.
+	Changed() <-chan struct{}
+
+	// Logs writes a container's log to w, oldest line first. With
+	// options.Follow it goes on until the container has ended and all it wrote
+	// has been written, or ctx ends. It returns ErrNotFound for a container
+	// that it never had or whose pod was removed.
+	Logs(ctx context.Context, id ContainerID, options LogOptions, w io.Writer) error
+	// Exec runs a command in a running container and returns its exit code. When
+	// ctx ends, the command is killed. It returns ErrNotFound or ErrNotRunning
+	// when there is nothing to run it in.
+	Exec(ctx context.Context, id ContainerID, options ExecOptions) (int, error)
+}
+
+// Image is an image that is present on the node.
+type Image struct {
+	Ref    string // as asked for
+	Digest string // "sha256:…"
+}
+
+// Pod is what the containers of a pod share.
+type Pod struct {
+	UID       string
+	Namespace string
+	Name      string
+	Hostname  string
+	// NetNS is the path of the pod's network namespace. Empty: the node's own.
+	NetNS string
+	// ResolvConf and Hosts are the contents of those files in the containers.
+	// Nil: the node's own.
+	ResolvConf []byte
+	Hosts      []byte
+}
+
+// ContainerID identifies one run of a container.
+type ContainerID struct {
+	PodUID  string
+	Name    string // of the container in the pod
+	Attempt int    // 0 for the first run, 1 for the first restart, …
+}
+
+// Container is all that is needed to run a container.
+type Container struct {
+	ID    ContainerID
+	Image string // a reference that EnsureImage has returned
+	// Command and Args override the image's entrypoint and command, as in
+	// Kubernetes.
+	Command    []string
+	Args       []string
+	WorkingDir string
+	Env        []string // "NAME=value", on top of the image's
+	Mounts     []Mount
+	Resources  Resources
+	// SpecHash is kept and returned by List, so that an agent can tell whether
+	// a container is the one it would run.
+	SpecHash string
+	TTY      bool
+}
+
+// Mount binds a directory or file of the node into a container.
+type Mount struct {
+	HostPath      string
+	ContainerPath string
+	ReadOnly      bool
+	// Propagation is "rprivate" (also when empty), "rslave" or "rshared".
+	Propagation string
+}
+
+// Resources are limits. 0: none.
+type Resources struct {
+	CPUMillis   int64 // limit
+	CPUShares   int64 // weight, from the request: cgroup v1's cpu.shares
+	MemoryBytes int64
+	PIDs        int64
+}
+
+// State is where a container stands.
+type State string
+
+// A container is created, then runs, then has exited. Unknown is for one that
+// the runtime cannot tell about at the moment.
+const (
+	StateCreated State = "created"
+	StateRunning State = "running"
+	StateExited  State = "exited"
+	StateUnknown State = "unknown"
+)
+
+// PodState is a pod as the runtime has it.
+type PodState struct {
+	UID        string
+	Namespace  string
+	Name       string
+	NetNS      string
+	Containers []ContainerState // oldest attempt first
+}
+
+// ContainerState is a container as the runtime has it.
+type ContainerState struct {
+	ID         ContainerID
+	Handle     string // the runtime's own id, "containerd://…"
+	Image      string
+	ImageID    string
+	SpecHash   string
+	State      State
+	CreatedAt  time.Time
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ExitCode   int
+	OOMKilled  bool
+	Message    string // why it could not start or was lost
+}
+
+// LogOptions selects part of a log.
+type LogOptions struct {
+	Follow     bool
+	TailLines  int64 // negative: all
+	Timestamps bool  // each line begins with its time, RFC 3339 with nanoseconds
+	Since      time.Time
+}
+
+// ExecOptions says what to run in a container, and where its streams go.
+type ExecOptions struct {
+	Command []string
+	TTY     bool
+	Stdin   io.Reader // nil: none
+	Stdout  io.Writer
+	Stderr  io.Writer        // unused with TTY
+	Resize  <-chan [2]uint32 // width, height; may be nil; the first value is the first size
+	Started func()           // called once the command has started; may be nil
+}

@@ -1,0 +1,503 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-io/holdfast/agent/runtime"
+	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+const (
+	// maxSessions bounds the logs and exec sessions at one time.
+	maxSessions = 200
+	// sessionOpenTimeout is how long a peer may take to accept a session.
+	sessionOpenTimeout = 10 * time.Second
+	// maxLogLine is where a line of a log is broken up.
+	maxLogLine = 256 << 10
+	// maxChunk is the most bytes in one message.
+	maxChunk = 32 << 10
+	// maxStdin is how much of what a command does not read is held for it,
+	// before the caller is held back.
+	maxStdin = 1 << 20
+)
+
+// sessions answers the peer's wishes for logs and exec: the agent has no port of
+// its own, so it dials out for each of them.
+type sessions struct {
+	a     *Agent
+	log   *slog.Logger
+	again chan struct{} // of capacity 1: a session with a peer has begun
+	slots chan struct{}
+}
+
+func newSessions(a *Agent) *sessions {
+	return &sessions{a: a, log: a.log, again: make(chan struct{}, 1), slots: make(chan struct{}, maxSessions)}
+}
+
+// renew opens the stream of wishes anew, at the peer in use now.
+func (s *sessions) renew() {
+	select {
+	case s.again <- struct{}{}:
+	default:
+	}
+}
+
+// run listens for wishes until ctx ends, and returns once all sessions ended.
+func (s *sessions) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.again:
+	}
+	for {
+		lctx, cancel := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		began := time.Now()
+		go func() { ended <- s.listen(lctx, ctx, &wg) }()
+		var err error
+		moved := false
+		select {
+		case err = <-ended:
+		case <-s.again:
+			moved = true
+			cancel()
+			<-ended
+		}
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if moved {
+			continue
+		}
+		s.log.Info("stream of logs and exec sessions ended; opening it again", "error", err)
+		pause := time.Second
+		if time.Since(began) > sessionStable {
+			pause = sessionBackoffFirst
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.again:
+		case <-time.After(pause):
+		}
+	}
+}
+
+// listen takes wishes under ctx, and serves them under longer, since an open
+// shell should survive that its wish's stream is opened anew.
+func (s *sessions) listen(ctx, longer context.Context, wg *sync.WaitGroup) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watchdog := time.AfterFunc(firstTimeout, func() { cancel(fmt.Errorf("no answer within %v", firstTimeout)) })
+	defer watchdog.Stop()
+	agent := s.a.cfg.Client.Agent()
+	stream, err := agent.Sessions(ctx, &agentv1.SessionsRequest{})
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for {
+		wish, err := stream.Receive()
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			return err
+		}
+		watchdog.Stop()
+		if wish.GetSessionId() == "" {
+			continue
+		}
+		wg.Go(func() { s.serve(longer, agent, wish) })
+	}
+}
+
+// serve carries one session.
+func (s *sessions) serve(ctx context.Context, agent agentv1connect.AgentServiceClient, wish *agentv1.SessionsResponse) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := agent.Session(ctx)
+	if err != nil {
+		s.log.Info("session cannot be opened", "session", wish.GetSessionId(), "error", err)
+		return
+	}
+	defer stream.Close()
+	out := &sessionStream{stream: stream}
+	watchdog := time.AfterFunc(sessionOpenTimeout, cancel)
+	err = out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_SessionId{SessionId: wish.GetSessionId()}})
+	watchdog.Stop()
+	if err != nil {
+		s.log.Info("session cannot be opened", "session", wish.GetSessionId(), "error", err)
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		s.fail(out, connect.Errorf(connect.CodeResourceExhausted, "node %s has %d logs and exec sessions open already", s.a.cfg.Node, maxSessions))
+		return
+	}
+	kind := "unknown"
+	switch start := wish.GetStart().(type) {
+	case *agentv1.SessionsResponse_Logs:
+		kind = "logs"
+		s.a.metrics.streams.WithLabelValues(kind).Inc()
+		defer s.a.metrics.streams.WithLabelValues(kind).Dec()
+		err = s.logs(ctx, cancel, out, start.Logs)
+	case *agentv1.SessionsResponse_Exec:
+		kind = "exec"
+		s.a.metrics.streams.WithLabelValues(kind).Inc()
+		defer s.a.metrics.streams.WithLabelValues(kind).Dec()
+		err = s.exec(ctx, cancel, out, start.Exec)
+	default:
+		err = connect.NewError(connect.CodeUnimplemented, "this node does not know that kind of session; is its version older than the peer's?")
+	}
+	if ctx.Err() != nil {
+		s.log.Debug("session ended by its caller", "session", wish.GetSessionId(), "kind", kind)
+		return
+	}
+	if err != nil {
+		s.fail(out, err)
+		return
+	}
+	s.finish(out)
+}
+
+// fail sends an error as the last message.
+func (s *sessions) fail(out *sessionStream, err error) {
+	code, message := connect.CodeInternal, err.Error()
+	if e, ok := errors.AsType[*connect.Error](err); ok {
+		code, message = e.Code(), e.Message()
+	}
+	if err := out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Error{
+		Error: &agentv1.SessionError{Code: code.String(), Message: message},
+	}}); err == nil {
+		s.finish(out)
+	}
+}
+
+// finish ends the stream from this side and waits for the other to follow, so
+// that nothing sent is cut off.
+func (s *sessions) finish(out *sessionStream) {
+	if out.stream.CloseSend() != nil {
+		return
+	}
+	timer := time.AfterFunc(sessionOpenTimeout, func() { _ = out.stream.Close() })
+	defer timer.Stop()
+	out.drained()
+}
+
+// sessionStream serializes what is sent, and receives in one place.
+type sessionStream struct {
+	stream   agentv1connect.AgentServiceSessionClientStream
+	mu       sync.Mutex
+	received chan struct{} // closed when the receiving goroutine has ended; nil: there is none
+}
+
+func (s *sessionStream) send(m *agentv1.SessionRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream.Send(m)
+}
+
+// receive hands each message to take, on a goroutine of its own, until the peer
+// ends the stream; then it calls ended.
+func (s *sessionStream) receive(take func(*holdfastv1.ExecRequest), ended func()) {
+	s.received = make(chan struct{})
+	go func() {
+		defer close(s.received)
+		defer ended()
+		for {
+			m, err := s.stream.Receive()
+			if err != nil {
+				return
+			}
+			take(m.GetExec())
+		}
+	}()
+}
+
+func (s *sessionStream) drained() {
+	if s.received != nil {
+		<-s.received
+		return
+	}
+	for {
+		if _, err := s.stream.Receive(); err != nil {
+			return
+		}
+	}
+}
+
+// findContainer resolves what a caller named to a run of a container.
+func (s *sessions) findContainer(namespace, name, container string, previous bool) (runtime.ContainerState, error) {
+	pod, observed, ok := s.a.pods.find(namespace, name)
+	if !ok {
+		return runtime.ContainerState{}, connect.Errorf(connect.CodeNotFound, "pod %s/%s is not on node %s", namespace, name, s.a.cfg.Node)
+	}
+	var names []string
+	for i := range pod.Spec.Containers {
+		names = append(names, pod.Spec.Containers[i].Name)
+	}
+	switch {
+	case container == "" && len(names) == 1:
+		container = names[0]
+	case container == "":
+		return runtime.ContainerState{}, connect.Errorf(connect.CodeInvalidArgument, "pod %s/%s has several containers, name one of %q", namespace, name, names)
+	case containerSpec(pod, container) == nil:
+		return runtime.ContainerState{}, connect.Errorf(connect.CodeNotFound, "pod %s/%s has no container %q, it has %q", namespace, name, container, names)
+	}
+	run, ok := latestRun(observed, container)
+	if !ok {
+		return runtime.ContainerState{}, connect.Errorf(connect.CodeFailedPrecondition, "container %s of pod %s/%s has not been started: %s", container, namespace, name, s.whyNot(pod, container))
+	}
+	if previous {
+		if run, ok = runBefore(observed, container, run.ID.Attempt); !ok {
+			return runtime.ContainerState{}, connect.Errorf(connect.CodeNotFound, "container %s of pod %s/%s has no previous run", container, namespace, name)
+		}
+	}
+	return run, nil
+}
+
+// whyNot says what a container waits for.
+func (s *sessions) whyNot(pod *corev1.Pod, container string) string {
+	status := s.a.reports.status(pod.UID)
+	if c := containerStatus(status.ContainerStatuses, container); c != nil && c.State.Waiting != nil {
+		if c.State.Waiting.Message != "" {
+			return c.State.Waiting.Reason + ": " + c.State.Waiting.Message
+		}
+		return c.State.Waiting.Reason
+	}
+	return reasonContainerCreating
+}
+
+// sessionError gives an error of the runtime the code that a caller acts on.
+func sessionError(doing string, err error) error {
+	code := connect.CodeInternal
+	switch {
+	case errors.Is(err, runtime.ErrNotFound):
+		code = connect.CodeNotFound
+	case errors.Is(err, runtime.ErrNotRunning):
+		code = connect.CodeFailedPrecondition
+	}
+	return connect.Errorf(code, "%s: %v", doing, err).WithCause(err)
+}
+
+func (s *sessions) logs(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.LogsRequest) error {
+	out.receive(func(*holdfastv1.ExecRequest) {}, cancel)
+	run, err := s.findContainer(req.GetNamespace(), req.GetPod(), req.GetContainer(), req.GetPrevious())
+	if err != nil {
+		return err
+	}
+	options := runtime.LogOptions{Follow: req.GetFollow(), TailLines: req.GetTailLines(), Timestamps: req.GetTimestamps()}
+	if req.GetSince() != nil {
+		options.Since = req.GetSince().AsTime()
+	}
+	lines := &lineWriter{send: func(data []byte) error {
+		return out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Logs{Logs: &holdfastv1.LogsResponse{Data: data}}})
+	}}
+	err = s.a.cfg.Runtime.Logs(ctx, run.ID, options, lines)
+	if ferr := lines.flush(); err == nil {
+		err = ferr
+	}
+	if err != nil {
+		return sessionError(fmt.Sprintf("log of container %s of pod %s/%s", run.ID.Name, req.GetNamespace(), req.GetPod()), err)
+	}
+	return nil
+}
+
+// lineWriter passes on whole lines, as soon as it has them.
+type lineWriter struct {
+	send func([]byte) error
+	rest []byte
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	end := bytes.LastIndexByte(w.rest, '\n') + 1
+	if end == 0 && len(w.rest) < maxLogLine {
+		return len(p), nil
+	}
+	if end == 0 {
+		w.rest = append(w.rest, '\n')
+		end = len(w.rest)
+	}
+	if err := w.send(w.rest[:end:end]); err != nil {
+		return 0, err
+	}
+	w.rest = bytes.Clone(w.rest[end:])
+	return len(p), nil
+}
+
+// flush passes on a last line that had no end.
+func (w *lineWriter) flush() error {
+	if len(w.rest) == 0 {
+		return nil
+	}
+	data := append(w.rest, '\n')
+	w.rest = nil
+	return w.send(data)
+}
+
+func (s *sessions) exec(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.ExecStart) error {
+	resize := make(chan [2]uint32, 1)
+	if size := req.GetSize(); size != nil {
+		resize <- [2]uint32{size.GetWidth(), size.GetHeight()}
+	}
+	stdin := newStdin()
+	defer stdin.close(io.ErrClosedPipe)
+	out.receive(func(m *holdfastv1.ExecRequest) {
+		switch m := m.GetMessage().(type) {
+		case *holdfastv1.ExecRequest_Stdin:
+			stdin.write(m.Stdin)
+		case *holdfastv1.ExecRequest_CloseStdin:
+			stdin.close(io.EOF)
+		case *holdfastv1.ExecRequest_Resize:
+			select { // only the newest size matters
+			case <-resize:
+			default:
+			}
+			resize <- [2]uint32{m.Resize.GetWidth(), m.Resize.GetHeight()}
+		}
+	}, func() {
+		stdin.close(io.EOF)
+		cancel()
+	})
+	if len(req.GetCommand()) == 0 {
+		return connect.NewError(connect.CodeInvalidArgument, "no command given")
+	}
+	run, err := s.findContainer(req.GetNamespace(), req.GetPod(), req.GetContainer(), false)
+	if err != nil {
+		return err
+	}
+	where := fmt.Sprintf("exec in container %s of pod %s/%s", run.ID.Name, req.GetNamespace(), req.GetPod())
+	if run.State != runtime.StateRunning {
+		return connect.Errorf(connect.CodeFailedPrecondition, "%s: it is not running, it is %s", where, run.State)
+	}
+	reply := func(m *holdfastv1.ExecResponse) error {
+		return out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Exec{Exec: m}})
+	}
+	var once sync.Once
+	started := func() {
+		once.Do(func() {
+			// A failure shows at the next message.
+			_ = reply(&holdfastv1.ExecResponse{Message: &holdfastv1.ExecResponse_Started{Started: true}})
+		})
+	}
+	options := runtime.ExecOptions{
+		Command: req.GetCommand(),
+		TTY:     req.GetTty(),
+		Started: started,
+		Stdout: chunkWriter(func(p []byte) error {
+			started()
+			return reply(&holdfastv1.ExecResponse{Message: &holdfastv1.ExecResponse_Stdout{Stdout: p}})
+		}),
+		Stderr: chunkWriter(func(p []byte) error {
+			started()
+			return reply(&holdfastv1.ExecResponse{Message: &holdfastv1.ExecResponse_Stderr{Stderr: p}})
+		}),
+	}
+	if req.GetStdin() {
+		options.Stdin = stdin
+	}
+	if req.GetTty() {
+		options.Resize = resize
+	}
+	code, err := s.a.cfg.Runtime.Exec(ctx, run.ID, options)
+	if err != nil {
+		return sessionError(where, err)
+	}
+	started()
+	if err := reply(&holdfastv1.ExecResponse{Message: &holdfastv1.ExecResponse_ExitCode{ExitCode: int32(code)}}); err != nil {
+		return sessionError(where, err)
+	}
+	return nil
+}
+
+// chunkWriter sends what is written in copies of at most maxChunk bytes.
+type chunkWriter func([]byte) error
+
+func (w chunkWriter) Write(p []byte) (int, error) {
+	for n := 0; n < len(p); {
+		end := min(n+maxChunk, len(p))
+		if err := w(bytes.Clone(p[n:end])); err != nil {
+			return n, err
+		}
+		n = end
+	}
+	return len(p), nil
+}
+
+// stdinPipe is a pipe with a buffer, so that a command which reads nothing does
+// not keep the agent from noticing that the caller has gone.
+type stdinPipe struct {
+	mu   sync.Mutex
+	cond *sync.Cond
+	data []byte
+	err  error // after data; nil while open
+}
+
+func newStdin() *stdinPipe {
+	p := &stdinPipe{}
+	p.cond = sync.NewCond(&p.mu)
+	return p
+}
+
+func (p *stdinPipe) write(data []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.err == nil && len(p.data) >= maxStdin {
+		p.cond.Wait()
+	}
+	if p.err == nil {
+		p.data = append(p.data, data...)
+		p.cond.Broadcast()
+	}
+}
+
+// close ends the pipe: what was written before can still be read, unless err is
+// io.ErrClosedPipe.
+func (p *stdinPipe) close(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil || errors.Is(err, io.ErrClosedPipe) {
+		p.err = err
+	}
+	if errors.Is(err, io.ErrClosedPipe) {
+		p.data = nil
+	}
+	p.cond.Broadcast()
+}
+
+func (p *stdinPipe) Read(buf []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.data) == 0 && p.err == nil {
+		p.cond.Wait()
+	}
+	if len(p.data) == 0 {
+		return 0, p.err
+	}
+	n := copy(buf, p.data)
+	p.data = p.data[n:]
+	if len(p.data) == 0 {
+		p.data = nil
+	}
+	p.cond.Broadcast()
+	return n, nil
+}

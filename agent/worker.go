@@ -1,0 +1,502 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/holdfast-io/holdfast/agent/runtime"
+	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
+)
+
+const (
+	// attachTimeout, createTimeout and so on bound single calls of the runtime
+	// and the network. A call that is broken off is made again.
+	attachTimeout  = 30 * time.Second
+	createTimeout  = 2 * time.Minute
+	removeTimeout  = 2 * time.Minute
+	messageTimeout = 10 * time.Second
+	pullTimeout    = 30 * time.Minute
+	// stopSlack is how long after its grace period a stop may take to kill.
+	stopSlack = time.Minute
+)
+
+// worker runs one pod: it asks next what to do, does it, one thing at a time,
+// and reports what it sees. The decisions are all in step.go.
+type worker struct {
+	p    *pods
+	uid  string
+	wake chan struct{} // of capacity 1; carries nothing
+	log  *slog.Logger
+	// needList is the first list that is not out of date for the worker.
+	needList atomic.Uint64
+
+	mu sync.Mutex
+	// pod and gone are what is desired; set by pods.
+	pod  *corev1.Pod
+	gone bool
+
+	// The rest belongs to the worker's goroutine.
+	memory podMemory
+	image  map[string]runtime.Image // by container, for the next run
+	done   bool                     // finish was reported
+	began  time.Time                // for the metric of pod starts
+}
+
+// outcome is how an action ended.
+type outcome struct {
+	action  action
+	err     error
+	broken  bool // off, for something more urgent
+	attach  *Attachment
+	image   runtime.Image
+	message string
+}
+
+func (w *worker) notify() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// waitsFor says whether the worker has been waiting for list seq or one before.
+func (w *worker) waitsFor(seq uint64) bool {
+	need := w.needList.Load()
+	return need != 0 && need <= seq && w.needList.CompareAndSwap(need, 0)
+}
+
+func (w *worker) desire(pod *corev1.Pod, gone bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if pod != nil {
+		w.pod = pod
+	}
+	w.gone = gone
+}
+
+func (w *worker) desired() (*corev1.Pod, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pod, w.gone
+}
+
+// run works until ctx ends, or until nothing is left of a pod that is not
+// desired.
+func (w *worker) run(ctx context.Context) {
+	w.began = time.Now()
+	w.image = map[string]runtime.Image{}
+	var (
+		running *action            // under way
+		stopIt  context.CancelFunc // breaks it off
+		ended   = make(chan outcome, 1)
+		timer   = time.NewTimer(time.Hour)
+	)
+	defer timer.Stop()
+	defer func() {
+		if running != nil {
+			stopIt()
+			<-ended
+		}
+	}()
+	if a, ok := w.p.attachment(w.uid); ok {
+		w.memory.Attached = &a // adopted
+	}
+	for {
+		observed, seq, hold := w.p.observed(w.uid)
+		pod, gone := w.desired()
+		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold}
+		now := time.Now()
+		var at time.Time
+		if seq > 0 && seq >= w.needList.Load() {
+			remember(in, now)
+			w.report(in, now)
+			due := next(in, now)
+			switch {
+			case running != nil:
+				if preempts(due, *running) {
+					stopIt()
+				}
+			case due.Kind == doWait:
+				at = due.At
+			case due.Kind == doFinish:
+				w.finish(in)
+				if gone {
+					return
+				}
+			default:
+				w.log.Debug("pod step", "action", due.text(now))
+				w.before(due)
+				actx, cancel := context.WithCancel(ctx)
+				running, stopIt = &due, cancel
+				go func() { ended <- w.do(actx, in.Pod, due) }()
+			}
+		}
+		wait := time.Hour // a list wakes the worker long before
+		if !at.IsZero() {
+			wait = max(time.Until(at), 0)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C:
+		case out := <-ended:
+			stopIt()
+			running = nil
+			if ctx.Err() != nil {
+				return
+			}
+			w.apply(out, time.Now())
+			if changesRuntime(out.action.Kind) {
+				w.needList.Store(w.p.wantList())
+			}
+		}
+	}
+}
+
+// changesRuntime says whether an action makes what was listed before out of date.
+func changesRuntime(k actionKind) bool {
+	switch k {
+	case doRun, doStop, doRemoveContainer, doRemovePod, doCreate:
+		return true
+	default:
+		return false
+	}
+}
+
+// do performs an action. It is the only place that changes the runtime or the
+// network for the pod.
+func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome) {
+	out.action = a
+	call := func(timeout time.Duration, f func(ctx context.Context) error) {
+		cctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		out.err = f(cctx)
+		// Only a call that this worker broke off is not a failure.
+		out.broken = out.err != nil && ctx.Err() != nil
+	}
+	switch a.Kind {
+	case doAttach:
+		call(attachTimeout, func(ctx context.Context) error {
+			if err := w.p.networkReady(ctx); err != nil {
+				return err
+			}
+			if err := w.p.acquire(ctx); err != nil {
+				return err
+			}
+			defer w.p.release()
+			attached, err := w.p.network.Attach(ctx, w.uid)
+			if err != nil {
+				return fmt.Errorf("attach to the network: %w", err)
+			}
+			out.attach = &attached
+			return nil
+		})
+	case doCreate:
+		call(createTimeout, func(ctx context.Context) error {
+			if err := w.p.acquire(ctx); err != nil {
+				return err
+			}
+			defer w.p.release()
+			return w.createPod(ctx, pod)
+		})
+	case doPull:
+		spec := containerSpec(pod, a.Container)
+		call(pullTimeout, func(ctx context.Context) error {
+			start := time.Now()
+			image, err := w.p.runtime.EnsureImage(ctx, spec.Image, pullPolicy(spec), func(message string) {
+				w.event(corev1.EventTypeNormal, "Pulling", message)
+			})
+			if err != nil {
+				return fmt.Errorf("pull image %s: %w", spec.Image, err)
+			}
+			w.p.metrics.imageSeconds.Observe(time.Since(start).Seconds())
+			out.image = image
+			return nil
+		})
+	case doRun:
+		call(createTimeout, func(ctx context.Context) error {
+			if err := w.p.acquire(ctx); err != nil {
+				return err
+			}
+			defer w.p.release()
+			return w.runContainer(ctx, pod, a)
+		})
+	case doStop:
+		grace := max(time.Until(a.At), 0)
+		call(grace+stopSlack, func(ctx context.Context) error {
+			errs := make([]error, len(a.IDs))
+			var wg sync.WaitGroup
+			for i, id := range a.IDs {
+				wg.Go(func() { errs[i] = w.p.runtime.StopContainer(ctx, id, grace) })
+			}
+			wg.Wait()
+			return errors.Join(errs...)
+		})
+	case doRemoveContainer:
+		call(removeTimeout, func(ctx context.Context) error {
+			id := a.IDs[0]
+			if err := w.p.runtime.RemoveContainer(ctx, id); err != nil {
+				return err
+			}
+			if err := os.Remove(terminationFile(w.dir(), id.Name, id.Attempt)); !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			return nil
+		})
+	case doMessage:
+		call(messageTimeout, func(ctx context.Context) error {
+			out.message = w.terminationMessage(ctx, pod, a.IDs[0])
+			return nil
+		})
+	case doRemovePod:
+		call(removeTimeout, func(ctx context.Context) error {
+			if err := w.p.runtime.RemovePod(ctx, w.uid); err != nil {
+				return err
+			}
+			return os.RemoveAll(w.dir())
+		})
+	case doDetach:
+		call(attachTimeout, func(ctx context.Context) error { return w.p.network.Detach(ctx, w.uid) })
+	case doWait, doFinish:
+	}
+	return out
+}
+
+func (w *worker) dir() string { return filepath.Join(w.p.dataDir, "pods", w.uid) }
+
+func (w *worker) createPod(ctx context.Context, pod *corev1.Pod) error {
+	p := runtime.Pod{UID: w.uid, Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname(pod)}
+	at := w.env(pod)
+	if w.memory.Attached != nil {
+		p.NetNS = w.memory.Attached.NetNS
+	}
+	p.Hosts = hostsFile(pod, at.podIPs)
+	var err error
+	if p.ResolvConf, err = resolvFile(pod, w.p.resolvConf); err != nil {
+		return err
+	}
+	if err := w.p.runtime.CreatePod(ctx, p); err != nil {
+		return fmt.Errorf("create pod: %w", err)
+	}
+	return nil
+}
+
+func (w *worker) env(pod *corev1.Pod) podEnv {
+	at := podEnv{hostname: hostname(pod), nodeName: w.p.nodeName, hostIP: w.p.hostIP}
+	if w.memory.Attached != nil {
+		at.podIPs = w.memory.Attached.IPs
+	}
+	return at
+}
+
+func (w *worker) runContainer(ctx context.Context, pod *corev1.Pod, a action) error {
+	spec := containerSpec(pod, a.Container)
+	mounts, err := terminationMount(w.dir(), spec, a.Attempt)
+	if err != nil {
+		return err
+	}
+	c, err := runtimeContainer(pod, spec, a.Attempt, w.image[a.Container], w.env(pod), mounts)
+	if err != nil {
+		return err
+	}
+	if err := w.p.runtime.RunContainer(ctx, c); err != nil {
+		return fmt.Errorf("run container %s: %w", spec.Name, err)
+	}
+	return nil
+}
+
+func pullPolicy(spec *corev1.Container) corev1.PullPolicy {
+	if spec.ImagePullPolicy == "" {
+		return corev1.PullIfNotPresent
+	}
+	return spec.ImagePullPolicy
+}
+
+// terminationMessage is what a run left as its last words: the file that it was
+// given, or else, if it failed and its policy asks for that, the end of its log.
+func (w *worker) terminationMessage(ctx context.Context, pod *corev1.Pod, id runtime.ContainerID) string {
+	if f, err := os.Open(terminationFile(w.dir(), id.Name, id.Attempt)); err == nil {
+		defer f.Close()
+		if data, _ := io.ReadAll(io.LimitReader(f, maxTerminationMessage)); len(data) > 0 {
+			return strings.ToValidUTF8(string(data), "\uFFFD")
+		}
+	}
+	spec := containerSpec(pod, id.Name)
+	observed, _, _ := w.p.observed(w.uid)
+	run, ok := latestRun(observed, id.Name)
+	if prev, found := runBefore(observed, id.Name, id.Attempt+1); found {
+		run, ok = prev, true
+	}
+	if spec == nil || spec.TerminationMessagePolicy != corev1.TerminationMessageFallbackToLogsOnError ||
+		!ok || run.ID != id || run.ExitCode == 0 {
+		return ""
+	}
+	var b bytes.Buffer
+	if err := w.p.runtime.Logs(ctx, id, runtime.LogOptions{TailLines: 80}, &b); err != nil {
+		w.log.Warn("last words of a container cannot be read", "container", id.Name, "attempt", id.Attempt, "error", err)
+	}
+	text := b.Bytes()
+	if len(text) > maxTerminationMessage {
+		text = text[len(text)-maxTerminationMessage:]
+	}
+	return strings.ToValidUTF8(string(text), "\uFFFD")
+}
+
+// before notes what is about to be done.
+func (w *worker) before(a action) {
+	switch a.Kind {
+	case doPull:
+		w.memory.Containers[a.Container].Pulling = true
+	case doStop:
+		if w.memory.StoppingSince.IsZero() {
+			for _, id := range a.IDs {
+				if c := w.memory.Containers[id.Name]; c != nil {
+					c.Replaced = true
+				}
+			}
+		}
+		for _, id := range a.IDs {
+			w.event(corev1.EventTypeNormal, "Killing", fmt.Sprintf("Stopping container %s: %s", id.Name, a.Why))
+		}
+	default:
+	}
+}
+
+// apply takes in how an action ended.
+func (w *worker) apply(out outcome, now time.Time) {
+	a := out.action
+	if a.Kind == doPull {
+		w.memory.Containers[a.Container].Pulling = false
+	}
+	if out.attach != nil {
+		w.memory.Attached = out.attach
+	}
+	if a.Kind == doMessage {
+		w.memory.Messages[a.IDs[0]] = out.message
+	}
+	if out.broken {
+		return
+	}
+	if a.Kind == doPull && out.err == nil {
+		w.image[a.Container] = out.image
+	}
+	applied(&w.memory, a, out.err, now)
+	w.tell(out)
+}
+
+// tell makes events of an outcome, and logs failures.
+func (w *worker) tell(out outcome) {
+	a := out.action
+	if out.err != nil {
+		w.log.Warn("pod step failed", "action", a.text(time.Now()), "error", out.err)
+	}
+	pod, _ := w.desired()
+	image := ""
+	if pod != nil && a.Container != "" {
+		image = containerSpec(pod, a.Container).Image
+	}
+	switch {
+	case a.Kind == doAttach && out.err != nil, a.Kind == doCreate && out.err != nil:
+		w.event(corev1.EventTypeWarning, reasonSandbox, out.err.Error())
+	case a.Kind == doPull && out.err != nil:
+		w.event(corev1.EventTypeWarning, "Failed", out.err.Error())
+	case a.Kind == doPull:
+		w.event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Image %q is present", image))
+	case a.Kind == doRun && errors.Is(out.err, runtime.ErrExists):
+	case a.Kind == doRun && out.err != nil:
+		w.event(corev1.EventTypeWarning, "Failed", out.err.Error())
+	case a.Kind == doRun:
+		w.event(corev1.EventTypeNormal, "Started", fmt.Sprintf("Started container %s", a.Container))
+		w.log.Info("container started", "container", a.Container, "attempt", a.Attempt)
+		if a.Attempt > 0 {
+			w.p.metrics.restarts.Inc()
+		}
+	case a.Kind == doStop && out.err != nil:
+		w.event(corev1.EventTypeWarning, "FailedKillPod", out.err.Error())
+	case a.Kind == doRemovePod && out.err != nil, a.Kind == doDetach && out.err != nil:
+		w.event(corev1.EventTypeWarning, "FailedKillPod", out.err.Error())
+	}
+}
+
+func (w *worker) event(kind, reason, message string) {
+	w.p.reports.event(w.uid, &agentv1.PodEvent{Type: kind, Reason: reason, Message: message})
+}
+
+// report computes the pod's status and gives it to the reporter if it is new.
+func (w *worker) report(in podInput, now time.Time) {
+	if in.Pod == nil || w.done {
+		return
+	}
+	before := w.memory.Status
+	s := podStatus(in, w.p.hostIP, now)
+	w.memory.Status = &s
+	w.transitions(before, &s, now)
+	w.p.reports.set(podID(in.Pod), s, false)
+}
+
+// transitions tells of what only a comparison of statuses shows.
+func (w *worker) transitions(before, after *corev1.PodStatus, now time.Time) {
+	if before == nil {
+		return
+	}
+	for i := range after.ContainerStatuses {
+		c := &after.ContainerStatuses[i]
+		b := containerStatus(before.ContainerStatuses, c.Name)
+		waiting := c.State.Waiting
+		if waiting == nil || b != nil && b.State.Waiting != nil && b.State.Waiting.Reason == waiting.Reason {
+			continue
+		}
+		if waiting.Reason == reasonCrashLoopBackOff || waiting.Reason == reasonImagePullBackOff {
+			w.event(corev1.EventTypeWarning, "BackOff", waiting.Message)
+		}
+	}
+	if readiness(before) != corev1.ConditionTrue && readiness(after) == corev1.ConditionTrue && w.memory.Containers != nil {
+		w.p.metrics.startSeconds.Observe(now.Sub(w.began).Seconds())
+	}
+}
+
+func readiness(s *corev1.PodStatus) corev1.ConditionStatus {
+	for _, c := range s.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status
+		}
+	}
+	return corev1.ConditionUnknown
+}
+
+// finish reports that nothing is left of the pod, once.
+func (w *worker) finish(in podInput) {
+	if w.done {
+		return
+	}
+	w.done = true
+	w.log.Info("pod removed")
+	if in.Pod != nil && !in.Gone {
+		w.p.reports.set(podID(in.Pod), *w.memory.Status, true)
+	}
+}
+
+// podName identifies a pod in reports.
+type podName struct {
+	Namespace, Name string
+	UID             types.UID
+}
+
+func podID(pod *corev1.Pod) podName {
+	return podName{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID}
+}
