@@ -1,0 +1,52 @@
+package containerd
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/runtime/conformance"
+)
+
+// TestConformance runs the suite of all runtimes on real containers.
+func TestConformance(t *testing.T) {
+	cfg := testConfig(t)
+	registry := serveRegistry(t, "box:pulled")
+	conformance.Run(t, func(t *testing.T, dir string) runtime.Runtime {
+		r, err := New(cfg) // testConfig's directories: dir's name is too long for sockets
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}, conformance.Options{
+		Image:    "box:1",
+		Pullable: registry + "/box:pulled",
+		Missing:  "127.0.0.1:1/none:1", // where nobody listens
+		Attach:   testNetNS,
+		Hog:      []string{"sh", "-c", "x=$(yes | head -c 100000000)"},
+	})
+}
+
+// testNetNS makes a network namespace with nothing in it.
+func testNetNS(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := onThrowAwayThread(func() error {
+		return errors.Join(unix.Unshare(unix.CLONE_NEWNET), unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
