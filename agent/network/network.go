@@ -1,0 +1,273 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/agent"
+)
+
+// Protocol marks our routes, as "proto 72" in ip-route's words. It is none of
+// those that /etc/iproute2/rt_protos knows.
+const Protocol netlink.RouteProtocol = 72
+
+// ErrNoPodCIDR is returned by Attach while the node has no pod CIDR.
+var ErrNoPodCIDR = errors.New("the node has no pod CIDR yet")
+
+// Config is what a [Network] needs.
+type Config struct {
+	// NetNSDir is where pods' network namespaces are bound, one file each, such
+	// as /run/holdfast/n1/netns. Required, absolute; made when missing. Two nodes
+	// of one machine must not share it. It should not outlive a reboot: what it
+	// holds does not.
+	NetNSDir string
+	// NoMasquerade leaves out the nftables table that gives traffic from pods to
+	// destinations outside the cluster the node's own address.
+	NoMasquerade bool
+	Logger       *slog.Logger // optional; nil discards
+}
+
+// Network implements [agent.Network]. Safe for concurrent use. Apart from Detach,
+// one call at a time does something, and takes milliseconds.
+type Network struct {
+	cfg Config
+	log *slog.Logger
+
+	mu         sync.Mutex     // held by every call but Detach
+	podCIDRs   []netip.Prefix // from the last Configure
+	lastIP     netip.Addr     // the address given out last, so that reuse comes late
+	masquerade string         // what the nftables table was last set to
+}
+
+var _ agent.Network = (*Network)(nil)
+
+// New makes a network. It touches nothing.
+func New(cfg Config) (*Network, error) {
+	if !filepath.IsAbs(cfg.NetNSDir) {
+		return nil, fmt.Errorf("directory of network namespaces %q is not an absolute path", cfg.NetNSDir)
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Network{cfg: cfg, log: log}, nil
+}
+
+// Configure sets the node's pod CIDRs, the routes to other nodes' pods, and the
+// rules for what leaves the cluster. A route that cannot be set does not keep
+// the others from being set; all errors come back together.
+func (n *Network) Configure(ctx context.Context, podCIDRs []netip.Prefix, routes []agent.Route) error {
+	want, refused := wantedRoutes(podCIDRs, routes)
+	err := n.do(ctx, func(h *netlink.Handle) error {
+		if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
+			return err
+		}
+		n.podCIDRs = nil
+		for _, w := range want {
+			if !w.via.IsValid() {
+				n.podCIDRs = append(n.podCIDRs, w.to)
+			}
+		}
+		failed := setRoutes(h, want)
+		if n.cfg.NoMasquerade {
+			return failed
+		}
+		if err := n.setMasquerade(want); err != nil {
+			// Traffic within the cluster does not need it.
+			n.log.Warn("pods cannot reach destinations outside the cluster: nftables refuses the masquerade rule", "error", err)
+		}
+		return failed
+	})
+	if err = errors.Join(refused, err); err != nil {
+		return fmt.Errorf("configure the pods' network: %w", err)
+	}
+	return nil
+}
+
+// Attach makes a pod's network namespace, with an address and a way out, or
+// makes whole what is there. It returns [ErrNoPodCIDR] before Configure has been
+// given one, and an error when all addresses are taken.
+func (n *Network) Attach(ctx context.Context, podUID string) (agent.Attachment, error) {
+	if err := checkUID(podUID); err != nil {
+		return agent.Attachment{}, err
+	}
+	var at agent.Attachment
+	err := n.do(ctx, func(h *netlink.Handle) (err error) {
+		at, err = n.attach(h, podUID)
+		return err
+	})
+	if err != nil {
+		return agent.Attachment{}, fmt.Errorf("attach pod %s to the network: %w", podUID, err)
+	}
+	return at, nil
+}
+
+func (n *Network) attach(h *netlink.Handle, uid string) (agent.Attachment, error) {
+	pods, err := listPods(h)
+	if err != nil {
+		return agent.Attachment{}, err
+	}
+	pod, known := pods[uid]
+	if !known {
+		if len(n.podCIDRs) == 0 {
+			return agent.Attachment{}, ErrNoPodCIDR
+		}
+		taken := map[netip.Addr]bool{}
+		for _, p := range pods {
+			taken[p.ip] = true
+		}
+		ip, ok := nextFree(n.podCIDRs, taken, n.lastIP)
+		if !ok {
+			return agent.Attachment{}, fmt.Errorf("no address is free in %v: %d pods have one", n.podCIDRs, len(taken))
+		}
+		n.lastIP = ip
+		pod = podLink{uid: uid, ip: ip}
+	}
+	path := filepath.Join(n.cfg.NetNSDir, uid)
+	ns, err := openNetNS(path)
+	if err != nil {
+		return agent.Attachment{}, err
+	}
+	defer ns.Close()
+	if err := connect(h, ns, pod); err != nil {
+		return agent.Attachment{}, err
+	}
+	return agent.Attachment{NetNS: path, IPs: []netip.Addr{pod.ip}}, nil
+}
+
+// Detach takes a pod's address, its link and the name of its namespace away. The
+// namespace itself ends with the last process in it.
+func (n *Network) Detach(ctx context.Context, podUID string) error {
+	if err := checkUID(podUID); err != nil {
+		return err
+	}
+	// Without the mutex: the kernel takes tens of milliseconds to remove a link.
+	// The pod's address stays taken until it has.
+	err := withHandle(ctx, func(h *netlink.Handle) error {
+		if err := disconnect(h, podUID); err != nil {
+			return err
+		}
+		return closeNetNS(filepath.Join(n.cfg.NetNSDir, podUID))
+	})
+	if err != nil {
+		return fmt.Errorf("detach pod %s from the network: %w", podUID, err)
+	}
+	return nil
+}
+
+// List returns all pods that have something here, so that what was left half
+// made is found too: such a one may have no address.
+func (n *Network) List(ctx context.Context) (map[string]agent.Attachment, error) {
+	list := map[string]agent.Attachment{}
+	err := n.do(ctx, func(h *netlink.Handle) error {
+		names, err := netNSNames(n.cfg.NetNSDir)
+		if err != nil {
+			return err
+		}
+		for _, uid := range names {
+			list[uid] = agent.Attachment{NetNS: filepath.Join(n.cfg.NetNSDir, uid)}
+		}
+		pods, err := listPods(h)
+		if err != nil {
+			return err
+		}
+		for uid, p := range pods {
+			list[uid] = agent.Attachment{NetNS: filepath.Join(n.cfg.NetNSDir, uid), IPs: []netip.Addr{p.ip}}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pods in the network: %w", err)
+	}
+	return list, nil
+}
+
+// Remove takes all away: pods' links and namespaces, routes, rules. Forwarding
+// stays switched on, since others may have come to rely on it.
+func (n *Network) Remove(ctx context.Context) error {
+	err := n.do(ctx, func(h *netlink.Handle) error {
+		failed := errors.Join(removeLinks(h), setRoutes(h, nil), removeMasquerade())
+		n.masquerade = ""
+		names, err := netNSNames(n.cfg.NetNSDir)
+		failed = errors.Join(failed, err)
+		for _, name := range names {
+			failed = errors.Join(failed, closeNetNS(filepath.Join(n.cfg.NetNSDir, name)))
+		}
+		if failed != nil {
+			return failed
+		}
+		if err := os.Remove(n.cfg.NetNSDir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("remove the pods' network: %w", err)
+	}
+	return nil
+}
+
+// do calls f with a connection to the current network namespace's kernel tables.
+// f runs on the calling thread.
+func (n *Network) do(ctx context.Context, f func(*netlink.Handle) error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return withHandle(ctx, f)
+}
+
+func withHandle(ctx context.Context, f func(*netlink.Handle) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	// Only this family: others are refused by kernels that lack the module.
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer h.Close()
+	return f(h)
+}
+
+// complete calls list until its answer is consistent: the kernel says so when a
+// table changes while it is being read.
+func complete[T any](list func() ([]T, error)) ([]T, error) {
+	const tries = 10
+	for try := 1; ; try++ {
+		all, err := list()
+		if err == nil || try == tries || !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+}
+
+// podUID is what the uid of a pod may look like: it becomes a file's name.
+var podUID = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]{0,126}[A-Za-z0-9])?$`)
+
+func checkUID(uid string) error {
+	if !podUID.MatchString(uid) {
+		return fmt.Errorf("pod uid %q is not made of letters, digits, '-', '_' and '.'", uid)
+	}
+	return nil
+}
+
+// setSysctl sets a kernel parameter of the current network namespace.
+func setSysctl(name, value string) error {
+	path := filepath.Join("/proc/sys", name)
+	if have, err := os.ReadFile(path); err == nil && string(have) == value+"\n" {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set kernel parameter %s: %w", name, err)
+	}
+	return nil
+}
