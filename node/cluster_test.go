@@ -1,0 +1,140 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-io/holdfast/internal/testcluster"
+	"github.com/holdfast-io/holdfast/object"
+)
+
+const web = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers: [{name: web, image: "fake/web:1"}]
+`
+
+func pods(c *testcluster.Cluster) []*corev1.Pod {
+	var out []*corev1.Pod
+	for _, obj := range c.List("Pod", "default") {
+		out = append(out, obj.(*corev1.Pod))
+	}
+	return out
+}
+
+// runs returns each container that runs, with when it started: two equal answers
+// mean that nothing was restarted in between.
+func runs(c *testcluster.Cluster) string {
+	var lines []string
+	for _, pod := range pods(c) {
+		for _, status := range pod.Status.ContainerStatuses {
+			if status.State.Running != nil {
+				lines = append(lines, fmt.Sprintf("%s on %s: %s restarts=%d", pod.Name, pod.Spec.NodeName, status.ContainerID, status.RestartCount))
+			}
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// waitReady waits until want pods that are not terminating are ready, on node if
+// it is not "".
+func waitReady(t *testing.T, c *testcluster.Cluster, want int, node string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testcluster.Patience)
+	defer cancel()
+	c.WaitFor(ctx, fmt.Sprintf("%d ready pods %s", want, node), func() (bool, string) {
+		ready := 0
+		var state []string
+		for _, pod := range pods(c) {
+			if object.PodReady(pod) && !object.Deleting(pod) && (node == "" || pod.Spec.NodeName == node) {
+				ready++
+			}
+			state = append(state, fmt.Sprintf("%s on %s %s deleting=%v", pod.Name, pod.Spec.NodeName, pod.Status.Phase, object.Deleting(pod)))
+		}
+		return ready == want, strings.Join(state, "; ")
+	})
+}
+
+// TestNodeLoss: the pods of a node that vanishes run elsewhere, the objects of the
+// old ones stay until the node is back to say that they are gone, and then they go.
+func TestNodeLoss(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Config{Peers: 3, Nodes: 2})
+	c.Apply(web)
+	waitReady(t, c, 3, "")
+	lost, other := c.Nodes[0], c.Nodes[1]
+	onLost := 0
+	for _, pod := range pods(c) {
+		if pod.Spec.NodeName == lost.Name {
+			onLost++
+		}
+	}
+	if onLost == 0 || onLost == 3 {
+		t.Fatalf("%d of 3 pods are on %s: not spread", onLost, lost.Name)
+	}
+	began := time.Now()
+	lost.Stop()
+	waitReady(t, c, 3, other.Name)
+	t.Logf("replaced after %v", time.Since(began))
+
+	terminating := 0
+	for _, pod := range pods(c) {
+		if object.Deleting(pod) {
+			terminating++
+			if pod.Spec.NodeName != lost.Name {
+				t.Errorf("%s terminates on %s, which is well", pod.Name, pod.Spec.NodeName)
+			}
+		}
+	}
+	if terminating != onLost {
+		t.Errorf("%d pods terminate, want the %d of the lost node: nobody can know yet that they have stopped", terminating, onLost)
+	}
+	lost.Start()
+	ctx, cancel := context.WithTimeout(t.Context(), testcluster.Patience)
+	defer cancel()
+	c.WaitFor(ctx, "the returned node to remove its old pods", func() (bool, string) {
+		n := len(pods(c))
+		return n == 3, fmt.Sprintf("%d pods", n)
+	})
+	waitReady(t, c, 3, "")
+}
+
+// TestAgentRestart: pods do not notice that their agent, or every peer, was away.
+func TestAgentRestart(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Config{Peers: 1, Nodes: 1})
+	c.Apply(web)
+	waitReady(t, c, 3, "")
+	before := runs(c)
+	c.Nodes[0].Stop()
+	c.Nodes[0].Start()
+	c.Peers[0].Stop()
+	c.Peers[0].Start()
+	waitReady(t, c, 3, "")
+	// A change goes all the way down and its status all the way up: the agent
+	// has taken in the present state, and still restarted nothing.
+	c.Apply(strings.Replace(web, "replicas: 3", "replicas: 4", 1))
+	waitReady(t, c, 4, "")
+	if after := runs(c); !containsAll(after, before) {
+		t.Errorf("containers were restarted.\nbefore:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func containsAll(text, lines string) bool {
+	for line := range strings.Lines(lines) {
+		if !strings.Contains(text, strings.TrimSpace(line)) {
+			return false
+		}
+	}
+	return true
+}

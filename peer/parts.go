@@ -1,0 +1,62 @@
+package peer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+)
+
+// parts runs a process's parts. They start in order; when the context ends, or
+// one of them does, they are stopped in the opposite order, each before the next.
+type parts struct {
+	log     *slog.Logger
+	running []*part
+	ended   chan *part
+}
+
+type part struct {
+	name   string
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error
+}
+
+func newParts(log *slog.Logger) *parts {
+	return &parts{log: log, ended: make(chan *part, 16)}
+}
+
+// start begins a part. Its context ends when it is its turn to stop.
+func (ps *parts) start(name string, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &part{name: name, cancel: cancel, done: make(chan struct{})}
+	ps.running = append(ps.running, p)
+	go func() {
+		p.err = run(ctx)
+		close(p.done)
+		ps.ended <- p
+	}()
+}
+
+// wait returns once all parts have ended: after ctx ends with nil, after a part
+// ended by itself with its error.
+func (ps *parts) wait(ctx context.Context) error {
+	var first error
+	select {
+	case <-ctx.Done():
+	case p := <-ps.ended:
+		first = p.err
+		if first == nil {
+			first = fmt.Errorf("ended unasked")
+		}
+		first = fmt.Errorf("%s: %w", p.name, first)
+	}
+	for i := len(ps.running) - 1; i >= 0; i-- {
+		p := ps.running[i]
+		p.cancel()
+		<-p.done
+		if p.err != nil && first == nil && ctx.Err() == nil {
+			first = fmt.Errorf("%s: %w", p.name, p.err)
+		}
+	}
+	return first
+}
