@@ -1,0 +1,166 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-io/holdfast/agent"
+	"github.com/holdfast-io/holdfast/agent/containerd"
+	"github.com/holdfast-io/holdfast/agent/fake"
+	"github.com/holdfast-io/holdfast/agent/network"
+	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/internal/devcluster"
+	"github.com/holdfast-io/holdfast/node"
+)
+
+type agentFlags struct {
+	config  node.Config
+	labels  []string
+	runtime string
+	host    nodeHost
+	log     logFlags
+}
+
+// nodeHost says where a node keeps its containers.
+type nodeHost struct {
+	dataDir    string
+	runDir     string
+	name       string // of the node among those of this machine
+	containerd string
+	imageDirs  []string
+}
+
+func (a *app) agentCommand() *cobra.Command {
+	var f agentFlags
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "Run the agent of a node, which runs containers",
+		Long: `Run the agent of a node: it runs the pods that the cluster gives it, with a
+containerd of its own and the host's runc, and reports how they are.
+
+It joins once, with a token, and keeps what it was given in its data directory;
+later starts need neither --join nor --token. Pods outlive the agent: they go on
+while it is away, and it takes them over when it is back.`,
+		Example: `  holdfast agent --join 192.0.2.10:7443,192.0.2.11:7443 --token holdfast1...
+  holdfast agent
+  holdfast agent --containerd /run/containerd/containerd.sock --label zone=a`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runAgent(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.config.Join, "join", nil, "join the cluster of these peers, host:port of their API")
+	flags.StringVar(&f.config.Token, "token", "", "what to join with, as 'holdfast token create --role node' makes it (default: HOLDFAST_TOKEN)")
+	flags.StringVar(&f.config.Name, "name", "", "name of this node, which it keeps (default: the host's name)")
+	flags.StringVar(&f.config.DataDir, "data-dir", "/var/lib/holdfast-agent", "directory of all that the node keeps, images and containers too")
+	flags.StringVar(&f.host.runDir, "run-dir", "", "directory of sockets and mounts, which a reboot may take (default: /run/holdfast/NAME)")
+	flags.StringVar(&f.config.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
+	flags.StringVar(&f.config.Gossip, "gossip", ":7946", "where to listen for gossip, TCP and UDP")
+	flags.StringVar(&f.runtime, "runtime", "embedded", "embedded (containerd and runc), or fake: containers that only exist in memory")
+	flags.StringVar(&f.host.containerd, "containerd", "", "socket of a containerd to use instead of one of our own")
+	flags.StringSliceVar(&f.host.imageDirs, "image-dir", nil, "directory with images (*.tar) that need no registry; may be repeated")
+	flags.StringSliceVar(&f.labels, "label", nil, "label of the node, key=value; may be repeated")
+	flags.StringVar(&f.host.name, "containers-name", "", "what tells this node's containers from those of other nodes on one machine")
+	_ = flags.MarkHidden("containers-name")
+	f.log.add(flags)
+	return cmd
+}
+
+func (a *app) runAgent(ctx context.Context, f agentFlags) error {
+	log, err := f.log.logger(a.stderr, a.getenv)
+	if err != nil {
+		return err
+	}
+	f.config.Logger, f.config.Version = log, version
+	if f.config.Labels, err = parseLabels(f.labels); err != nil {
+		return err
+	}
+	if f.config.Token == "" && len(f.config.Join) > 0 {
+		f.config.Token = a.getenv("HOLDFAST_TOKEN")
+	}
+	switch f.runtime {
+	case "embedded":
+		if os.Geteuid() != 0 {
+			return failf(exitError, "containers need root: run this with sudo, or take --runtime fake, which needs none")
+		}
+	case "fake":
+	default:
+		return failf(exitUsage, "--runtime %s: want embedded or fake", f.runtime)
+	}
+	n, err := node.Prepare(ctx, f.config)
+	if err != nil {
+		return err
+	}
+	var rt runtime.Runtime = fake.New(fake.Config{})
+	var net agent.Network = fake.NewNetwork()
+	if f.runtime == "embedded" {
+		f.host.dataDir = n.DataDir()
+		if rt, net, err = f.host.containers(n.Name(), log); err != nil {
+			n.Close()
+			return err
+		}
+	}
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-rt.Ready():
+			if err := devcluster.NotifyReady(); err != nil {
+				log.Warn("whoever started this agent does not hear that it is ready", "err", err)
+			}
+		}
+	}()
+	err = n.Run(ctx, rt, net)
+	if ctx.Err() == nil && err == nil {
+		err = errors.New("the agent ended by itself")
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	return err
+}
+
+// containers returns the runtime and the network of a real node.
+func (h nodeHost) containers(node string, log *slog.Logger) (*containerd.Runtime, *network.Network, error) {
+	if h.name == "" {
+		h.name = node
+	}
+	if h.runDir == "" {
+		h.runDir = filepath.Join("/run/holdfast", node)
+	}
+	data, err := filepath.Abs(h.dataDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	rt, err := containerd.New(containerd.Config{
+		Node:      h.name,
+		Root:      filepath.Join(data, "containers"),
+		State:     filepath.Join(h.runDir, "c"),
+		Address:   h.containerd,
+		ImageDirs: h.imageDirs,
+		Logger:    log.With("part", "containers"),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	net, err := network.New(network.Config{NetNSDir: filepath.Join(h.runDir, "netns"), Logger: log.With("part", "network")})
+	return rt, net, err
+}
+
+func parseLabels(given []string) (map[string]string, error) {
+	labels := map[string]string{}
+	for _, label := range given {
+		key, value, ok := strings.Cut(label, "=")
+		if !ok || key == "" {
+			return nil, failf(exitUsage, "--label %s: want key=value", label)
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}

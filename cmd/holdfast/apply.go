@@ -1,0 +1,324 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-io/holdfast/cmd/holdfast/internal/rollout"
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+type applyFlags struct {
+	files     []string
+	recursive bool
+	dryRun    string
+	detach    bool
+	timeout   time.Duration
+	output    string
+}
+
+func (a *app) applyCommand() *cobra.Command {
+	var f applyFlags
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE",
+		Short: "Make the cluster what manifests say, and wait until it is",
+		Long: `Make the cluster what manifests say: create what is missing, change what differs.
+
+Everything is checked first, and all faults are told at once with file and line.
+Then all objects change in one transaction, or none does. Nothing is deleted.
+
+apply waits until workloads run as asked for, and tells what happens meanwhile.
+Interrupting it (Ctrl-C) or --detach ends the waiting, not the change. A rollout
+that fails (exit 5) or times out (exit 6) is left as it is: look at it, correct
+the manifest, and apply it again.`,
+		Example: `  holdfast apply -f examples/web.yaml
+  holdfast apply -f manifests/ -R --timeout 10m
+  cat web.yaml | holdfast apply -f - --dry-run=server`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runApply(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file or directory with manifests (YAML or JSON); - reads standard input")
+	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
+	flags.StringVar(&f.dryRun, "dry-run", "none", "none, client (only check the manifests) or server (let the cluster check, and change nothing)")
+	flags.Lookup("dry-run").NoOptDefVal = "client"
+	flags.BoolVar(&f.detach, "detach", false, "do not wait until the cluster is what the manifests say")
+	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait; 0 means for ever")
+	flags.StringVarP(&f.output, "output", "o", "", "write the objects: name, json or yaml; the progress goes to standard error then")
+	return cmd
+}
+
+func (a *app) runApply(ctx context.Context, f applyFlags) error {
+	if !slices.Contains([]string{"none", "client", "server"}, f.dryRun) {
+		return failf(exitUsage, "--dry-run=%s: want none, client or server", f.dryRun)
+	}
+	if err := checkOutput(f.output, "name", "json", "yaml"); err != nil {
+		return err
+	}
+	docs, err := a.readManifests(f.files, f.recursive)
+	if err != nil {
+		return err
+	}
+	if err := a.inPlace(docs); err != nil {
+		return err
+	}
+	if err := checkAll(docs); err != nil {
+		return err
+	}
+	if f.dryRun == "client" {
+		var objs []object.Object
+		for _, doc := range docs {
+			objs = append(objs, doc.Object)
+		}
+		return a.printApplied(f, objs, func(int) string { return "is well-formed (client dry run)" })
+	}
+	r, err := a.dial()
+	if err != nil {
+		return err
+	}
+	tracker, applied, err := a.apply(ctx, r, docs, f)
+	if err != nil || tracker == nil {
+		return err
+	}
+	out := a.stdout
+	if f.output != "" {
+		out = a.stderr
+	}
+	return a.await(ctx, r, tracker, applied, f.timeout, out)
+}
+
+// checkAll finds what can be found without the cluster, in all files together.
+func checkAll(docs []object.Document) error {
+	var faults object.Faults
+	first := map[object.Key]object.Document{}
+	for _, doc := range docs {
+		faults = append(faults, doc.Check()...)
+		key := object.KeyOf(doc.Object)
+		if before, ok := first[key]; ok {
+			faults = append(faults, object.Fault{
+				File: doc.File, Line: doc.Line, Object: object.Title(doc.Object),
+				Message: fmt.Sprintf("is in %s:%d already: an object can be given once", before.File, before.Line),
+			})
+			continue
+		}
+		first[key] = doc
+	}
+	if len(faults) > 0 {
+		return refusedFaults(faults)
+	}
+	return nil
+}
+
+// apply sends the objects and prints what came of each. It returns no tracker
+// when there is nothing to wait for.
+func (a *app) apply(ctx context.Context, r *remote, docs []object.Document, f applyFlags) (*rollout.Tracker, []object.Object, error) {
+	dry := f.dryRun == "server"
+	var before []*corev1.Pod
+	req := &holdfastv1.ApplyRequest{FieldManager: fieldManager, DryRun: dry}
+	waits := false
+	for _, doc := range docs {
+		o, err := encode(doc.Object)
+		if err != nil {
+			return nil, nil, err
+		}
+		req.Objects = append(req.Objects, o)
+		waits = waits || rollout.Follows(doc.Object)
+	}
+	waits = waits && !dry && !f.detach
+	if waits {
+		for ns := range namespacesOf(docs) {
+			pods, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("pods")), Namespace: ns}, "pods")
+			if err != nil {
+				return nil, nil, err
+			}
+			for _, pod := range pods {
+				before = append(before, pod.(*corev1.Pod))
+			}
+		}
+	}
+	callCtx, cancel := a.request(ctx)
+	defer cancel()
+	answer, err := r.objects.Apply(callCtx, req)
+	if err != nil {
+		if faults := faultsIn(err); len(faults) > 0 {
+			return nil, nil, refusedFaults(located(docs, faults))
+		}
+		return nil, nil, a.explain(callCtx, r, "apply", err)
+	}
+	var applied []object.Object
+	for _, result := range answer.GetResults() {
+		obj, err := decode(result.GetObject())
+		if err != nil {
+			return nil, nil, err
+		}
+		applied = append(applied, obj)
+	}
+	err = a.printApplied(f, applied, func(i int) string {
+		word := appliedWord(answer.GetResults()[i].GetAction())
+		if dry {
+			word += " (server dry run)"
+		}
+		return word
+	})
+	if err != nil || !waits {
+		return nil, nil, err
+	}
+	tracker := rollout.New(applied)
+	for _, pod := range before {
+		tracker.Known(pod)
+	}
+	return tracker, applied, nil
+}
+
+func appliedWord(action holdfastv1.ApplyAction) string {
+	switch action {
+	case holdfastv1.ApplyAction_APPLY_ACTION_CREATED:
+		return "created"
+	case holdfastv1.ApplyAction_APPLY_ACTION_CONFIGURED:
+		return "configured"
+	case holdfastv1.ApplyAction_APPLY_ACTION_UNCHANGED:
+		return "unchanged"
+	case holdfastv1.ApplyAction_APPLY_ACTION_UNSPECIFIED:
+	}
+	return "applied"
+}
+
+func (a *app) printApplied(f applyFlags, objs []object.Object, what func(i int) string) error {
+	if f.output != "" {
+		return writeObjects(a.stdout, f.output, objs, len(objs) == 1)
+	}
+	for i, obj := range objs {
+		fmt.Fprintf(a.stdout, "%s %s\n", title(obj), what(i))
+	}
+	return nil
+}
+
+// await follows a rollout to its end and narrates it.
+func (a *app) await(ctx context.Context, r *remote, tracker *rollout.Tracker, applied []object.Object, timeout time.Duration, out io.Writer) error {
+	began := a.now()
+	waitCtx, cancel := ctx, context.CancelFunc(func() {})
+	if timeout > 0 {
+		waitCtx, cancel = context.WithTimeout(ctx, timeout)
+	}
+	defer cancel()
+	live := a.newLiveLine(out)
+	defer live.clear()
+
+	var requests []*holdfastv1.WatchRequest
+	waitingFor := 0
+	for ns, revision := range watchedNamespaces(applied) {
+		for _, kind := range []string{"deployments", "replicasets", "pods"} {
+			requests = append(requests, &holdfastv1.WatchRequest{
+				Kind: wireKind(mustResource(kind)), Namespace: ns,
+				Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL, MinRevision: revision},
+			})
+			waitingFor++
+		}
+		requests = append(requests, &holdfastv1.WatchRequest{
+			Kind: wireKind(mustResource("events")), Namespace: ns,
+			Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL},
+		})
+	}
+	var verdict rollout.Verdict
+	err := a.watch(waitCtx, r, requests, time.Second, func(u update) error {
+		for _, c := range u.changes {
+			tracker.Observe(c.obj, c.kind == holdfastv1.ChangeType_CHANGE_TYPE_DELETED)
+		}
+		if u.synced && u.resource.Kind != "Event" {
+			waitingFor--
+		}
+		for _, line := range tracker.Lines() {
+			live.print(line)
+		}
+		elapsed := a.now().Sub(began)
+		live.show(fmt.Sprintf("%s  (%s)", strings.Join(tracker.Summary(), ", "), elapsed.Round(time.Second)))
+		if waitingFor > 0 {
+			return nil // half the picture may look finished
+		}
+		if verdict = tracker.Verdict(); verdict.State != rollout.Waiting {
+			return errStopWatching
+		}
+		return nil
+	})
+	live.clear()
+	elapsed := brief(a.now().Sub(began))
+	switch {
+	case err == nil && verdict.State == rollout.Done:
+		for _, line := range tracker.Summary() {
+			fmt.Fprintln(out, line)
+		}
+		fmt.Fprintf(out, "done in %s\n", elapsed)
+		return nil
+	case err == nil:
+		return failf(exitRollout, "the rollout failed after %s: %s%s", elapsed, verdict.Reason, rest(tracker))
+	case ctx.Err() != nil:
+		return failf(exitInterrupted, "no longer waiting; the change goes on. `%s` shows how far it is", followCommand(applied))
+	case errors.Is(err, context.DeadlineExceeded):
+		return failf(exitTimeout, "not there after %s: %s; the change goes on%s", elapsed, strings.Join(tracker.Summary(), ", "), rest(tracker))
+	}
+	return err
+}
+
+// rest lists what still stands in the way, on lines of its own.
+func rest(tracker *rollout.Tracker) string {
+	obstacles := tracker.Obstacles()
+	if len(obstacles) == 0 {
+		return ""
+	}
+	return "\n  " + strings.Join(obstacles, "\n  ")
+}
+
+// followCommand is how to look at a change later.
+func followCommand(applied []object.Object) string {
+	for _, obj := range applied {
+		if rollout.Follows(obj) {
+			return fmt.Sprintf("holdfast get %s -n %s -w", title(obj), obj.GetNamespace())
+		}
+	}
+	return "holdfast get all"
+}
+
+func namespacesOf(docs []object.Document) map[string]bool {
+	out := map[string]bool{}
+	for _, doc := range docs {
+		if rollout.Follows(doc.Object) {
+			out[doc.Object.GetNamespace()] = true
+		}
+	}
+	return out
+}
+
+// watchedNamespaces returns the namespaces to watch, each with the revision that
+// the watch must have reached to show the change.
+func watchedNamespaces(applied []object.Object) map[string]int64 {
+	out := map[string]int64{}
+	for _, obj := range applied {
+		if rollout.Follows(obj) {
+			var revision int64
+			_, _ = fmt.Sscan(obj.GetResourceVersion(), &revision)
+			out[obj.GetNamespace()] = max(out[obj.GetNamespace()], revision)
+		}
+	}
+	return out
+}
+
+// brief writes a duration as people say it.
+func brief(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.0f s", d.Seconds())
+	default:
+		return d.Round(time.Second).String()
+	}
+}

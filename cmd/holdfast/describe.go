@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+func (a *app) describeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "describe KIND [NAME...] | KIND/NAME...",
+		Short: "Tell all about objects, with what belongs to them and their events",
+		Example: `  holdfast describe pod web-7f2ab
+  holdfast describe deployment/web
+  holdfast describe nodes`,
+		ValidArgsFunction: a.completeObjects,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.runDescribe(cmd.Context(), args) },
+	}
+}
+
+func (a *app) runDescribe(ctx context.Context, args []string) error {
+	selections, err := parseSelections(args)
+	if err != nil {
+		return err
+	}
+	r, err := a.dial()
+	if err != nil {
+		return err
+	}
+	read := &holdfastv1.ReadOptions{}
+	found, failed, err := a.find(ctx, r, getFlags{}, selections, read)
+	if err != nil {
+		return err
+	}
+	first := true
+	for _, objs := range found {
+		for _, obj := range objs {
+			text, err := a.describe(ctx, r, obj)
+			if err != nil {
+				return err
+			}
+			if !first {
+				fmt.Fprint(a.stdout, "\n\n")
+			}
+			first = false
+			fmt.Fprint(a.stdout, text)
+		}
+	}
+	return failed
+}
+
+func (a *app) describe(ctx context.Context, r *remote, obj object.Object) (string, error) {
+	var related []object.Object
+	for _, req := range surroundings(obj) {
+		objs, _, err := a.list(ctx, r, req, req.GetKind().GetKind())
+		if err != nil {
+			return "", err
+		}
+		related = append(related, objs...)
+	}
+	about := "involvedObject.uid=" + string(obj.GetUID())
+	if obj.GetUID() == "" {
+		about = "involvedObject.name=" + obj.GetName()
+	}
+	found, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("events")), FieldSelector: about}, "events")
+	if err != nil {
+		return "", err
+	}
+	sortEvents(found)
+	var events []*corev1.Event
+	for _, o := range found {
+		if event, ok := o.(*corev1.Event); ok {
+			events = append(events, event)
+		}
+	}
+	return object.Describe(obj, related, events, a.now()), nil
+}
+
+// surroundings says what to read beside an object to tell all about it.
+func surroundings(obj object.Object) []*holdfastv1.ListRequest {
+	of := func(kind, namespace, fields string) *holdfastv1.ListRequest {
+		return &holdfastv1.ListRequest{Kind: wireKind(mustResource(kind)), Namespace: namespace, FieldSelector: fields}
+	}
+	switch object.ResourceOf(obj).Kind {
+	case "Deployment":
+		return []*holdfastv1.ListRequest{of("replicasets", obj.GetNamespace(), ""), of("pods", obj.GetNamespace(), "")}
+	case "ReplicaSet":
+		return []*holdfastv1.ListRequest{of("pods", obj.GetNamespace(), "")}
+	case "Node":
+		return []*holdfastv1.ListRequest{of("pods", "", "spec.nodeName="+obj.GetName())}
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
+)
+
+type execFlags struct {
+	container string
+	stdin     bool
+	tty       bool
+}
+
+func (a *app) execCommand() *cobra.Command {
+	var f execFlags
+	cmd := &cobra.Command{
+		Use:   "exec POD | KIND/NAME -- COMMAND [ARGUMENT...]",
+		Short: "Run a command in a running container",
+		Long: `Run a command in a running container. Its exit code becomes that of holdfast.
+With -it it has this terminal: raw, with its size. Of a workload such as deploy/web,
+the first pod that is ready is taken.`,
+		Example: `  holdfast exec web-7f2ab -- /web env
+  holdfast exec deploy/web -- /web env
+  holdfast exec -it web-7f2ab -- /web shell`,
+		ValidArgsFunction: a.completePods,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.ArgsLenAtDash() != 1 || len(args) < 2 {
+				return failf(exitUsage, "want POD -- COMMAND, such as: holdfast exec web-7f2ab -- /web env")
+			}
+			return a.runExec(cmd.Context(), f, args[0], args[1:])
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&f.container, "container", "c", "", "which container, if the pod has several")
+	flags.BoolVarP(&f.stdin, "stdin", "i", false, "pass standard input on")
+	flags.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
+	return cmd
+}
+
+func (a *app) runExec(ctx context.Context, f execFlags, pod string, command []string) error {
+	res, name, err := parseWorkload(pod)
+	if err != nil {
+		return err
+	}
+	r, err := a.dial()
+	if err != nil {
+		return err
+	}
+	if pod = name; res.Kind != "Pod" {
+		if pod, err = a.readyPod(ctx, r, res, name); err != nil {
+			return err
+		}
+	}
+	start := &holdfastv1.ExecStart{
+		Namespace: a.inNamespace(), Pod: pod, Container: f.container,
+		Command: command, Tty: f.tty, Stdin: f.stdin,
+	}
+	console := a.console()
+	if f.tty {
+		if console == nil && f.stdin {
+			a.note("Standard input is no terminal: the command gets one, but without this one's size.")
+		}
+		if console != nil {
+			start.Size = console.size()
+			restore, err := console.raw()
+			if err != nil {
+				return fmt.Errorf("make the terminal raw: %w", err)
+			}
+			defer restore()
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := r.pods.Exec(ctx)
+	if err != nil {
+		return a.explain(ctx, r, "exec in pod/"+pod, err)
+	}
+	defer stream.Close()
+	s := &execSession{stream: stream}
+	if err := s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
+		return a.explain(ctx, r, "exec in pod/"+pod, err)
+	}
+	if f.stdin {
+		// It may be blocked in a read of the terminal for ever; it ends with the
+		// process.
+		go s.pump(a.stdin)
+	}
+	if f.tty && console != nil {
+		stop := console.onResize(func(size *holdfastv1.TerminalSize) {
+			_ = s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Resize{Resize: size}})
+		})
+		defer stop()
+	}
+	code, err := s.receive(a.stdout, a.stderr)
+	if err != nil {
+		return a.explain(ctx, r, "exec in pod/"+pod, err)
+	}
+	if code != 0 {
+		return exit(code)
+	}
+	return nil
+}
+
+// readyPod returns the name of the first ready pod of a workload.
+func (a *app) readyPod(ctx context.Context, r *remote, res object.Resource, name string) (string, error) {
+	obj, _, err := a.get(ctx, r, res, a.inNamespace(), name, nil)
+	if err != nil {
+		return "", err
+	}
+	selector, err := podSelector(obj)
+	if err != nil {
+		return "", err
+	}
+	pods, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("pods")), Namespace: a.inNamespace(), LabelSelector: selector}, "pods")
+	if err != nil {
+		return "", err
+	}
+	for _, pod := range pods {
+		if pod := pod.(*corev1.Pod); object.PodReady(pod) && !object.Deleting(pod) {
+			return pod.Name, nil
+		}
+	}
+	return "", failf(exitRefused, "none of the %d pods of %s/%s is ready", len(pods), kindName(res), name)
+}
+
+// execSession is an open exec. Receive and send may go on at once; sends take
+// turns.
+type execSession struct {
+	stream holdfastv1connect.PodServiceExecClientStream
+	mu     sync.Mutex
+}
+
+func (s *execSession) send(req *holdfastv1.ExecRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stream.Send(req)
+}
+
+// pump passes input on until it ends.
+func (s *execSession) pump(from io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Stdin{Stdin: append([]byte(nil), buf[:n]...)}}) != nil {
+				return // the command has ended
+			}
+		}
+		if err != nil {
+			_ = s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_CloseStdin{CloseStdin: true}})
+			return
+		}
+	}
+}
+
+// receive writes what the command writes, and returns its exit code.
+func (s *execSession) receive(stdout, stderr io.Writer) (int, error) {
+	for {
+		res, err := s.stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return 0, errors.New("the connection ended before the command did; whether it goes on is unknown")
+		}
+		if err != nil {
+			return 0, err
+		}
+		switch m := res.GetMessage().(type) {
+		case *holdfastv1.ExecResponse_Stdout:
+			_, err = stdout.Write(m.Stdout)
+		case *holdfastv1.ExecResponse_Stderr:
+			_, err = stderr.Write(m.Stderr)
+		case *holdfastv1.ExecResponse_ExitCode:
+			return int(m.ExitCode), nil
+		}
+		if err != nil {
+			return 0, failf(exitError, "write the command's output: %w", err)
+		}
+	}
+}

@@ -1,0 +1,360 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+type getFlags struct {
+	allNamespaces bool
+	labels        string
+	fields        string
+	output        string
+	watch         bool
+	noHeaders     bool
+	consistency   string
+}
+
+func (a *app) getCommand() *cobra.Command {
+	var f getFlags
+	cmd := &cobra.Command{
+		Use:   "get KIND[,KIND...] [NAME...] | KIND/NAME...",
+		Short: "Show objects",
+		Long: `Show objects: kinds by name ("pods", "po", "deployments.apps"), single objects by
+kind and name, or "all", which means every kind that runs something.
+
+Reads are linearizable: they show everything that was acknowledged to anybody
+before. With --consistency local the answering peer shows what it has, which may
+be old, but needs no quorum.`,
+		Example: `  holdfast get pods -o wide
+  holdfast get deployments,pods -l app=web -A
+  holdfast get pod/web-7f2ab deployment/web -o yaml
+  holdfast get pods -w
+  holdfast get events
+  holdfast get nodes --consistency local`,
+		ValidArgsFunction: a.completeObjects,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.runGet(cmd.Context(), f, args) },
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "objects of all namespaces")
+	flags.StringVarP(&f.labels, "selector", "l", "", "only objects with these labels, such as app=web,tier!=cache")
+	flags.StringVar(&f.fields, "field-selector", "", "only objects with these fields, such as spec.nodeName=n1")
+	flags.StringVarP(&f.output, "output", "o", "table", "table, wide, name, json or yaml")
+	flags.BoolVarP(&f.watch, "watch", "w", false, "then go on showing changes, until interrupted")
+	flags.BoolVar(&f.noHeaders, "no-headers", false, "leave out the names of columns")
+	flags.StringVar(&f.consistency, "consistency", "linearizable", "linearizable, or local: what the answering peer has")
+	return cmd
+}
+
+// checkOutput refuses a form of output that is not among the possible ones.
+func checkOutput(output string, possible ...string) error {
+	if output == "" || slices.Contains(possible, output) {
+		return nil
+	}
+	return failf(exitUsage, "-o %s: want %s", output, strings.Join(possible, ", "))
+}
+
+func (a *app) runGet(ctx context.Context, f getFlags, args []string) error {
+	if err := checkOutput(f.output, "table", "wide", "name", "json", "yaml"); err != nil {
+		return err
+	}
+	selections, err := parseSelections(args)
+	if err != nil {
+		return err
+	}
+	read, err := readOptions(f.consistency)
+	if err != nil {
+		return err
+	}
+	named := len(selections[0].names) > 0
+	if named && (f.labels != "" || f.fields != "") {
+		return failf(exitUsage, "names and selectors do not go together")
+	}
+	if named && f.allNamespaces {
+		return failf(exitUsage, "names and --all-namespaces do not go together: a name belongs to one namespace, -n")
+	}
+	for _, s := range selections {
+		if _, err := object.FieldSelector(s.resource, f.fields); err != nil {
+			return failf(exitUsage, "%w", err)
+		}
+	}
+	r, err := a.dial()
+	if err != nil {
+		return err
+	}
+	if f.watch {
+		if len(selections) != 1 || len(selections[0].names) > 1 {
+			return failf(exitUsage, "--watch shows one kind, or one object")
+		}
+		return a.watchObjects(ctx, r, f, selections[0], read)
+	}
+	found, failed, err := a.find(ctx, r, f, selections, read)
+	if err != nil {
+		return err
+	}
+	if err := a.printFound(f, found, named && len(selections) == 1 && len(selections[0].names) == 1); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	if len(slices.Concat(found...)) == 0 && (f.output == "table" || f.output == "wide") {
+		where := fmt.Sprintf(" in namespace %s", a.inNamespace())
+		if f.allNamespaces || !slices.ContainsFunc(selections, func(s selection) bool { return s.resource.Namespaced }) {
+			where = ""
+		}
+		a.note("No objects found%s.", where)
+	}
+	return nil
+}
+
+func readOptions(consistency string) (*holdfastv1.ReadOptions, error) {
+	switch consistency {
+	case "linearizable":
+		return &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LINEARIZABLE}, nil
+	case "local":
+		return &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL}, nil
+	}
+	return nil, failf(exitUsage, "--consistency %s: want linearizable or local", consistency)
+}
+
+// find reads the selected objects, one slice for each selection. Named objects
+// that do not exist come back as failed, beside those that do.
+func (a *app) find(ctx context.Context, r *remote, f getFlags, selections []selection, read *holdfastv1.ReadOptions) (found [][]object.Object, failed, err error) {
+	var answer *holdfastv1.Answer
+	for _, s := range selections {
+		var objs []object.Object
+		for _, name := range s.names {
+			obj, answered, err := a.get(ctx, r, s.resource, a.scope(s.resource), name, read)
+			if isNotFound(err) {
+				failed = errors.Join(failed, err)
+				continue
+			}
+			if err != nil {
+				return nil, nil, err
+			}
+			answer = answered
+			objs = append(objs, obj)
+		}
+		if len(s.names) == 0 {
+			req := &holdfastv1.ListRequest{Kind: wireKind(s.resource), LabelSelector: f.labels, FieldSelector: f.fields, Read: read}
+			if !f.allNamespaces {
+				req.Namespace = a.scope(s.resource)
+			}
+			if objs, answer, err = a.list(ctx, r, req, s.resource.Plural); err != nil {
+				return nil, nil, err
+			}
+			if s.resource.Kind == "Event" {
+				sortEvents(objs)
+			}
+		}
+		found = append(found, objs)
+	}
+	if failed != nil {
+		failed = &failure{exitNotFound, failed}
+	}
+	if answer != nil && read.GetConsistency() == holdfastv1.Consistency_CONSISTENCY_LOCAL {
+		a.note("As peer %s has it at revision %d%s.", answer.GetServedBy(), answer.GetRevision(), howOld(answer))
+	}
+	return found, failed, nil
+}
+
+func howOld(answer *holdfastv1.Answer) string {
+	if answer.GetAge() == nil {
+		return ", which may be old: it does not know how old"
+	}
+	if age := answer.GetAge().AsDuration(); age >= time.Second {
+		return fmt.Sprintf(", up to %s old", age.Round(100*time.Millisecond))
+	}
+	return ""
+}
+
+// sortEvents puts the latest last.
+func sortEvents(objs []object.Object) {
+	slices.SortStableFunc(objs, func(a, b object.Object) int { return eventTime(a).Compare(eventTime(b)) })
+}
+
+func eventTime(obj object.Object) time.Time {
+	e, ok := obj.(*corev1.Event)
+	if !ok {
+		return obj.GetCreationTimestamp().Time
+	}
+	if !e.LastTimestamp.IsZero() {
+		return e.LastTimestamp.Time
+	}
+	if !e.EventTime.IsZero() {
+		return e.EventTime.Time
+	}
+	return e.CreationTimestamp.Time
+}
+
+func (a *app) printFound(f getFlags, found [][]object.Object, single bool) error {
+	if f.output != "table" && f.output != "wide" {
+		return writeObjects(a.stdout, f.output, slices.Concat(found...), single)
+	}
+	kinds := 0
+	for _, objs := range found {
+		if len(objs) > 0 {
+			kinds++
+		}
+	}
+	first := true
+	for _, objs := range found {
+		if len(objs) == 0 {
+			continue
+		}
+		if !first {
+			fmt.Fprintln(a.stdout)
+		}
+		first = false
+		g := &grid{w: a.stdout, wide: f.output == "wide", header: !f.noHeaders}
+		g.write(tableOf(objs, a.now(), len(found) > 1 && kinds > 0, f.allNamespaces))
+	}
+	return nil
+}
+
+// tableOf returns the table of objects of one kind.
+func tableOf(objs []object.Object, now time.Time, kindBeforeName, namespaces bool) object.Table {
+	t := object.Print(objs, now)
+	if kindBeforeName {
+		for col, c := range t.Columns {
+			if c.Name == "NAME" {
+				for i, row := range t.Rows {
+					row[col] = title(objs[i])
+				}
+			}
+		}
+	}
+	if namespaces && object.ResourceOf(objs[0]).Namespaced {
+		t = t.WithNamespaces(objs)
+	}
+	return t
+}
+
+// writeObjects writes objects as name, json or yaml. Several come as a List.
+func writeObjects(w io.Writer, output string, objs []object.Object, single bool) error {
+	if output == "name" {
+		for _, obj := range objs {
+			fmt.Fprintln(w, title(obj))
+		}
+		return nil
+	}
+	var data []byte
+	if single && len(objs) == 1 {
+		var err error
+		if data, err = object.EncodeJSON(objs[0]); err != nil {
+			return err
+		}
+	} else {
+		list := struct {
+			APIVersion string            `json:"apiVersion"`
+			Kind       string            `json:"kind"`
+			Items      []json.RawMessage `json:"items"`
+		}{"v1", "List", []json.RawMessage{}}
+		for _, obj := range objs {
+			item, err := object.EncodeJSON(obj)
+			if err != nil {
+				return err
+			}
+			list.Items = append(list.Items, item)
+		}
+		var err error
+		if data, err = json.Marshal(list); err != nil {
+			return err
+		}
+	}
+	return writeJSON(w, output, data)
+}
+
+// writeJSON writes JSON as people read it: indented, or as YAML.
+func writeJSON(w io.Writer, output string, data []byte) error {
+	if output == "yaml" {
+		text, err := yaml.JSONToYAML(data)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(text)
+		return err
+	}
+	var indented strings.Builder
+	var value json.RawMessage = data
+	encoder := json.NewEncoder(&indented)
+	encoder.SetIndent("", "    ")
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, indented.String())
+	return err
+}
+
+// watchObjects shows the objects there are, then each that changes.
+func (a *app) watchObjects(ctx context.Context, r *remote, f getFlags, s selection, read *holdfastv1.ReadOptions) error {
+	req := &holdfastv1.WatchRequest{Kind: wireKind(s.resource), LabelSelector: f.labels, FieldSelector: f.fields, Read: read}
+	if !f.allNamespaces {
+		req.Namespace = a.scope(s.resource)
+	}
+	if len(s.names) == 1 {
+		// So that a name that does not exist is an error, not an endless wait.
+		if _, _, err := a.get(ctx, r, s.resource, a.scope(s.resource), s.names[0], read); err != nil {
+			return err
+		}
+		req.FieldSelector = "metadata.name=" + s.names[0]
+	}
+	g := &grid{w: a.stdout, wide: f.output == "wide", header: !f.noHeaders}
+	show := func(objs []object.Object) error {
+		if len(objs) == 0 {
+			return nil
+		}
+		if f.output == "table" || f.output == "wide" {
+			g.write(tableOf(objs, a.now(), false, f.allNamespaces))
+			return nil
+		}
+		for _, obj := range objs {
+			if f.output == "yaml" {
+				fmt.Fprintln(a.stdout, "---")
+			}
+			if err := writeObjects(a.stdout, f.output, []object.Object{obj}, true); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var first []object.Object // all that is there at first, for columns in line
+	synced := false
+	err := a.watch(ctx, r, []*holdfastv1.WatchRequest{req}, 0, func(u update) error {
+		var changed []object.Object
+		for _, c := range u.changes {
+			changed = append(changed, c.obj)
+		}
+		if synced {
+			return show(changed)
+		}
+		first = append(first, changed...)
+		if !u.synced {
+			return nil
+		}
+		synced = true
+		if s.resource.Kind == "Event" {
+			sortEvents(first)
+		}
+		return show(first)
+	})
+	if ctx.Err() != nil {
+		return exit(exitInterrupted)
+	}
+	return err
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// selection is objects of one kind that a user has named. No names: all of them.
+type selection struct {
+	resource object.Resource
+	names    []string
+}
+
+// parseSelections reads what users say: "pods", "pods,deploy", "pod web-1 web-2",
+// "pod/web-1 deploy/web", "all".
+func parseSelections(args []string) ([]selection, error) {
+	if len(args) == 0 {
+		return nil, failf(exitUsage, "say which kind: %s, or all", plurals())
+	}
+	if strings.Contains(args[0], "/") {
+		return parseSlashed(args)
+	}
+	var out []selection
+	for word := range strings.SplitSeq(args[0], ",") {
+		if word == "all" {
+			for _, r := range object.Resources() {
+				if holdsWorkload(r) {
+					out = append(out, selection{resource: r})
+				}
+			}
+			continue
+		}
+		r, err := object.ResourceFor(word)
+		if err != nil {
+			return nil, failf(exitUsage, "%w", err)
+		}
+		out = append(out, selection{resource: r})
+	}
+	if names := args[1:]; len(names) > 0 {
+		if len(out) != 1 {
+			return nil, failf(exitUsage, "names go with one kind: to name objects of several, write KIND/NAME KIND/NAME")
+		}
+		for _, name := range names {
+			if strings.Contains(name, "/") {
+				return nil, failf(exitUsage, "%s: write either KIND NAME... or KIND/NAME..., not both", name)
+			}
+		}
+		out[0].names = names
+	}
+	return out, nil
+}
+
+func parseSlashed(args []string) ([]selection, error) {
+	var out []selection
+	for _, arg := range args {
+		kind, name, ok := strings.Cut(arg, "/")
+		if !ok || kind == "" || name == "" || strings.Contains(name, "/") {
+			return nil, failf(exitUsage, "%q: want KIND/NAME, such as pod/web-1, for each", arg)
+		}
+		r, err := object.ResourceFor(kind)
+		if err != nil {
+			return nil, failf(exitUsage, "%w", err)
+		}
+		if i := slices.IndexFunc(out, func(s selection) bool { return s.resource.Kind == r.Kind && s.resource.Group == r.Group }); i >= 0 {
+			out[i].names = append(out[i].names, name)
+			continue
+		}
+		out = append(out, selection{r, []string{name}})
+	}
+	return out, nil
+}
+
+// holdsWorkload tells the kinds that "all" means: those that run something.
+func holdsWorkload(r object.Resource) bool { return r.Kind == "Pod" || r.Group == "apps" }
+
+// parseWorkload reads POD or KIND/NAME of something that has pods.
+func parseWorkload(arg string) (object.Resource, string, error) {
+	kind, name, ok := strings.Cut(arg, "/")
+	if !ok {
+		kind, name = "pod", arg
+	}
+	res, err := object.ResourceFor(kind)
+	if err != nil {
+		return res, "", failf(exitUsage, "%w", err)
+	}
+	if !holdsWorkload(res) || name == "" {
+		return res, "", failf(exitUsage, "%s have no logs, and nothing to run a command in: name a pod, or what makes pods, such as web-7f2ab or deploy/web", res.Plural)
+	}
+	return res, name, nil
+}
+
+func plurals() string {
+	var words []string
+	for _, r := range object.Resources() {
+		words = append(words, r.Plural)
+	}
+	return strings.Join(words, ", ")
+}
+
+// kindName is what output calls a kind: "pod", "deployment.apps".
+func kindName(r object.Resource) string {
+	if r.Group == "" {
+		return r.Singular
+	}
+	return r.Singular + "." + r.Group
+}
+
+// title is what output calls an object: "pod/web-1", "deployment.apps/web".
+func title(obj object.Object) string {
+	return kindName(object.ResourceOf(obj)) + "/" + obj.GetName()
+}
+
+// wireKind is a resource as requests name it.
+func wireKind(r object.Resource) *holdfastv1.Kind {
+	return &holdfastv1.Kind{Group: r.Group, Version: r.Version, Kind: r.Kind}
+}
+
+// decode returns the object in an envelope.
+func decode(o *holdfastv1.Object) (object.Object, error) {
+	obj, err := object.Decode(o.GetData(), o.GetRevision())
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s: %w", o.GetKind().GetKind(), o.GetName(), err)
+	}
+	return obj, nil
+}
+
+// encode puts an object into an envelope. The revision that it was read at, if
+// any, goes along.
+func encode(obj object.Object) (*holdfastv1.Object, error) {
+	data, err := object.Encode(obj)
+	if err != nil {
+		return nil, err
+	}
+	r := object.ResourceOf(obj)
+	return &holdfastv1.Object{
+		Kind: wireKind(r), Namespace: obj.GetNamespace(), Name: obj.GetName(),
+		Encoding: holdfastv1.Encoding_ENCODING_PROTOBUF, Data: data,
+	}, nil
+}
+
+// scope returns the namespace of a request about a kind; "" for kinds outside of
+// namespaces.
+func (a *app) scope(r object.Resource) string {
+	if !r.Namespaced {
+		return ""
+	}
+	return a.inNamespace()
+}
+
+// get reads one object.
+func (a *app) get(ctx context.Context, r *remote, res object.Resource, namespace, name string, read *holdfastv1.ReadOptions) (object.Object, *holdfastv1.Answer, error) {
+	ctx, cancel := a.request(ctx)
+	defer cancel()
+	if !res.Namespaced {
+		namespace = ""
+	}
+	answer, err := r.objects.Get(ctx, &holdfastv1.GetRequest{Kind: wireKind(res), Namespace: namespace, Name: name, Read: read})
+	if err != nil {
+		return nil, nil, a.explain(ctx, r, fmt.Sprintf("get %s/%s", kindName(res), name), err)
+	}
+	obj, err := decode(answer.GetObject())
+	return obj, answer.GetAnswer(), err
+}
+
+// list reads objects of one kind.
+func (a *app) list(ctx context.Context, r *remote, req *holdfastv1.ListRequest, plural string) ([]object.Object, *holdfastv1.Answer, error) {
+	ctx, cancel := a.request(ctx)
+	defer cancel()
+	var out []object.Object
+	for {
+		answer, err := r.objects.List(ctx, req)
+		if err != nil {
+			return nil, nil, a.explain(ctx, r, "list "+plural, err)
+		}
+		for _, o := range answer.GetObjects() {
+			obj, err := decode(o)
+			if err != nil {
+				return nil, nil, err
+			}
+			out = append(out, obj)
+		}
+		if answer.GetContinue() == "" {
+			return out, answer.GetAnswer(), nil
+		}
+		req.Continue = answer.GetContinue()
+	}
+}
+
+// isNotFound tells an error of get that says the object does not exist.
+func isNotFound(err error) bool {
+	var f *failure
+	if errors.As(err, &f) {
+		return f.code == exitNotFound
+	}
+	return connect.CodeOf(err) == connect.CodeNotFound
+}
+
+// completeObjects completes the kind, then live names.
+func (a *app) completeObjects(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		var words []string
+		for _, r := range object.Resources() {
+			words = append(words, r.Plural)
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+	res, err := object.ResourceFor(args[0])
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.liveNames(cmd, res), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completePods completes live names of pods.
+func (a *app) completePods(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.liveNames(cmd, mustResource("pods")), cobra.ShellCompDirectiveNoFileComp
+}
+
+// liveNames asks the cluster, briefly: somebody is holding the tab key.
+func (a *app) liveNames(cmd *cobra.Command, res object.Resource) []string {
+	a.requestTimeout = 2 * time.Second
+	r, err := a.dial()
+	if err != nil {
+		return nil
+	}
+	objs, _, err := a.list(cmd.Context(), r, &holdfastv1.ListRequest{
+		Kind: wireKind(res), Namespace: a.scope(res),
+		Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL},
+	}, res.Plural)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, obj := range objs {
+		names = append(names, obj.GetName())
+	}
+	return names
+}
+
+// mustResource returns a kind that is always served.
+func mustResource(name string) object.Resource {
+	r, err := object.ResourceFor(name)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect/v2"
+
+	"github.com/holdfast-io/holdfast/client"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
+)
+
+// fieldManager is who the command line applies as.
+const fieldManager = "holdfast-cli"
+
+// remote is the cluster at the other end.
+type remote struct {
+	objects holdfastv1connect.ObjectServiceClient
+	pods    holdfastv1connect.PodServiceClient
+	cluster holdfastv1connect.ClusterServiceClient
+	name    string          // of the context
+	peer    func() string   // the address in use
+	peers   func() []string // all addresses
+	close   func()
+}
+
+func newRemote(conn *connect.Client) *remote {
+	return &remote{
+		objects: holdfastv1connect.NewObjectServiceClient(conn),
+		pods:    holdfastv1connect.NewPodServiceClient(conn),
+		cluster: holdfastv1connect.NewClusterServiceClient(conn),
+		peer:    func() string { return "" },
+		peers:   func() []string { return nil },
+		close:   func() {},
+	}
+}
+
+// dial returns the connection of this run. It is made once and reaches out with
+// the first request.
+func (a *app) dial() (*remote, error) {
+	if a.dialed != nil {
+		return a.dialed, nil
+	}
+	r, err := a.connect()
+	if err != nil {
+		return nil, err
+	}
+	a.dialed = r
+	return r, nil
+}
+
+// loadConfig reads the file of contexts.
+func (a *app) loadConfig() (*client.ConfigFile, string, error) {
+	path, err := client.DefaultConfigPath()
+	if err != nil {
+		return nil, "", err
+	}
+	config, err := client.LoadConfig(path)
+	return config, path, err
+}
+
+// currentContext returns the context that flags, environment and file choose.
+func (a *app) currentContext() (client.Context, error) {
+	config, path, err := a.loadConfig()
+	if err != nil {
+		return client.Context{}, err
+	}
+	if len(config.Contexts) == 0 {
+		return client.Context{}, failf(exitError, "no cluster is known yet (%s has no context): `holdfast dev` starts one on this machine, `holdfast server --init` a real one", path)
+	}
+	name := a.contextName
+	if name == "" {
+		name = a.getenv("HOLDFAST_CONTEXT")
+	}
+	if name == "" && config.Current == "" {
+		return client.Context{}, failf(exitUsage, "no context is current: choose one with `holdfast context use NAME`; there are %s", strings.Join(contextNames(config), ", "))
+	}
+	c, err := config.Context(name)
+	if err != nil {
+		return client.Context{}, failf(exitUsage, "%w", err)
+	}
+	return c, nil
+}
+
+func (a *app) connectContext() (*remote, error) {
+	c, err := a.currentContext()
+	if err != nil {
+		return nil, err
+	}
+	if len(a.peers) > 0 {
+		c.Peers = a.peers
+	}
+	return remoteOf(c)
+}
+
+// remoteOf returns the cluster of a context. Nothing is sent yet.
+func remoteOf(c client.Context) (*remote, error) {
+	creds, err := c.Credentials()
+	if err != nil {
+		return nil, err
+	}
+	conn := client.New(client.Config{Peers: c.Peers, Credentials: creds})
+	r := newRemote(conn.Connect())
+	r.name, r.peer, r.peers, r.close = c.Name, conn.Peer, conn.Peers, conn.Close
+	return r, nil
+}
+
+// noQuorum is why a request was given up.
+type noQuorum struct{ trouble string }
+
+func (e noQuorum) Error() string { return e.trouble }
+
+// quorumPatience is how many times the patience with one request a cluster may
+// be without a quorum: long enough for some elections.
+const quorumPatience = 4
+
+// watchQuorum asks the cluster from time to time, until ctx ends, whether it can
+// work. It tells people when it cannot, and calls giveUp when that lasts.
+func (r *remote) watchQuorum(ctx context.Context, patience time.Duration, note func(string, ...any), giveUp context.CancelCauseFunc) {
+	bad := 0
+	for pause := patience; ; pause = patience / 2 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		trouble := r.trouble(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case trouble == "":
+			bad = 0
+		case bad >= 2*quorumPatience:
+			giveUp(noQuorum{trouble})
+			return
+		default:
+			if bad++; bad == 1 {
+				note("No answer yet, and no quorum; waiting up to %v more.", quorumPatience*patience)
+			}
+		}
+	}
+}
+
+// whyUnavailable asks any peer what it knows, for the message about a request
+// that got no good answer. It returns "" when there is nothing to add.
+func (r *remote) whyUnavailable(ctx context.Context) string {
+	return r.trouble(context.WithoutCancel(ctx))
+}
+
+// trouble says why the cluster cannot work, or "".
+func (r *remote) trouble(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	status, err := r.cluster.Status(ctx, &holdfastv1.StatusRequest{})
+	if err != nil {
+		if peers := r.peers(); len(peers) > 0 {
+			return fmt.Sprintf("no peer of context %s can be reached: tried %s. Are they up, and is this machine on their network?", r.name, strings.Join(peers, ", "))
+		}
+		return ""
+	}
+	return quorumTrouble(status)
+}
+
+// quorumTrouble says why writes fail, or "" when they should not.
+func quorumTrouble(status *holdfastv1.StatusResponse) string {
+	if status.GetQuorum() {
+		return ""
+	}
+	var gone []string
+	voters := 0
+	for _, p := range status.GetPeers() {
+		if p.GetVoter() {
+			voters++
+		}
+		if g := p.GetGossip(); p.GetId() != status.GetServedBy() && g != "alive" && g != "" {
+			gone = append(gone, fmt.Sprintf("%s (%s)", p.GetId(), g))
+		}
+	}
+	text := fmt.Sprintf("NO QUORUM, says peer %s: a majority of the %d voting peers must be reachable for anything to change", status.GetServedBy(), voters)
+	if len(gone) > 0 {
+		text += "; not reachable: " + strings.Join(gone, ", ")
+	}
+	if why := status.GetQuorumError(); why != "" {
+		text += "; " + why
+	}
+	return text + ". Running pods go on. Bring a peer back; `holdfast get KIND --consistency local` still reads."
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-io/holdfast/client"
+	"github.com/holdfast-io/holdfast/internal/testcluster"
+)
+
+const sessionManifest = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: web, image: "fake/web:1"}]
+`
+
+// TestSession is a person's half hour with a cluster: every verb against real
+// peers, the good and the bad. Only containers are pretended.
+func TestSession(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Config{Peers: 3, Nodes: 2})
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.yaml")
+	t.Setenv("HOLDFAST_CONFIG", config)
+	t.Setenv("HOLDFAST_CONTEXT", "")
+	file := &client.ConfigFile{}
+	file.Set(c.Context())
+	file.Current = c.Context().Name
+	if err := file.Save(config); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	web := write("web.yaml", sessionManifest)
+	wrong := write("wrong.yaml", strings.NewReplacer("replicas: 2", "replica: two", "name: web}", "name: Web}").Replace(sessionManifest))
+	missing := write("missing.yaml", strings.NewReplacer("name: web}", "name: miss}", "fake/web:1", "fake/missing:1").Replace(sessionManifest))
+	pod := ""
+
+	for _, step := range []struct {
+		name  string
+		line  string // POD stands for a pod of web
+		stdin string
+		code  int
+		want  []string // regular expressions, all in what is printed
+		soon  bool     // it may take a moment until all of it is there
+	}{
+		{name: "an empty cluster", line: "get pods", want: []string{"No objects found"}},
+		{
+			name: "all faults with their lines, before anything is sent", line: "apply -f " + wrong, code: exitRefused,
+			want: []string{`wrong.yaml:3: .*metadata.name`, `wrong.yaml:5: .*did you mean spec.replicas`, "nothing was changed"},
+		},
+		{name: "nothing was", line: "get deployments", want: []string{"No objects found"}},
+		{name: "a dry run", line: "apply --dry-run=server -f " + web, want: []string{`deployment.apps/web created`}},
+		{name: "changes nothing", line: "get deployments", want: []string{"No objects found"}},
+		{
+			name: "apply waits and tells", line: "apply -f " + web,
+			want: []string{`deployment.apps/web created`, `pod/web-\S+: scheduled to n\d`, `deployment.apps/web: 2/2 ready`, `done in`},
+		},
+		{name: "again", line: "apply -f " + web, want: []string{`deployment.apps/web unchanged`}},
+		{name: "from standard input", line: "apply -f -", stdin: sessionManifest, want: []string{`deployment.apps/web unchanged`}},
+		{name: "table", line: "get deploy", want: []string{`NAME +READY +UP-TO-DATE +AVAILABLE +AGE\nweb +2/2 +2 +2`}},
+		{name: "wide", line: "get po -o wide -l app=web", want: []string{`web-\S+ +1/1 +Running +0 +\S+ +10\.\S+ +n\d`}},
+		{name: "names", line: "get pods,deployments -o name", want: []string{`pod/web-`, `deployment.apps/web`}},
+		{name: "yaml", line: "get deployment web -o yaml", want: []string{`kind: Deployment`, `fake/web:1`, `resourceVersion: "\d+"`}},
+		{name: "local read", line: "get pods --consistency local", want: []string{`web-`}},
+		{name: "one peer", line: "get pods --peer " + c.Peers[1].Address + ":7443", want: []string{`web-`}},
+		{name: "a name that is not there", line: "get pod nope", code: exitNotFound, want: []string{`nope not found`}},
+		{name: "a kind that is not there", line: "get podz", code: exitUsage, want: []string{`did you mean pods`}},
+		{name: "a kind that is not there yet", line: "get services", code: exitUsage, want: []string{`not supported yet`}},
+		{name: "describe", line: "describe pod POD", soon: true, want: []string{`Name: +web-`, `Controlled By: +ReplicaSet/web-`, `Started container web`}},
+		{name: "events", line: "get events", soon: true, want: []string{`Scheduled`, `ScalingReplicaSet`, `Started`}},
+		{name: "logs", line: "logs POD", want: []string{`\S`}},
+		{name: "logs of all", line: "logs deploy/web --tail 1", want: []string{`(?m)^\[web-`}},
+		{name: "logs of nothing", line: "logs nope", code: exitNotFound, want: []string{`nope`}},
+		{name: "exec", line: "exec POD -- echo hello", want: []string{`^hello\n$`}},
+		{name: "exec in a workload", line: "exec deploy/web -- echo hello", want: []string{`^hello\n$`}},
+		{name: "exec passes the exit code", line: "exec POD -- sh -c exit\u00a07", code: 7},
+		{name: "exec passes stdin", line: "exec -i POD -- cat", stdin: "to and fro\n", want: []string{`^to and fro\n$`}},
+		{name: "status", line: "cluster status", want: []string{`Leader +p\d, term \d`, `p3 +\S+ +(leader|voter) +alive`, `n2 +\S+ +alive`}},
+		{name: "token", line: "token create --role node", want: []string{`^holdfast1\.\S+\n$`}},
+		{name: "remove a peer that is not there", line: "peer remove p9", code: exitNotFound, want: []string{`p9`}},
+		{name: "all, unasked", line: "delete pods --all", code: exitUsage, want: []string{`--yes`}},
+		{name: "still there", line: "get deploy web", want: []string{`2/2`}},
+		{
+			name: "waiting has an end, and says what for", line: "apply --timeout 2s -f " + missing, code: exitTimeout,
+			want: []string{`deployment.apps/miss created`, `not there after 2.0 s`, `pod/miss-\S+: .*Image`, `the change goes on`},
+		},
+		{
+			name: "delete waits for what was owned", line: "delete -f " + web,
+			want: []string{`deployment.apps/web deleted`, `pod/web-\S+ gone`, `all gone in`},
+		},
+		{name: "delete what is gone", line: "delete deployment web", code: exitNotFound, want: []string{`web not found`}},
+		{name: "delete by name", line: "delete deployment/miss", want: []string{`deployment.apps/miss deleted`}},
+		{name: "nothing left", line: "get all", want: []string{"No objects found"}},
+	} {
+		if strings.Contains(step.line, "POD") && pod == "" {
+			var out strings.Builder
+			app := newApp()
+			app.stdout, app.stderr = &out, &out
+			app.run(t.Context(), []string{"get", "pods", "-o", "name"})
+			first, _, _ := strings.Cut(out.String(), "\n")
+			pod = strings.TrimPrefix(first, "pod/")
+		}
+		var args []string
+		for _, arg := range strings.Fields(strings.ReplaceAll(step.line, "\u00a0", "_")) {
+			args = append(args, strings.ReplaceAll(strings.ReplaceAll(arg, "_", " "), "POD", pod))
+		}
+		for deadline := time.Now().Add(testcluster.Patience); ; time.Sleep(20 * time.Millisecond) {
+			var out strings.Builder
+			app := newApp()
+			app.stdin, app.stdout, app.stderr = strings.NewReader(step.stdin), &out, &out
+			code := app.run(t.Context(), args)
+			var faults []string
+			if code != step.code {
+				faults = append(faults, fmt.Sprintf("exit code %d, want %d", code, step.code))
+			}
+			for _, want := range step.want {
+				if !regexp.MustCompile(want).MatchString(out.String()) {
+					faults = append(faults, fmt.Sprintf("%q is not in it", want))
+				}
+			}
+			if len(faults) == 0 {
+				break
+			}
+			if !step.soon || time.Now().After(deadline) {
+				t.Errorf("%s: holdfast %s printed\n%s%s", step.name, step.line, out.String(), strings.Join(faults, "; "))
+				break
+			}
+		}
+	}
+
+	// Without a quorum every command says so, and none hangs.
+	c.Peers[1].Stop()
+	c.Peers[2].Stop()
+	for _, line := range []string{"cluster status", "get pods --request-timeout 5s"} {
+		var out strings.Builder
+		app := newApp()
+		app.stdout, app.stderr = &out, &out
+		if code := app.run(t.Context(), strings.Fields(line)); code != exitUnavailable || !strings.Contains(out.String(), "NO QUORUM") {
+			t.Errorf("holdfast %s without a quorum: exit code %d, want %d and the reason\n%s", line, code, exitUnavailable, out.String())
+		}
+	}
+}
