@@ -1,0 +1,87 @@
+# Holdfast. `make` prints what can be made.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+# No cgo: one static binary that runs on any Linux.
+BUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+# buf, staticcheck and gofumpt, at the versions of tools/go.mod, built once.
+TOOL     := go tool -modfile=tools/go.mod
+# Images from here are on every node of a dev cluster.
+IMAGES   := bin/images/web.tar
+DEMO_DIR ?= /tmp/holdfast-demo
+
+.PHONY: help
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/holdfast
+	$(BUILD) -o bin/holdfast ./cmd/holdfast
+
+.PHONY: cli-darwin
+cli-darwin: ## Build the CLI for macOS (bin/holdfast-darwin-arm64)
+	GOOS=darwin GOARCH=arm64 $(BUILD) -o bin/holdfast-darwin-arm64 ./cmd/holdfast
+
+.PHONY: images
+images: ## Build the example's OCI image (bin/images/web.tar), without a registry, and the tour's writer
+	$(BUILD) -o bin/web ./examples/web
+	$(BUILD) -o bin/writer ./examples/writer
+	go run ./examples/web/image -binary bin/web -ref holdfast.dev/web:1 -o bin/images/web.tar
+
+.PHONY: deps
+deps: ## Install what running needs and a fresh Debian or Ubuntu lacks: runc
+	@tools/install-deps runc
+
+.PHONY: test-deps
+test-deps: ## Install what the tests need besides: busybox (static) and gcc
+	@tools/install-deps runc busybox gcc
+
+.PHONY: demo
+demo: deps build images ## Play the tour on a cluster of three peers and two nodes (root)
+	@examples/tour --data-dir $(DEMO_DIR)
+
+.PHONY: test
+test: test-deps ## Run the whole test suite, race detector on
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -timeout 15m ./...
+
+.PHONY: bench-idle
+bench-idle: deps build images ## Measure start, memory, CPU and log growth of an idle cluster (root; QUICK=1)
+	@bench/idle | tee bench/results/idle.txt
+
+.PHONY: bench-failover
+bench-failover: deps build images ## Measure how long writes stop when the leader is killed (root; QUICK=1)
+	@bench/failover | tee bench/results/failover.txt
+
+.PHONY: generate
+generate: ## Generate Go from proto/
+	$(TOOL) buf generate
+
+.PHONY: format
+format: ## Format Go and proto files
+	$(TOOL) gofumpt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$\|connect\.go$$')
+	$(TOOL) buf format -w
+
+.PHONY: lint
+lint: ## Check formatting, vet, staticcheck, proto lint
+	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$\|connect\.go$$')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (run make format):"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	$(TOOL) staticcheck ./...
+	$(TOOL) buf lint
+	$(TOOL) buf format -d --exit-code
+
+.PHONY: check-generate
+check-generate: generate ## Fail when generated files are not fresh
+	@if [ -n "$$(git status --porcelain -- proto)" ]; then git status --short -- proto; echo "proto/ is not fresh: run make generate and commit"; exit 1; fi
+
+.PHONY: check-breaking
+check-breaking: ## Fail when proto/ breaks what the last commit on main spoke
+	@if git rev-parse --verify -q HEAD~1 >/dev/null; then $(TOOL) buf breaking --against '.git#ref=HEAD~1'; fi
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin
