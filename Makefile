@@ -46,7 +46,7 @@ demo: deps build images ## Play the tour on a cluster of three peers and two nod
 
 .PHONY: test
 test: test-deps ## Run the whole test suite, race detector on
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -timeout 15m ./...
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m ./...
 
 .PHONY: bench-idle
 bench-idle: deps build images ## Measure start, memory, CPU and log growth of an idle cluster (root; QUICK=1)
