@@ -60,7 +60,7 @@ func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.Pul
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return runtime.Image{}, fmt.Errorf("image %s: %w", ref, err)
+		return runtime.Image{}, err // the caller names the image
 	}
 	return runtime.Image{Ref: ref, Digest: img.Target.Digest.String()}, nil
 }
@@ -138,7 +138,7 @@ func (m *images) ensure(ctx context.Context, name string, policy corev1.PullPoli
 	started := time.Now()
 	pulled, err := m.pull(ctx, name)
 	if err != nil {
-		return img, fmt.Errorf("pull: %w", err)
+		return img, err
 	}
 	progress(fmt.Sprintf("pulled %s in %s", name, time.Since(started).Round(time.Millisecond)))
 	return pulled, nil
@@ -172,7 +172,7 @@ func (m *images) pull(ctx context.Context, name string) (imagestore.Image, error
 	})
 	// Getting hold of the registry is bounded apart from the transfer: a host that
 	// does not answer must be told apart from an image that takes its time.
-	resolving, cancel := context.WithTimeoutCause(ctx, resolveTimeout, fmt.Errorf("the registry did not answer within %v", resolveTimeout))
+	resolving, cancel := context.WithTimeoutCause(ctx, resolveTimeout, fmt.Errorf("registry %s did not answer within %v", registryOf(name), resolveTimeout))
 	_, _, err := resolver.Resolve(resolving, name)
 	if err != nil && resolving.Err() != nil {
 		err = context.Cause(resolving)
@@ -187,6 +187,15 @@ func (m *images) pull(ctx context.Context, name string) (imagestore.Image, error
 		return imagestore.Image{}, err
 	}
 	return image.Metadata(), nil
+}
+
+// registryOf returns the host that an image comes from.
+func registryOf(name string) string {
+	named, err := reference.ParseDockerRef(name)
+	if err != nil {
+		return "of " + name
+	}
+	return reference.Domain(named)
 }
 
 // info returns what a container needs to know of an image that is present. It
