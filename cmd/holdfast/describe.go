@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -12,28 +13,37 @@ import (
 )
 
 func (a *app) describeCommand() *cobra.Command {
-	return &cobra.Command{
+	var f getFlags
+	cmd := &cobra.Command{
 		Use:   "describe KIND [NAME...] | KIND/NAME...",
 		Short: "Tell all about objects, with what belongs to them and their events",
 		Example: `  holdfast describe pod web-7f2ab
   holdfast describe deployment/web
+  holdfast describe pods -l app=web
   holdfast describe nodes`,
 		ValidArgsFunction: a.completeObjects,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.runDescribe(cmd.Context(), args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.runDescribe(cmd.Context(), f, args) },
 	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "in all namespaces")
+	flags.StringVarP(&f.labels, "selector", "l", "", "only objects with these labels, such as app=web,tier!=cache")
+	return cmd
 }
 
-func (a *app) runDescribe(ctx context.Context, args []string) error {
+func (a *app) runDescribe(ctx context.Context, f getFlags, args []string) error {
 	selections, err := parseSelections(args)
 	if err != nil {
 		return err
+	}
+	if f.labels != "" && slices.ContainsFunc(selections, func(s selection) bool { return len(s.names) > 0 }) {
+		return failf(exitUsage, "names and selectors do not go together")
 	}
 	r, err := a.dial()
 	if err != nil {
 		return err
 	}
 	read := &holdfastv1.ReadOptions{}
-	found, failed, err := a.find(ctx, r, getFlags{}, selections, read)
+	found, failed, err := a.find(ctx, r, f, selections, read)
 	if err != nil {
 		return err
 	}
@@ -50,6 +60,9 @@ func (a *app) runDescribe(ctx context.Context, args []string) error {
 			first = false
 			fmt.Fprint(a.stdout, text)
 		}
+	}
+	if first && failed == nil {
+		a.noteNothing(f, selections)
 	}
 	return failed
 }

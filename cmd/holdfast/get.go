@@ -112,13 +112,18 @@ func (a *app) runGet(ctx context.Context, f getFlags, args []string) error {
 		return failed
 	}
 	if len(slices.Concat(found...)) == 0 && (f.output == "table" || f.output == "wide") {
-		where := fmt.Sprintf(" in namespace %s", a.inNamespace())
-		if f.allNamespaces || !slices.ContainsFunc(selections, func(s selection) bool { return s.resource.Namespaced }) {
-			where = ""
-		}
-		a.note("No objects found%s.", where)
+		a.noteNothing(f, selections)
 	}
 	return nil
+}
+
+// noteNothing says that there are no objects, and where it looked.
+func (a *app) noteNothing(f getFlags, selections []selection) {
+	where := fmt.Sprintf(" in namespace %s", a.inNamespace())
+	if f.allNamespaces || !slices.ContainsFunc(selections, func(s selection) bool { return s.resource.Namespaced }) {
+		where = ""
+	}
+	a.note("No objects found%s.", where)
 }
 
 func readOptions(consistency string) (*holdfastv1.ReadOptions, error) {

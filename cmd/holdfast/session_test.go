@@ -84,6 +84,8 @@ func TestSession(t *testing.T) {
 		{name: "a kind that is not there", line: "get podz", code: exitUsage, want: []string{`did you mean pods`}},
 		{name: "a kind that is not there yet", line: "get services", code: exitUsage, want: []string{`not supported yet`}},
 		{name: "describe", line: "describe pod POD", soon: true, want: []string{`Name: +web-`, `Controlled By: +ReplicaSet/web-`, `Started container web`}},
+		{name: "describe by label", line: "describe pods -l app=web", want: []string{`(?s)Name: +web-.*Name: +web-`}},
+		{name: "describe by label, none", line: "describe pods -l app=nope", want: []string{`^No objects found in namespace default`}},
 		{name: "events", line: "get events", soon: true, want: []string{`Scheduled`, `ScalingReplicaSet`, `Started`}},
 		{name: "logs", line: "logs POD", want: []string{`\S`}},
 		{name: "logs of all", line: "logs deploy/web --tail 1", want: []string{`(?m)^\[web-`}},
