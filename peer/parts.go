@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 )
 
 // parts runs a process's parts. They start in order; when the context ends, or
 // one of them does, they are stopped in the opposite order, each before the next.
 type parts struct {
-	log     *slog.Logger
 	running []*part
 	ended   chan *part
 }
@@ -21,8 +21,8 @@ type part struct {
 	err    error
 }
 
-func newParts(log *slog.Logger) *parts {
-	return &parts{log: log, ended: make(chan *part, 16)}
+func newParts() *parts {
+	return &parts{ended: make(chan *part, 16)}
 }
 
 // start begins a part. Its context ends when it is its turn to stop.
@@ -60,3 +60,27 @@ func (ps *parts) wait(ctx context.Context) error {
 	}
 	return first
 }
+
+// persist runs until ctx ends, and again after a rest when run ends before that:
+// the loops of a leader must survive what goes wrong in them.
+func persist(ctx context.Context, log *slog.Logger, what string, run func(context.Context) error) error {
+	for rest := minRest; ; rest = min(2*rest, maxRest) {
+		begin := time.Now()
+		err := run(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(begin) > maxRest {
+			rest = minRest
+		}
+		log.Error(what+" failed, begins anew", "err", err, "in", rest)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rest):
+		}
+	}
+}
+
+// How long what failed rests, doubling from one to the other.
+const minRest, maxRest = 100 * time.Millisecond, 5 * time.Second

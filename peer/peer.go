@@ -131,7 +131,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		return err
 	}
 
-	parts := newParts(p.log)
+	parts := newParts()
 	// The door first: raft needs it to hear and be heard.
 	parts.start("listener", p.mux.run)
 	// The store restores what it has and takes part in elections.
@@ -150,7 +150,9 @@ func (p *Peer) Run(ctx context.Context) error {
 	// goes makes no more decisions.
 	parts.start("leader", func(ctx context.Context) error {
 		return p.store.Lead(ctx, func(ctx context.Context, leader *raftstore.Leader) error {
-			return p.lead(ctx, leader, api, events)
+			return persist(ctx, p.log, "the leader's work", func(ctx context.Context) error {
+				return p.lead(ctx, leader, api, events)
+			})
 		})
 	})
 	parts.start("ready", p.announceReady)
@@ -202,7 +204,7 @@ func (p *Peer) lead(ctx context.Context, leader *raftstore.Leader, api *apiserve
 	if err := ensureDefaultNamespace(ctx, leader); err != nil {
 		return err
 	}
-	parts := newParts(p.log)
+	parts := newParts()
 	parts.start("scheduler", scheduler.New(scheduler.Config{
 		Leader:     leader,
 		Events:     events.Recorder("scheduler", p.rec.ID),
