@@ -208,15 +208,7 @@ func (r *indexReader) round(ctx context.Context) (uint64, error) {
 		if lead == nil {
 			continue
 		}
-		// The majority must be one of the leader's configuration. This peer's own
-		// may be older, if it is cut off or removed, and its majority none.
-		agree := 0
-		for _, id := range lead.GetVoters() {
-			if terms[id] == lead.GetTerm() {
-				agree++
-			}
-		}
-		if agree > len(lead.GetVoters())/2 {
+		if confirms(lead, terms) {
 			return lead.GetCommitIndex(), nil
 		}
 		for _, id := range lead.GetVoters() {
@@ -229,6 +221,19 @@ func (r *indexReader) round(ctx context.Context) (uint64, error) {
 		errs = append(errs, fmt.Errorf("no majority is in term %d", lead.GetTerm()))
 	}
 	return 0, errors.Join(errs...)
+}
+
+// confirms reports whether a majority of the leader's own voters is in its term.
+// The reader's configuration plays no part: it may be older, if the reader is cut
+// off or removed, and its majority none.
+func confirms(lead *peerv1.ReadIndexResponse, terms map[string]uint64) bool {
+	agree := 0
+	for _, id := range lead.GetVoters() {
+		if terms[id] == lead.GetTerm() {
+			agree++
+		}
+	}
+	return agree > len(lead.GetVoters())/2
 }
 
 // sample is this peer's evidence.
