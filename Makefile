@@ -27,9 +27,10 @@ cli-darwin: ## Build the CLI for macOS (bin/holdfast-darwin-arm64)
 	GOOS=darwin GOARCH=arm64 $(BUILD) -o bin/holdfast-darwin-arm64 ./cmd/holdfast
 
 .PHONY: images
-images: ## Build the example's OCI image (bin/images/web.tar), without a registry, and the tour's writer
+images: ## Build the example's OCI image (bin/images/web.tar), without a registry, and the tour's helpers
 	$(BUILD) -o bin/web ./examples/web
 	$(BUILD) -o bin/writer ./examples/writer
+	$(BUILD) -o bin/netrules ./examples/netrules
 	go run ./examples/web/image -binary bin/web -ref holdfast.dev/web:1 -o bin/images/web.tar
 
 .PHONY: deps
