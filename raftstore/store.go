@@ -44,6 +44,8 @@ type Store struct {
 	closing sync.Once
 	failed  chan error // capacity 1: what ends Run
 
+	alarms alarms
+
 	snapshotWanted chan struct{} // capacity 1
 	reloading      sync.Mutex    // of raft's reloadable configuration
 	membership     chan struct{} // capacity 1: held during a change of members
@@ -351,6 +353,9 @@ type Status struct {
 	// Hash is the state hash: peers with equal AppliedIndex have equal hashes.
 	Hash  [16]byte
 	Peers []PeerInfo
+	// Alarms are what an operator must know of this peer's store: "name: what is
+	// wrong and what to do". Empty when all is well.
+	Alarms []string
 }
 
 // PeerInfo is a peer in raft's configuration.
@@ -363,7 +368,7 @@ type PeerInfo struct {
 // Status returns what this peer knows at this moment.
 func (s *Store) Status() Status {
 	root := s.current.Load().root
-	st := Status{ID: s.cfg.ID, Revision: root.Revision(), AppliedIndex: root.Index(), Hash: root.Hash()}
+	st := Status{ID: s.cfg.ID, Revision: root.Revision(), AppliedIndex: root.Index(), Hash: root.Hash(), Alarms: s.alarms.list()}
 	if !s.isReady() {
 		return st
 	}

@@ -142,6 +142,70 @@ func (CompareResult) EnumDescriptor() ([]byte, []int) {
 	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{1}
 }
 
+// TxnRefusal says why a transaction that is well-formed was not carried out.
+type TxnRefusal int32
+
+const (
+	TxnRefusal_TXN_REFUSAL_UNSPECIFIED     TxnRefusal = 0
+	TxnRefusal_TXN_REFUSAL_LEASE_NOT_FOUND TxnRefusal = 1
+	TxnRefusal_TXN_REFUSAL_LEASE_EXISTS    TxnRefusal = 2
+	// A put that keeps value or lease, of a key that does not exist.
+	TxnRefusal_TXN_REFUSAL_KEY_NOT_FOUND   TxnRefusal = 3
+	TxnRefusal_TXN_REFUSAL_COMPACTED       TxnRefusal = 4
+	TxnRefusal_TXN_REFUSAL_FUTURE_REVISION TxnRefusal = 5
+	// Only what makes room is admitted: see low space in package raftstore.
+	TxnRefusal_TXN_REFUSAL_NO_SPACE TxnRefusal = 6
+)
+
+// Enum value maps for TxnRefusal.
+var (
+	TxnRefusal_name = map[int32]string{
+		0: "TXN_REFUSAL_UNSPECIFIED",
+		1: "TXN_REFUSAL_LEASE_NOT_FOUND",
+		2: "TXN_REFUSAL_LEASE_EXISTS",
+		3: "TXN_REFUSAL_KEY_NOT_FOUND",
+		4: "TXN_REFUSAL_COMPACTED",
+		5: "TXN_REFUSAL_FUTURE_REVISION",
+		6: "TXN_REFUSAL_NO_SPACE",
+	}
+	TxnRefusal_value = map[string]int32{
+		"TXN_REFUSAL_UNSPECIFIED":     0,
+		"TXN_REFUSAL_LEASE_NOT_FOUND": 1,
+		"TXN_REFUSAL_LEASE_EXISTS":    2,
+		"TXN_REFUSAL_KEY_NOT_FOUND":   3,
+		"TXN_REFUSAL_COMPACTED":       4,
+		"TXN_REFUSAL_FUTURE_REVISION": 5,
+		"TXN_REFUSAL_NO_SPACE":        6,
+	}
+)
+
+func (x TxnRefusal) Enum() *TxnRefusal {
+	p := new(TxnRefusal)
+	*p = x
+	return p
+}
+
+func (x TxnRefusal) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TxnRefusal) Descriptor() protoreflect.EnumDescriptor {
+	return file_holdfast_raft_v1_log_proto_enumTypes[2].Descriptor()
+}
+
+func (TxnRefusal) Type() protoreflect.EnumType {
+	return &file_holdfast_raft_v1_log_proto_enumTypes[2]
+}
+
+func (x TxnRefusal) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TxnRefusal.Descriptor instead.
+func (TxnRefusal) EnumDescriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{2}
+}
+
 // Command is what a log entry holds. Append-only for ever: an entry written by
 // any version must mean the same to every later one.
 type Command struct {
@@ -151,9 +215,10 @@ type Command struct {
 	//	*Command_Batch
 	//	*Command_TermMarker
 	//	*Command_Compact
+	//	*Command_HashCheck
 	Op isCommand_Op `protobuf_oneof:"op"`
 	// The proposer's wall clock, for people. No decision may rest on it.
-	ProposedAt    *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=proposed_at,json=proposedAt,proto3" json:"proposed_at,omitempty"`
+	ProposedAt    *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=proposed_at,json=proposedAt" json:"proposed_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -222,6 +287,15 @@ func (x *Command) GetCompact() *Compact {
 	return nil
 }
 
+func (x *Command) GetHashCheck() *HashCheck {
+	if x != nil {
+		if x, ok := x.Op.(*Command_HashCheck); ok {
+			return x.HashCheck
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetProposedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ProposedAt
@@ -235,18 +309,23 @@ type isCommand_Op interface {
 
 type Command_Batch struct {
 	// Transactions, each applied or refused by itself, in order.
-	Batch *Batch `protobuf:"bytes,1,opt,name=batch,proto3,oneof"`
+	Batch *Batch `protobuf:"bytes,1,opt,name=batch,oneof"`
 }
 
 type Command_TermMarker struct {
 	// The first entry of each term, written by its leader. It changes nothing;
 	// its application shows that everything of earlier terms is applied.
-	TermMarker *TermMarker `protobuf:"bytes,2,opt,name=term_marker,json=termMarker,proto3,oneof"`
+	TermMarker *TermMarker `protobuf:"bytes,2,opt,name=term_marker,json=termMarker,oneof"`
 }
 
 type Command_Compact struct {
 	// Discards history.
-	Compact *Compact `protobuf:"bytes,3,opt,name=compact,proto3,oneof"`
+	Compact *Compact `protobuf:"bytes,3,opt,name=compact,oneof"`
+}
+
+type Command_HashCheck struct {
+	// Compares the replicas.
+	HashCheck *HashCheck `protobuf:"bytes,4,opt,name=hash_check,json=hashCheck,oneof"`
 }
 
 func (*Command_Batch) isCommand_Op() {}
@@ -255,9 +334,11 @@ func (*Command_TermMarker) isCommand_Op() {}
 
 func (*Command_Compact) isCommand_Op() {}
 
+func (*Command_HashCheck) isCommand_Op() {}
+
 type Batch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Txns          []*Txn                 `protobuf:"bytes,1,rep,name=txns,proto3" json:"txns,omitempty"`
+	Txns          []*Txn                 `protobuf:"bytes,1,rep,name=txns" json:"txns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -301,7 +382,7 @@ func (x *Batch) GetTxns() []*Txn {
 
 type TermMarker struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	Term          uint64                 `protobuf:"varint,1,opt,name=term" json:"term,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,7 +427,7 @@ func (x *TermMarker) GetTerm() uint64 {
 // Compact makes revisions below revision unreadable.
 type Compact struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -388,26 +469,93 @@ func (x *Compact) GetRevision() int64 {
 	return 0
 }
 
+// HashCheck names the state hash that its proposer had once it had applied index.
+// Each replica that still knows its own hash at that index compares; the state
+// itself does not change.
+type HashCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index" json:"index,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash" json:"hash,omitempty"`
+	Proposer      string                 `protobuf:"bytes,3,opt,name=proposer" json:"proposer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashCheck) Reset() {
+	*x = HashCheck{}
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashCheck) ProtoMessage() {}
+
+func (x *HashCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashCheck.ProtoReflect.Descriptor instead.
+func (*HashCheck) Descriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HashCheck) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *HashCheck) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *HashCheck) GetProposer() string {
+	if x != nil {
+		return x.Proposer
+	}
+	return ""
+}
+
 // Txn is a conditional transaction: if all compares hold, then; else otherwise.
 // It uses up one revision if it changes something, and none if not.
 type Txn struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
-	Compares  []*Compare             `protobuf:"bytes,1,rep,name=compares,proto3" json:"compares,omitempty"`
-	Then      []*Op                  `protobuf:"bytes,2,rep,name=then,proto3" json:"then,omitempty"`
-	Otherwise []*Op                  `protobuf:"bytes,3,rep,name=otherwise,proto3" json:"otherwise,omitempty"`
+	Compares  []*Compare             `protobuf:"bytes,1,rep,name=compares" json:"compares,omitempty"`
+	Then      []*Op                  `protobuf:"bytes,2,rep,name=then" json:"then,omitempty"`
+	Otherwise []*Op                  `protobuf:"bytes,3,rep,name=otherwise" json:"otherwise,omitempty"`
 	// Not 0: refused unless the entry stands in this raft term. It fences writes
 	// of a deposed leader.
-	Term uint64 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
+	Term uint64 `protobuf:"varint,4,opt,name=term" json:"term,omitempty"`
 	// Who asks, and why, for the audit.
-	Actor         string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
-	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Actor  string `protobuf:"bytes,5,opt,name=actor" json:"actor,omitempty"`
+	Reason string `protobuf:"bytes,6,opt,name=reason" json:"reason,omitempty"`
+	// Not empty: what is asked for at most once. If a transaction with this id has
+	// been applied, and is still remembered, nothing happens and the result is that
+	// one's, with replayed set. 16 bytes are enough for a random id; at most 64.
+	Id            []byte `protobuf:"bytes,7,opt,name=id" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Txn) Reset() {
 	*x = Txn{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[4]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +567,7 @@ func (x *Txn) String() string {
 func (*Txn) ProtoMessage() {}
 
 func (x *Txn) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[4]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +580,7 @@ func (x *Txn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Txn.ProtoReflect.Descriptor instead.
 func (*Txn) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Txn) GetCompares() []*Compare {
@@ -477,22 +625,32 @@ func (x *Txn) GetReason() string {
 	return ""
 }
 
+func (x *Txn) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
 type Compare struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
-	Key    string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Target CompareTarget          `protobuf:"varint,2,opt,name=target,proto3,enum=holdfast.raft.v1.CompareTarget" json:"target,omitempty"`
-	Result CompareResult          `protobuf:"varint,3,opt,name=result,proto3,enum=holdfast.raft.v1.CompareResult" json:"result,omitempty"`
+	Key    string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
+	Target CompareTarget          `protobuf:"varint,2,opt,name=target,enum=holdfast.raft.v1.CompareTarget" json:"target,omitempty"`
+	Result CompareResult          `protobuf:"varint,3,opt,name=result,enum=holdfast.raft.v1.CompareResult" json:"result,omitempty"`
 	// For every target but the value.
-	Number int64 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	Number int64 `protobuf:"varint,4,opt,name=number" json:"number,omitempty"`
 	// For the value.
-	Value         []byte `protobuf:"bytes,5,opt,name=value,proto3" json:"value,omitempty"`
+	Value []byte `protobuf:"bytes,5,opt,name=value" json:"value,omitempty"`
+	// Not empty: the compare must hold for every key in [key, range_end), as in
+	// Delete; with none there, for a key that does not exist.
+	RangeEnd      string `protobuf:"bytes,6,opt,name=range_end,json=rangeEnd" json:"range_end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Compare) Reset() {
 	*x = Compare{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[5]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -504,7 +662,7 @@ func (x *Compare) String() string {
 func (*Compare) ProtoMessage() {}
 
 func (x *Compare) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[5]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -517,7 +675,7 @@ func (x *Compare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Compare.ProtoReflect.Descriptor instead.
 func (*Compare) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Compare) GetKey() string {
@@ -555,6 +713,13 @@ func (x *Compare) GetValue() []byte {
 	return nil
 }
 
+func (x *Compare) GetRangeEnd() string {
+	if x != nil {
+		return x.RangeEnd
+	}
+	return ""
+}
+
 type Op struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Op:
@@ -562,6 +727,10 @@ type Op struct {
 	//	*Op_Put
 	//	*Op_Delete
 	//	*Op_Range
+	//	*Op_Txn
+	//	*Op_LeaseGrant
+	//	*Op_LeaseRevoke
+	//	*Op_LeaseCheckpoint
 	Op            isOp_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -569,7 +738,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[6]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +750,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[6]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +763,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Op) GetOp() isOp_Op {
@@ -631,20 +800,74 @@ func (x *Op) GetRange() *Range {
 	return nil
 }
 
+func (x *Op) GetTxn() *Txn {
+	if x != nil {
+		if x, ok := x.Op.(*Op_Txn); ok {
+			return x.Txn
+		}
+	}
+	return nil
+}
+
+func (x *Op) GetLeaseGrant() *LeaseGrant {
+	if x != nil {
+		if x, ok := x.Op.(*Op_LeaseGrant); ok {
+			return x.LeaseGrant
+		}
+	}
+	return nil
+}
+
+func (x *Op) GetLeaseRevoke() *LeaseRevoke {
+	if x != nil {
+		if x, ok := x.Op.(*Op_LeaseRevoke); ok {
+			return x.LeaseRevoke
+		}
+	}
+	return nil
+}
+
+func (x *Op) GetLeaseCheckpoint() *LeaseCheckpoint {
+	if x != nil {
+		if x, ok := x.Op.(*Op_LeaseCheckpoint); ok {
+			return x.LeaseCheckpoint
+		}
+	}
+	return nil
+}
+
 type isOp_Op interface {
 	isOp_Op()
 }
 
 type Op_Put struct {
-	Put *Put `protobuf:"bytes,1,opt,name=put,proto3,oneof"`
+	Put *Put `protobuf:"bytes,1,opt,name=put,oneof"`
 }
 
 type Op_Delete struct {
-	Delete *Delete `protobuf:"bytes,2,opt,name=delete,proto3,oneof"`
+	Delete *Delete `protobuf:"bytes,2,opt,name=delete,oneof"`
 }
 
 type Op_Range struct {
-	Range *Range `protobuf:"bytes,3,opt,name=range,proto3,oneof"`
+	Range *Range `protobuf:"bytes,3,opt,name=range,oneof"`
+}
+
+type Op_Txn struct {
+	// A transaction within: its compares see the state before the outermost one.
+	// Its term, actor, reason and id are empty. Nested at most 8 deep.
+	Txn *Txn `protobuf:"bytes,4,opt,name=txn,oneof"`
+}
+
+type Op_LeaseGrant struct {
+	LeaseGrant *LeaseGrant `protobuf:"bytes,5,opt,name=lease_grant,json=leaseGrant,oneof"`
+}
+
+type Op_LeaseRevoke struct {
+	LeaseRevoke *LeaseRevoke `protobuf:"bytes,6,opt,name=lease_revoke,json=leaseRevoke,oneof"`
+}
+
+type Op_LeaseCheckpoint struct {
+	LeaseCheckpoint *LeaseCheckpoint `protobuf:"bytes,7,opt,name=lease_checkpoint,json=leaseCheckpoint,oneof"`
 }
 
 func (*Op_Put) isOp_Op() {}
@@ -653,18 +876,32 @@ func (*Op_Delete) isOp_Op() {}
 
 func (*Op_Range) isOp_Op() {}
 
+func (*Op_Txn) isOp_Op() {}
+
+func (*Op_LeaseGrant) isOp_Op() {}
+
+func (*Op_LeaseRevoke) isOp_Op() {}
+
+func (*Op_LeaseCheckpoint) isOp_Op() {}
+
 type Put struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Lease         int64                  `protobuf:"varint,3,opt,name=lease,proto3" json:"lease,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
+	Value []byte                 `protobuf:"bytes,2,opt,name=value" json:"value,omitempty"`
+	// The key lives as long as this lease, which must exist. 0: for ever.
+	Lease int64 `protobuf:"varint,3,opt,name=lease" json:"lease,omitempty"`
+	// The result has the key as it was before.
+	PrevKv bool `protobuf:"varint,4,opt,name=prev_kv,json=prevKv" json:"prev_kv,omitempty"`
+	// The key keeps its value, or its lease; it must exist.
+	IgnoreValue   bool `protobuf:"varint,5,opt,name=ignore_value,json=ignoreValue" json:"ignore_value,omitempty"`
+	IgnoreLease   bool `protobuf:"varint,6,opt,name=ignore_lease,json=ignoreLease" json:"ignore_lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Put) Reset() {
 	*x = Put{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[7]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +913,7 @@ func (x *Put) String() string {
 func (*Put) ProtoMessage() {}
 
 func (x *Put) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[7]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +926,7 @@ func (x *Put) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Put.ProtoReflect.Descriptor instead.
 func (*Put) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Put) GetKey() string {
@@ -713,19 +950,197 @@ func (x *Put) GetLease() int64 {
 	return 0
 }
 
+func (x *Put) GetPrevKv() bool {
+	if x != nil {
+		return x.PrevKv
+	}
+	return false
+}
+
+func (x *Put) GetIgnoreValue() bool {
+	if x != nil {
+		return x.IgnoreValue
+	}
+	return false
+}
+
+func (x *Put) GetIgnoreLease() bool {
+	if x != nil {
+		return x.IgnoreLease
+	}
+	return false
+}
+
+// LeaseGrant makes a lease. It takes no revision.
+type LeaseGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not 0. Refused if it exists.
+	Id            int64 `protobuf:"varint,1,opt,name=id" json:"id,omitempty"`
+	TtlMillis     int64 `protobuf:"varint,2,opt,name=ttl_millis,json=ttlMillis" json:"ttl_millis,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseGrant) Reset() {
+	*x = LeaseGrant{}
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseGrant) ProtoMessage() {}
+
+func (x *LeaseGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseGrant.ProtoReflect.Descriptor instead.
+func (*LeaseGrant) Descriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LeaseGrant) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *LeaseGrant) GetTtlMillis() int64 {
+	if x != nil {
+		return x.TtlMillis
+	}
+	return 0
+}
+
+// LeaseRevoke ends a lease and deletes its keys, in key order.
+type LeaseRevoke struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Refused if it does not exist.
+	Id            int64 `protobuf:"varint,1,opt,name=id" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRevoke) Reset() {
+	*x = LeaseRevoke{}
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRevoke) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRevoke) ProtoMessage() {}
+
+func (x *LeaseRevoke) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRevoke.ProtoReflect.Descriptor instead.
+func (*LeaseRevoke) Descriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LeaseRevoke) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// LeaseCheckpoint notes how much of a lease's time is left, so that another leader
+// does not begin anew with all of it. It takes no revision; unknown leases are
+// passed over.
+type LeaseCheckpoint struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              int64                  `protobuf:"varint,1,opt,name=id" json:"id,omitempty"`
+	RemainingMillis int64                  `protobuf:"varint,2,opt,name=remaining_millis,json=remainingMillis" json:"remaining_millis,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *LeaseCheckpoint) Reset() {
+	*x = LeaseCheckpoint{}
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseCheckpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseCheckpoint) ProtoMessage() {}
+
+func (x *LeaseCheckpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseCheckpoint.ProtoReflect.Descriptor instead.
+func (*LeaseCheckpoint) Descriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LeaseCheckpoint) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *LeaseCheckpoint) GetRemainingMillis() int64 {
+	if x != nil {
+		return x.RemainingMillis
+	}
+	return 0
+}
+
 // Delete removes key, or with range_end all keys in [key, range_end). A range_end
 // of one zero byte stands for no bound.
 type Delete struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	RangeEnd      string                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Key      string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
+	RangeEnd string                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd" json:"range_end,omitempty"`
+	// The result has the keys as they were before.
+	PrevKv        bool `protobuf:"varint,3,opt,name=prev_kv,json=prevKv" json:"prev_kv,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Delete) Reset() {
 	*x = Delete{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[8]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +1152,7 @@ func (x *Delete) String() string {
 func (*Delete) ProtoMessage() {}
 
 func (x *Delete) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[8]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +1165,7 @@ func (x *Delete) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delete.ProtoReflect.Descriptor instead.
 func (*Delete) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Delete) GetKey() string {
@@ -767,21 +1182,33 @@ func (x *Delete) GetRangeEnd() string {
 	return ""
 }
 
+func (x *Delete) GetPrevKv() bool {
+	if x != nil {
+		return x.PrevKv
+	}
+	return false
+}
+
 // Range reads key, or with range_end all keys in [key, range_end), as they are
 // after the operations before it. range_end is as in Delete.
 type Range struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
-	Key      string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	RangeEnd string                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
+	Key      string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
+	RangeEnd string                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd" json:"range_end,omitempty"`
 	// At most so many keys are returned; count is of all. 0: no limit.
-	Limit         int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,3,opt,name=limit" json:"limit,omitempty"`
+	// Not 0: as they were at this revision. The transaction is refused if that is
+	// compacted, or above the revision before it.
+	Revision      int64 `protobuf:"varint,4,opt,name=revision" json:"revision,omitempty"`
+	KeysOnly      bool  `protobuf:"varint,5,opt,name=keys_only,json=keysOnly" json:"keys_only,omitempty"`
+	CountOnly     bool  `protobuf:"varint,6,opt,name=count_only,json=countOnly" json:"count_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[9]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +1220,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[9]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +1233,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Range) GetKey() string {
@@ -830,21 +1257,42 @@ func (x *Range) GetLimit() int64 {
 	return 0
 }
 
+func (x *Range) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Range) GetKeysOnly() bool {
+	if x != nil {
+		return x.KeysOnly
+	}
+	return false
+}
+
+func (x *Range) GetCountOnly() bool {
+	if x != nil {
+		return x.CountOnly
+	}
+	return false
+}
+
 type KeyValue struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value          []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	CreateRevision int64                  `protobuf:"varint,3,opt,name=create_revision,json=createRevision,proto3" json:"create_revision,omitempty"`
-	ModRevision    int64                  `protobuf:"varint,4,opt,name=mod_revision,json=modRevision,proto3" json:"mod_revision,omitempty"`
-	Version        int64                  `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
-	Lease          int64                  `protobuf:"varint,6,opt,name=lease,proto3" json:"lease,omitempty"`
+	Key            string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
+	Value          []byte                 `protobuf:"bytes,2,opt,name=value" json:"value,omitempty"`
+	CreateRevision int64                  `protobuf:"varint,3,opt,name=create_revision,json=createRevision" json:"create_revision,omitempty"`
+	ModRevision    int64                  `protobuf:"varint,4,opt,name=mod_revision,json=modRevision" json:"mod_revision,omitempty"`
+	Version        int64                  `protobuf:"varint,5,opt,name=version" json:"version,omitempty"`
+	Lease          int64                  `protobuf:"varint,6,opt,name=lease" json:"lease,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *KeyValue) Reset() {
 	*x = KeyValue{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[10]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1304,7 @@ func (x *KeyValue) String() string {
 func (*KeyValue) ProtoMessage() {}
 
 func (x *KeyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[10]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1317,7 @@ func (x *KeyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyValue.ProtoReflect.Descriptor instead.
 func (*KeyValue) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *KeyValue) GetKey() string {
@@ -918,23 +1366,30 @@ func (x *KeyValue) GetLease() int64 {
 type TxnResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The store's revision after it: its own if it changed something.
-	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,1,opt,name=revision" json:"revision,omitempty"`
 	// Whether the compares held.
-	Succeeded bool `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	Succeeded bool `protobuf:"varint,2,opt,name=succeeded" json:"succeeded,omitempty"`
 	// Keys that failed a compare, in order, as they are; those that do not exist
 	// have only their key.
-	Failed []*KeyValue `protobuf:"bytes,3,rep,name=failed,proto3" json:"failed,omitempty"`
+	Failed []*KeyValue `protobuf:"bytes,3,rep,name=failed" json:"failed,omitempty"`
 	// One for each operation of the branch that ran.
-	Results []*OpResult `protobuf:"bytes,4,rep,name=results,proto3" json:"results,omitempty"`
+	Results []*OpResult `protobuf:"bytes,4,rep,name=results" json:"results,omitempty"`
 	// True when the term did not match; nothing happened.
-	Deposed       bool `protobuf:"varint,5,opt,name=deposed,proto3" json:"deposed,omitempty"`
+	Deposed bool `protobuf:"varint,5,opt,name=deposed" json:"deposed,omitempty"`
+	// Not unspecified: the transaction is impossible as things are, nothing happened.
+	Refusal TxnRefusal `protobuf:"varint,6,opt,name=refusal,enum=holdfast.raft.v1.TxnRefusal" json:"refusal,omitempty"`
+	// What the refusal is about: a key, the id of a lease, a revision.
+	Refused string `protobuf:"bytes,7,opt,name=refused" json:"refused,omitempty"`
+	// True when a transaction with the same id had been applied before: revision,
+	// succeeded and refusal are of then; results are not kept.
+	Replayed      bool `protobuf:"varint,8,opt,name=replayed" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TxnResult) Reset() {
 	*x = TxnResult{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[11]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1401,7 @@ func (x *TxnResult) String() string {
 func (*TxnResult) ProtoMessage() {}
 
 func (x *TxnResult) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[11]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1414,7 @@ func (x *TxnResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TxnResult.ProtoReflect.Descriptor instead.
 func (*TxnResult) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TxnResult) GetRevision() int64 {
@@ -997,18 +1452,43 @@ func (x *TxnResult) GetDeposed() bool {
 	return false
 }
 
+func (x *TxnResult) GetRefusal() TxnRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return TxnRefusal_TXN_REFUSAL_UNSPECIFIED
+}
+
+func (x *TxnResult) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *TxnResult) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
 type OpResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// For a put or delete: the keys before it. For a range: the keys.
-	Kvs           []*KeyValue `protobuf:"bytes,1,rep,name=kvs,proto3" json:"kvs,omitempty"`
-	Count         int64       `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// For a put or delete with prev_kv: the keys before it. For a range: the keys.
+	Kvs []*KeyValue `protobuf:"bytes,1,rep,name=kvs" json:"kvs,omitempty"`
+	// Keys that were there: of a put 0 or 1.
+	Count int64 `protobuf:"varint,2,opt,name=count" json:"count,omitempty"`
+	// Of a transaction within.
+	Succeeded     bool        `protobuf:"varint,3,opt,name=succeeded" json:"succeeded,omitempty"`
+	Results       []*OpResult `protobuf:"bytes,4,rep,name=results" json:"results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpResult) Reset() {
 	*x = OpResult{}
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[12]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1500,7 @@ func (x *OpResult) String() string {
 func (*OpResult) ProtoMessage() {}
 
 func (x *OpResult) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_log_proto_msgTypes[12]
+	mi := &file_holdfast_raft_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1513,7 @@ func (x *OpResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpResult.ProtoReflect.Descriptor instead.
 func (*OpResult) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_raft_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OpResult) GetKvs() []*KeyValue {
@@ -1050,16 +1530,32 @@ func (x *OpResult) GetCount() int64 {
 	return 0
 }
 
+func (x *OpResult) GetSucceeded() bool {
+	if x != nil {
+		return x.Succeeded
+	}
+	return false
+}
+
+func (x *OpResult) GetResults() []*OpResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
 var File_holdfast_raft_v1_log_proto protoreflect.FileDescriptor
 
 const file_holdfast_raft_v1_log_proto_rawDesc = "" +
 	"\n" +
-	"\x1aholdfast/raft/v1/log.proto\x12\x10holdfast.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n" +
+	"\x1aholdfast/raft/v1/log.proto\x12\x10holdfast.raft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x02\n" +
 	"\aCommand\x12/\n" +
 	"\x05batch\x18\x01 \x01(\v2\x17.holdfast.raft.v1.BatchH\x00R\x05batch\x12?\n" +
 	"\vterm_marker\x18\x02 \x01(\v2\x1c.holdfast.raft.v1.TermMarkerH\x00R\n" +
 	"termMarker\x125\n" +
-	"\acompact\x18\x03 \x01(\v2\x19.holdfast.raft.v1.CompactH\x00R\acompact\x12;\n" +
+	"\acompact\x18\x03 \x01(\v2\x19.holdfast.raft.v1.CompactH\x00R\acompact\x12<\n" +
+	"\n" +
+	"hash_check\x18\x04 \x01(\v2\x1b.holdfast.raft.v1.HashCheckH\x00R\thashCheck\x12;\n" +
 	"\vproposed_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proposedAtB\x04\n" +
 	"\x02op\"2\n" +
@@ -1069,52 +1565,86 @@ const file_holdfast_raft_v1_log_proto_rawDesc = "" +
 	"TermMarker\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\"%\n" +
 	"\aCompact\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xdc\x01\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"Q\n" +
+	"\tHashCheck\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x1a\n" +
+	"\bproposer\x18\x03 \x01(\tR\bproposer\"\xec\x01\n" +
 	"\x03Txn\x125\n" +
 	"\bcompares\x18\x01 \x03(\v2\x19.holdfast.raft.v1.CompareR\bcompares\x12(\n" +
 	"\x04then\x18\x02 \x03(\v2\x14.holdfast.raft.v1.OpR\x04then\x122\n" +
 	"\totherwise\x18\x03 \x03(\v2\x14.holdfast.raft.v1.OpR\totherwise\x12\x12\n" +
 	"\x04term\x18\x04 \x01(\x04R\x04term\x12\x14\n" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"\xbb\x01\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02id\x18\a \x01(\fR\x02id\"\xd8\x01\n" +
 	"\aCompare\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x127\n" +
 	"\x06target\x18\x02 \x01(\x0e2\x1f.holdfast.raft.v1.CompareTargetR\x06target\x127\n" +
 	"\x06result\x18\x03 \x01(\x0e2\x1f.holdfast.raft.v1.CompareResultR\x06result\x12\x16\n" +
 	"\x06number\x18\x04 \x01(\x03R\x06number\x12\x14\n" +
-	"\x05value\x18\x05 \x01(\fR\x05value\"\x9a\x01\n" +
+	"\x05value\x18\x05 \x01(\fR\x05value\x12\x1b\n" +
+	"\trange_end\x18\x06 \x01(\tR\brangeEnd\"\x9a\x03\n" +
 	"\x02Op\x12)\n" +
 	"\x03put\x18\x01 \x01(\v2\x15.holdfast.raft.v1.PutH\x00R\x03put\x122\n" +
 	"\x06delete\x18\x02 \x01(\v2\x18.holdfast.raft.v1.DeleteH\x00R\x06delete\x12/\n" +
-	"\x05range\x18\x03 \x01(\v2\x17.holdfast.raft.v1.RangeH\x00R\x05rangeB\x04\n" +
-	"\x02op\"C\n" +
+	"\x05range\x18\x03 \x01(\v2\x17.holdfast.raft.v1.RangeH\x00R\x05range\x12)\n" +
+	"\x03txn\x18\x04 \x01(\v2\x15.holdfast.raft.v1.TxnH\x00R\x03txn\x12?\n" +
+	"\vlease_grant\x18\x05 \x01(\v2\x1c.holdfast.raft.v1.LeaseGrantH\x00R\n" +
+	"leaseGrant\x12B\n" +
+	"\flease_revoke\x18\x06 \x01(\v2\x1d.holdfast.raft.v1.LeaseRevokeH\x00R\vleaseRevoke\x12N\n" +
+	"\x10lease_checkpoint\x18\a \x01(\v2!.holdfast.raft.v1.LeaseCheckpointH\x00R\x0fleaseCheckpointB\x04\n" +
+	"\x02op\"\xa2\x01\n" +
 	"\x03Put\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
-	"\x05lease\x18\x03 \x01(\x03R\x05lease\"7\n" +
+	"\x05lease\x18\x03 \x01(\x03R\x05lease\x12\x17\n" +
+	"\aprev_kv\x18\x04 \x01(\bR\x06prevKv\x12!\n" +
+	"\fignore_value\x18\x05 \x01(\bR\vignoreValue\x12!\n" +
+	"\fignore_lease\x18\x06 \x01(\bR\vignoreLease\";\n" +
+	"\n" +
+	"LeaseGrant\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1d\n" +
+	"\n" +
+	"ttl_millis\x18\x02 \x01(\x03R\tttlMillis\"\x1d\n" +
+	"\vLeaseRevoke\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\"L\n" +
+	"\x0fLeaseCheckpoint\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12)\n" +
+	"\x10remaining_millis\x18\x02 \x01(\x03R\x0fremainingMillis\"P\n" +
 	"\x06Delete\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1b\n" +
-	"\trange_end\x18\x02 \x01(\tR\brangeEnd\"L\n" +
+	"\trange_end\x18\x02 \x01(\tR\brangeEnd\x12\x17\n" +
+	"\aprev_kv\x18\x03 \x01(\bR\x06prevKv\"\xa4\x01\n" +
 	"\x05Range\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1b\n" +
 	"\trange_end\x18\x02 \x01(\tR\brangeEnd\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\x03R\x05limit\"\xae\x01\n" +
+	"\x05limit\x18\x03 \x01(\x03R\x05limit\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x1b\n" +
+	"\tkeys_only\x18\x05 \x01(\bR\bkeysOnly\x12\x1d\n" +
+	"\n" +
+	"count_only\x18\x06 \x01(\bR\tcountOnly\"\xae\x01\n" +
 	"\bKeyValue\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12'\n" +
 	"\x0fcreate_revision\x18\x03 \x01(\x03R\x0ecreateRevision\x12!\n" +
 	"\fmod_revision\x18\x04 \x01(\x03R\vmodRevision\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\x03R\aversion\x12\x14\n" +
-	"\x05lease\x18\x06 \x01(\x03R\x05lease\"\xc9\x01\n" +
+	"\x05lease\x18\x06 \x01(\x03R\x05lease\"\xb7\x02\n" +
 	"\tTxnResult\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1c\n" +
 	"\tsucceeded\x18\x02 \x01(\bR\tsucceeded\x122\n" +
 	"\x06failed\x18\x03 \x03(\v2\x1a.holdfast.raft.v1.KeyValueR\x06failed\x124\n" +
 	"\aresults\x18\x04 \x03(\v2\x1a.holdfast.raft.v1.OpResultR\aresults\x12\x18\n" +
-	"\adeposed\x18\x05 \x01(\bR\adeposed\"N\n" +
+	"\adeposed\x18\x05 \x01(\bR\adeposed\x126\n" +
+	"\arefusal\x18\x06 \x01(\x0e2\x1c.holdfast.raft.v1.TxnRefusalR\arefusal\x12\x18\n" +
+	"\arefused\x18\a \x01(\tR\arefused\x12\x1a\n" +
+	"\breplayed\x18\b \x01(\bR\breplayed\"\xa2\x01\n" +
 	"\bOpResult\x12,\n" +
 	"\x03kvs\x18\x01 \x03(\v2\x1a.holdfast.raft.v1.KeyValueR\x03kvs\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count*\xc4\x01\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x1c\n" +
+	"\tsucceeded\x18\x03 \x01(\bR\tsucceeded\x124\n" +
+	"\aresults\x18\x04 \x03(\v2\x1a.holdfast.raft.v1.OpResultR\aresults*\xc4\x01\n" +
 	"\rCompareTarget\x12\x1e\n" +
 	"\x1aCOMPARE_TARGET_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bCOMPARE_TARGET_MOD_REVISION\x10\x01\x12\"\n" +
@@ -1127,8 +1657,17 @@ const file_holdfast_raft_v1_log_proto_rawDesc = "" +
 	"\x14COMPARE_RESULT_EQUAL\x10\x01\x12\x1c\n" +
 	"\x18COMPARE_RESULT_NOT_EQUAL\x10\x02\x12\x17\n" +
 	"\x13COMPARE_RESULT_LESS\x10\x03\x12\x1a\n" +
-	"\x16COMPARE_RESULT_GREATER\x10\x04B\xc1\x01\n" +
-	"\x14com.holdfast.raft.v1B\bLogProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/raft/v1;raftv1\xa2\x02\x03HRX\xaa\x02\x10Holdfast.Raft.V1\xca\x02\x10Holdfast\\Raft\\V1\xe2\x02\x1cHoldfast\\Raft\\V1\\GPBMetadata\xea\x02\x12Holdfast::Raft::V1b\x06proto3"
+	"\x16COMPARE_RESULT_GREATER\x10\x04*\xdd\x01\n" +
+	"\n" +
+	"TxnRefusal\x12\x1b\n" +
+	"\x17TXN_REFUSAL_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bTXN_REFUSAL_LEASE_NOT_FOUND\x10\x01\x12\x1c\n" +
+	"\x18TXN_REFUSAL_LEASE_EXISTS\x10\x02\x12\x1d\n" +
+	"\x19TXN_REFUSAL_KEY_NOT_FOUND\x10\x03\x12\x19\n" +
+	"\x15TXN_REFUSAL_COMPACTED\x10\x04\x12\x1f\n" +
+	"\x1bTXN_REFUSAL_FUTURE_REVISION\x10\x05\x12\x18\n" +
+	"\x14TXN_REFUSAL_NO_SPACE\x10\x06B\xc8\x01\n" +
+	"\x14com.holdfast.raft.v1B\bLogProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/raft/v1;raftv1\xa2\x02\x03HRX\xaa\x02\x10Holdfast.Raft.V1\xca\x02\x10Holdfast\\Raft\\V1\xe2\x02\x1cHoldfast\\Raft\\V1\\GPBMetadata\xea\x02\x12Holdfast::Raft::V1\x92\x03\x04\b\x02 \x03b\beditionsp\xe8\a"
 
 var (
 	file_holdfast_raft_v1_log_proto_rawDescOnce sync.Once
@@ -1142,48 +1681,60 @@ func file_holdfast_raft_v1_log_proto_rawDescGZIP() []byte {
 	return file_holdfast_raft_v1_log_proto_rawDescData
 }
 
-var file_holdfast_raft_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_holdfast_raft_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_holdfast_raft_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_holdfast_raft_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_holdfast_raft_v1_log_proto_goTypes = []any{
 	(CompareTarget)(0),            // 0: holdfast.raft.v1.CompareTarget
 	(CompareResult)(0),            // 1: holdfast.raft.v1.CompareResult
-	(*Command)(nil),               // 2: holdfast.raft.v1.Command
-	(*Batch)(nil),                 // 3: holdfast.raft.v1.Batch
-	(*TermMarker)(nil),            // 4: holdfast.raft.v1.TermMarker
-	(*Compact)(nil),               // 5: holdfast.raft.v1.Compact
-	(*Txn)(nil),                   // 6: holdfast.raft.v1.Txn
-	(*Compare)(nil),               // 7: holdfast.raft.v1.Compare
-	(*Op)(nil),                    // 8: holdfast.raft.v1.Op
-	(*Put)(nil),                   // 9: holdfast.raft.v1.Put
-	(*Delete)(nil),                // 10: holdfast.raft.v1.Delete
-	(*Range)(nil),                 // 11: holdfast.raft.v1.Range
-	(*KeyValue)(nil),              // 12: holdfast.raft.v1.KeyValue
-	(*TxnResult)(nil),             // 13: holdfast.raft.v1.TxnResult
-	(*OpResult)(nil),              // 14: holdfast.raft.v1.OpResult
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(TxnRefusal)(0),               // 2: holdfast.raft.v1.TxnRefusal
+	(*Command)(nil),               // 3: holdfast.raft.v1.Command
+	(*Batch)(nil),                 // 4: holdfast.raft.v1.Batch
+	(*TermMarker)(nil),            // 5: holdfast.raft.v1.TermMarker
+	(*Compact)(nil),               // 6: holdfast.raft.v1.Compact
+	(*HashCheck)(nil),             // 7: holdfast.raft.v1.HashCheck
+	(*Txn)(nil),                   // 8: holdfast.raft.v1.Txn
+	(*Compare)(nil),               // 9: holdfast.raft.v1.Compare
+	(*Op)(nil),                    // 10: holdfast.raft.v1.Op
+	(*Put)(nil),                   // 11: holdfast.raft.v1.Put
+	(*LeaseGrant)(nil),            // 12: holdfast.raft.v1.LeaseGrant
+	(*LeaseRevoke)(nil),           // 13: holdfast.raft.v1.LeaseRevoke
+	(*LeaseCheckpoint)(nil),       // 14: holdfast.raft.v1.LeaseCheckpoint
+	(*Delete)(nil),                // 15: holdfast.raft.v1.Delete
+	(*Range)(nil),                 // 16: holdfast.raft.v1.Range
+	(*KeyValue)(nil),              // 17: holdfast.raft.v1.KeyValue
+	(*TxnResult)(nil),             // 18: holdfast.raft.v1.TxnResult
+	(*OpResult)(nil),              // 19: holdfast.raft.v1.OpResult
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_holdfast_raft_v1_log_proto_depIdxs = []int32{
-	3,  // 0: holdfast.raft.v1.Command.batch:type_name -> holdfast.raft.v1.Batch
-	4,  // 1: holdfast.raft.v1.Command.term_marker:type_name -> holdfast.raft.v1.TermMarker
-	5,  // 2: holdfast.raft.v1.Command.compact:type_name -> holdfast.raft.v1.Compact
-	15, // 3: holdfast.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
-	6,  // 4: holdfast.raft.v1.Batch.txns:type_name -> holdfast.raft.v1.Txn
-	7,  // 5: holdfast.raft.v1.Txn.compares:type_name -> holdfast.raft.v1.Compare
-	8,  // 6: holdfast.raft.v1.Txn.then:type_name -> holdfast.raft.v1.Op
-	8,  // 7: holdfast.raft.v1.Txn.otherwise:type_name -> holdfast.raft.v1.Op
-	0,  // 8: holdfast.raft.v1.Compare.target:type_name -> holdfast.raft.v1.CompareTarget
-	1,  // 9: holdfast.raft.v1.Compare.result:type_name -> holdfast.raft.v1.CompareResult
-	9,  // 10: holdfast.raft.v1.Op.put:type_name -> holdfast.raft.v1.Put
-	10, // 11: holdfast.raft.v1.Op.delete:type_name -> holdfast.raft.v1.Delete
-	11, // 12: holdfast.raft.v1.Op.range:type_name -> holdfast.raft.v1.Range
-	12, // 13: holdfast.raft.v1.TxnResult.failed:type_name -> holdfast.raft.v1.KeyValue
-	14, // 14: holdfast.raft.v1.TxnResult.results:type_name -> holdfast.raft.v1.OpResult
-	12, // 15: holdfast.raft.v1.OpResult.kvs:type_name -> holdfast.raft.v1.KeyValue
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	4,  // 0: holdfast.raft.v1.Command.batch:type_name -> holdfast.raft.v1.Batch
+	5,  // 1: holdfast.raft.v1.Command.term_marker:type_name -> holdfast.raft.v1.TermMarker
+	6,  // 2: holdfast.raft.v1.Command.compact:type_name -> holdfast.raft.v1.Compact
+	7,  // 3: holdfast.raft.v1.Command.hash_check:type_name -> holdfast.raft.v1.HashCheck
+	20, // 4: holdfast.raft.v1.Command.proposed_at:type_name -> google.protobuf.Timestamp
+	8,  // 5: holdfast.raft.v1.Batch.txns:type_name -> holdfast.raft.v1.Txn
+	9,  // 6: holdfast.raft.v1.Txn.compares:type_name -> holdfast.raft.v1.Compare
+	10, // 7: holdfast.raft.v1.Txn.then:type_name -> holdfast.raft.v1.Op
+	10, // 8: holdfast.raft.v1.Txn.otherwise:type_name -> holdfast.raft.v1.Op
+	0,  // 9: holdfast.raft.v1.Compare.target:type_name -> holdfast.raft.v1.CompareTarget
+	1,  // 10: holdfast.raft.v1.Compare.result:type_name -> holdfast.raft.v1.CompareResult
+	11, // 11: holdfast.raft.v1.Op.put:type_name -> holdfast.raft.v1.Put
+	15, // 12: holdfast.raft.v1.Op.delete:type_name -> holdfast.raft.v1.Delete
+	16, // 13: holdfast.raft.v1.Op.range:type_name -> holdfast.raft.v1.Range
+	8,  // 14: holdfast.raft.v1.Op.txn:type_name -> holdfast.raft.v1.Txn
+	12, // 15: holdfast.raft.v1.Op.lease_grant:type_name -> holdfast.raft.v1.LeaseGrant
+	13, // 16: holdfast.raft.v1.Op.lease_revoke:type_name -> holdfast.raft.v1.LeaseRevoke
+	14, // 17: holdfast.raft.v1.Op.lease_checkpoint:type_name -> holdfast.raft.v1.LeaseCheckpoint
+	17, // 18: holdfast.raft.v1.TxnResult.failed:type_name -> holdfast.raft.v1.KeyValue
+	19, // 19: holdfast.raft.v1.TxnResult.results:type_name -> holdfast.raft.v1.OpResult
+	2,  // 20: holdfast.raft.v1.TxnResult.refusal:type_name -> holdfast.raft.v1.TxnRefusal
+	17, // 21: holdfast.raft.v1.OpResult.kvs:type_name -> holdfast.raft.v1.KeyValue
+	19, // 22: holdfast.raft.v1.OpResult.results:type_name -> holdfast.raft.v1.OpResult
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_raft_v1_log_proto_init() }
@@ -1195,19 +1746,24 @@ func file_holdfast_raft_v1_log_proto_init() {
 		(*Command_Batch)(nil),
 		(*Command_TermMarker)(nil),
 		(*Command_Compact)(nil),
+		(*Command_HashCheck)(nil),
 	}
-	file_holdfast_raft_v1_log_proto_msgTypes[6].OneofWrappers = []any{
+	file_holdfast_raft_v1_log_proto_msgTypes[7].OneofWrappers = []any{
 		(*Op_Put)(nil),
 		(*Op_Delete)(nil),
 		(*Op_Range)(nil),
+		(*Op_Txn)(nil),
+		(*Op_LeaseGrant)(nil),
+		(*Op_LeaseRevoke)(nil),
+		(*Op_LeaseCheckpoint)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_raft_v1_log_proto_rawDesc), len(file_holdfast_raft_v1_log_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   13,
+			NumEnums:      3,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

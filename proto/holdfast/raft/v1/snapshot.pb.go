@@ -25,14 +25,14 @@ const (
 type SnapshotHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of the snapshot's format. A reader refuses one that it does not know.
-	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Version uint32 `protobuf:"varint,1,opt,name=version" json:"version,omitempty"`
 	// The last log entry that the state holds.
-	Index    uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	Revision int64  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Index    uint64 `protobuf:"varint,2,opt,name=index" json:"index,omitempty"`
+	Revision int64  `protobuf:"varint,3,opt,name=revision" json:"revision,omitempty"`
 	// Revisions below it are not in the snapshot.
-	Horizon int64 `protobuf:"varint,4,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	Horizon int64 `protobuf:"varint,4,opt,name=horizon" json:"horizon,omitempty"`
 	// The term of the last term marker applied.
-	MarkerTerm    uint64 `protobuf:"varint,5,opt,name=marker_term,json=markerTerm,proto3" json:"marker_term,omitempty"`
+	MarkerTerm    uint64 `protobuf:"varint,5,opt,name=marker_term,json=markerTerm" json:"marker_term,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -105,7 +105,7 @@ func (x *SnapshotHeader) GetMarkerTerm() uint64 {
 // SnapshotChunk is a frame of keys.
 type SnapshotChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keys          []*SnapshotKey         `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Keys          []*SnapshotKey         `protobuf:"bytes,1,rep,name=keys" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,8 +151,8 @@ func (x *SnapshotChunk) GetKeys() []*SnapshotKey {
 // long history goes on in a further SnapshotKey with the same key.
 type SnapshotKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Versions      []*SnapshotVersion     `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
+	Versions      []*SnapshotVersion     `protobuf:"bytes,2,rep,name=versions" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,14 +204,14 @@ func (x *SnapshotKey) GetVersions() []*SnapshotVersion {
 // SnapshotVersion is what a key was from one revision on.
 type SnapshotVersion struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	Value          []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
-	CreateRevision int64                  `protobuf:"varint,2,opt,name=create_revision,json=createRevision,proto3" json:"create_revision,omitempty"`
-	ModRevision    int64                  `protobuf:"varint,3,opt,name=mod_revision,json=modRevision,proto3" json:"mod_revision,omitempty"`
+	Value          []byte                 `protobuf:"bytes,1,opt,name=value" json:"value,omitempty"`
+	CreateRevision int64                  `protobuf:"varint,2,opt,name=create_revision,json=createRevision" json:"create_revision,omitempty"`
+	ModRevision    int64                  `protobuf:"varint,3,opt,name=mod_revision,json=modRevision" json:"mod_revision,omitempty"`
 	// 0 for a deletion.
-	Version int64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
-	Lease   int64 `protobuf:"varint,5,opt,name=lease,proto3" json:"lease,omitempty"`
+	Version int64 `protobuf:"varint,4,opt,name=version" json:"version,omitempty"`
+	Lease   int64 `protobuf:"varint,5,opt,name=lease" json:"lease,omitempty"`
 	// The place of this change among those of its revision.
-	Sub           int64 `protobuf:"varint,6,opt,name=sub,proto3" json:"sub,omitempty"`
+	Sub           int64 `protobuf:"varint,6,opt,name=sub" json:"sub,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,12 +292,12 @@ func (x *SnapshotVersion) GetSub() int64 {
 type SnapshotTrailer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Keys that exist, and versions in the stream, deletions included.
-	Keys     int64  `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`
-	Versions int64  `protobuf:"varint,2,opt,name=versions,proto3" json:"versions,omitempty"`
-	Index    uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
-	Revision int64  `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Keys     int64  `protobuf:"varint,1,opt,name=keys" json:"keys,omitempty"`
+	Versions int64  `protobuf:"varint,2,opt,name=versions" json:"versions,omitempty"`
+	Index    uint64 `protobuf:"varint,3,opt,name=index" json:"index,omitempty"`
+	Revision int64  `protobuf:"varint,4,opt,name=revision" json:"revision,omitempty"`
 	// The state hash over the keys that exist.
-	Hash          []byte `protobuf:"bytes,5,opt,name=hash,proto3" json:"hash,omitempty"`
+	Hash          []byte `protobuf:"bytes,5,opt,name=hash" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -396,8 +396,8 @@ const file_holdfast_raft_v1_snapshot_proto_rawDesc = "" +
 	"\bversions\x18\x02 \x01(\x03R\bversions\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04hash\x18\x05 \x01(\fR\x04hashB\xc6\x01\n" +
-	"\x14com.holdfast.raft.v1B\rSnapshotProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/raft/v1;raftv1\xa2\x02\x03HRX\xaa\x02\x10Holdfast.Raft.V1\xca\x02\x10Holdfast\\Raft\\V1\xe2\x02\x1cHoldfast\\Raft\\V1\\GPBMetadata\xea\x02\x12Holdfast::Raft::V1b\x06proto3"
+	"\x04hash\x18\x05 \x01(\fR\x04hashB\xcd\x01\n" +
+	"\x14com.holdfast.raft.v1B\rSnapshotProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/raft/v1;raftv1\xa2\x02\x03HRX\xaa\x02\x10Holdfast.Raft.V1\xca\x02\x10Holdfast\\Raft\\V1\xe2\x02\x1cHoldfast\\Raft\\V1\\GPBMetadata\xea\x02\x12Holdfast::Raft::V1\x92\x03\x04\b\x02 \x03b\beditionsp\xe8\a"
 
 var (
 	file_holdfast_raft_v1_snapshot_proto_rawDescOnce sync.Once
