@@ -40,6 +40,10 @@ var rules = []rule{
 		"log/slog":                  "the caller reports; the state machine is silent",
 		"sync":                      "one goroutine applies; readers have immutable snapshots",
 	}},
+	{pkg: "raftstore/seal", may: []string{"raftstore/seal"}, ban: map[string]string{
+		"github.com/hashicorp/raft": "sealing knows bytes, indexes and keys; what they mean is the store's",
+		"net":                       "keys that lie elsewhere come in through an interface",
+	}},
 	{pkg: "raftstore", may: []string{"proto", "object", "raftstore", "pki"}},
 	{pkg: "gossip", may: []string{"gossip"}},
 	{pkg: "pki", may: []string{"proto"}},
