@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/holdfast-io/holdfast/internal/faults"
 )
 
 // Roles of members.
@@ -81,6 +83,7 @@ type Config struct {
 	ReclaimAfter  time.Duration // optional; 1 s: how long a member has to be dead before its name may come from another address
 	SeekInterval  time.Duration // optional; 5 s: the longest time between two attempts to find members that are missing
 
+	Faults    *faults.Plane        // optional; what goes wrong on purpose
 	Transport memberlist.Transport // optional; tests: instead of Listen and Advertise
 	Logger    *slog.Logger         // optional; none
 }
@@ -513,6 +516,9 @@ func (g *Gossip) memberlistConfig(ctx context.Context) (*memberlist.Config, erro
 		if conf.AdvertiseAddr, err = resolve(ctx, host, ""); err != nil {
 			return nil, fmt.Errorf("gossip: advertised address %q: %w", g.cfg.Advertise, err)
 		}
+	}
+	if g.cfg.Faults != nil {
+		return conf, underFaults(conf, g.cfg.Faults)
 	}
 	return conf, nil
 }

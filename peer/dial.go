@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
 
+	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -23,26 +25,49 @@ const dialTimeout = 3 * time.Second
 // raftStream is raft's way over the one port: a raftstore.StreamLayer.
 type raftStream struct {
 	*acceptQueue
-	creds *pki.Credentials
+	creds  *pki.Credentials
+	faults *faults.Plane
 }
 
 // Dial connects to the raft of the peer at address. Any peer of this cluster
 // answers there or nobody does; raft itself checks whom it reached by the ids in
 // its messages.
 func (s raftStream) Dial(address raftstore.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	dialer := tls.Dialer{
-		NetDialer: &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Second},
-		Config:    s.creds.ClientTLS(pki.RolePeer, protoRaft),
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return dialer.DialContext(ctx, "tcp", string(address))
+	dialer := &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Second}
+	conn, err := dialTLS(ctx, dialer, string(address), s.creds.ClientTLS(pki.RolePeer, protoRaft), s.faults, "")
+	if err != nil {
+		return nil, err
+	}
+	if id, err := pki.IdentityOf(conn.ConnectionState().PeerCertificates[0]); err == nil {
+		faults.Identify(conn, id.Name)
+	}
+	return conn, nil
+}
+
+// dialTLS makes a TLS connection to address, under the faults for the peer called
+// id, if that is known. They lie below TLS, as the network does.
+func dialTLS(ctx context.Context, dialer *net.Dialer, address string, config *tls.Config, plane *faults.Plane, id string) (*tls.Conn, error) {
+	raw, err := plane.Dial(ctx, cmp.Or(id, address), func(ctx context.Context) (net.Conn, error) {
+		return dialer.DialContext(ctx, "tcp", address)
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // remotes holds one Connect client for each other peer. A client resolves its
 // peer's address anew at each dial, so that a peer which moved is found again.
 type remotes struct {
 	creds   *pki.Credentials
+	faults  *faults.Plane
 	resolve func(id string) (address string, ok bool)
 
 	mu      sync.Mutex
@@ -85,8 +110,7 @@ func (r *remotes) dial(ctx context.Context, id string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	// By name: the address may have passed to another peer since.
-	dialer := tls.Dialer{NetDialer: &net.Dialer{}, Config: r.creds.ClientTLSNamed(pki.RolePeer, id, protoH2)}
-	return dialer.DialContext(ctx, "tcp", address)
+	return dialTLS(ctx, &net.Dialer{}, address, r.creds.ClientTLSNamed(pki.RolePeer, id, protoH2), r.faults, id)
 }
 
 // close drops all idle connections.

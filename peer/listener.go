@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/pki"
 )
 
@@ -97,6 +98,11 @@ func (m *mux) serve(ctx context.Context, conn net.Conn) {
 		return
 	}
 	state := tlsConn.ConnectionState()
+	if len(state.PeerCertificates) > 0 {
+		if id, err := pki.IdentityOf(state.PeerCertificates[0]); err == nil {
+			faults.Identify(tlsConn, id.Name)
+		}
+	}
 	if state.NegotiatedProtocol != protoRaft {
 		m.http.put(tlsConn)
 		return

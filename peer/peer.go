@@ -29,14 +29,14 @@ import (
 
 // openStore makes the store, which opens its files and starts nothing.
 func (p *Peer) openStore() error {
-	p.mux = newMux(p.listener, p.creds, p.log.With("part", "listener"))
-	p.remotes = &remotes{creds: p.creds, resolve: p.addressOf}
+	p.mux = newMux(p.faults.Listener(p.listener), p.creds, p.log.With("part", "listener"))
+	p.remotes = &remotes{creds: p.creds, faults: p.faults, resolve: p.addressOf}
 	store, err := raftstore.New(raftstore.Config{
 		ID:        p.rec.ID,
 		ClusterID: p.rec.ClusterID,
 		Dir:       filepath.Join(p.cfg.DataDir, "raft"),
 		Address:   p.rec.Address,
-		Stream:    raftStream{p.mux.raft, p.creds},
+		Stream:    raftStream{p.mux.raft, p.creds, p.faults},
 		Remote: func(id string) (peerv1connect.StoreServiceClient, error) {
 			conn, err := p.remotes.client(id)
 			if err != nil {
@@ -45,6 +45,7 @@ func (p *Peer) openStore() error {
 			return peerv1connect.NewStoreServiceClient(conn), nil
 		},
 		Resolve:    p.gossiped,
+		Faults:     p.faults,
 		Logger:     p.log.With("part", "store"),
 		Registerer: p.registry,
 	})
@@ -98,6 +99,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		Key:       p.gossipKey,
 		Join:      func() []string { return seeds },
 		API:       p.rec.Address,
+		Faults:    p.faults,
 		Logger:    p.log.With("part", "gossip"),
 	})
 	if err != nil {
@@ -132,6 +134,11 @@ func (p *Peer) Run(ctx context.Context) error {
 	}
 
 	parts := newParts()
+	if p.faults != nil {
+		parts.start("faults", func(ctx context.Context) error {
+			return p.faults.Serve(ctx, filepath.Join(p.cfg.DataDir, FaultSocket))
+		})
+	}
 	// The door first: raft needs it to hear and be heard.
 	parts.start("listener", p.mux.run)
 	// The store restores what it has and takes part in elections.

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/gossip"
 	"github.com/holdfast-io/holdfast/internal/datadir"
+	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -29,6 +30,10 @@ const (
 	DefaultPort       = 7443 // API, raft and agents
 	DefaultGossipPort = 7946
 )
+
+// FaultSocket is the file in the data directory at which faults are set; see
+// Config.FaultSocket and faults.Control.
+const FaultSocket = "faults.sock"
 
 // Config says which peer to be.
 type Config struct {
@@ -56,6 +61,10 @@ type Config struct {
 	// PodCIDR is where pods' addresses come from. Optional: 10.244.0.0/16.
 	PodCIDR netip.Prefix
 
+	// FaultSocket lets others set faults on this peer, through a socket of that
+	// name in DataDir: network, disk and clock then fail on command. For tests.
+	FaultSocket bool
+
 	Version string       // optional; shown in Status
 	Logger  *slog.Logger // optional; discards
 }
@@ -67,6 +76,7 @@ type Peer struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 
+	faults    *faults.Plane // nil unless there is a FaultSocket
 	lock      *os.File
 	creds     *pki.Credentials
 	ca        *pki.CA
@@ -91,6 +101,10 @@ func Prepare(ctx context.Context, cfg Config) (_ *Peer, err error) {
 		return nil, err
 	}
 	p := &Peer{cfg: cfg, log: cfg.Logger, registry: prometheus.NewRegistry(), ready: make(chan struct{})}
+	if cfg.FaultSocket {
+		p.faults = faults.New(uint64(time.Now().UnixNano()))
+		p.log.Warn("faults can be set on this peer by whoever may open its data directory", "socket", filepath.Join(cfg.DataDir, FaultSocket))
+	}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
 		if err != nil {

@@ -172,7 +172,7 @@ func (b *batcher) collect(batch []*proposal, first *proposal) []*proposal {
 func (b *batcher) propose(batch []*proposal) {
 	s := b.store
 	s.metrics.batchTxns.Observe(float64(len(batch)))
-	future := s.raft.ApplyLog(raft.Log{Data: encodeBatch(batch, time.Now())}, 0)
+	future := s.raft.ApplyLog(raft.Log{Data: encodeBatch(batch, s.cfg.Faults.Now())}, 0)
 	b.inFlight.Go(func() {
 		err := future.Error()
 		<-b.slots
@@ -225,7 +225,7 @@ func (b *batcher) compact() {
 	if to == 0 || !b.compacting.CompareAndSwap(false, true) {
 		return
 	}
-	future := s.raft.ApplyLog(raft.Log{Data: encodeCommand(&raftv1.Command{Op: &raftv1.Command_Compact{Compact: &raftv1.Compact{Revision: to}}})}, 0)
+	future := s.raft.ApplyLog(raft.Log{Data: encodeCommand(&raftv1.Command{Op: &raftv1.Command_Compact{Compact: &raftv1.Compact{Revision: to}}, ProposedAt: timestamppb.New(s.cfg.Faults.Now())})}, 0)
 	b.inFlight.Go(func() {
 		// An error is no loss: the next batch asks again.
 		_ = future.Error()
@@ -294,9 +294,12 @@ func encodeBatch(batch []*proposal, now time.Time) []byte {
 	return protowire.AppendBytes(data, stamp)
 }
 
-// encodeCommand encodes a command other than a batch.
+// encodeCommand encodes a command other than a batch, proposed now unless it says
+// when.
 func encodeCommand(cmd *raftv1.Command) []byte {
-	cmd.ProposedAt = timestamppb.Now()
+	if cmd.ProposedAt == nil {
+		cmd.ProposedAt = timestamppb.Now()
+	}
 	data, err := proto.Marshal(cmd)
 	if err != nil {
 		panic(fmt.Sprintf("raftstore: encode %T: %v", cmd.GetOp(), err)) // integers only

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 )
 
@@ -51,6 +52,10 @@ type Config struct {
 	// Logger and Registerer are optional; nil discards.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
+
+	// Faults is what goes wrong on purpose with disk and wall clock; network faults
+	// are Stream's and Remote's. Optional; nil is none.
+	Faults *faults.Plane
 
 	// Transport and Storage take the place of Stream and Dir in tests. Transport
 	// must also implement raft.WithPreVote and raft.WithClose.

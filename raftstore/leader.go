@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 )
@@ -181,7 +182,7 @@ func (s *Store) noteLeader(term uint64) {
 func (s *Store) mark(l *Leader) {
 	retry := newBackoff()
 	for l.ctx.Err() == nil {
-		data := encodeCommand(&raftv1.Command{Op: &raftv1.Command_TermMarker{TermMarker: &raftv1.TermMarker{Term: l.term}}})
+		data := encodeCommand(&raftv1.Command{Op: &raftv1.Command_TermMarker{TermMarker: &raftv1.TermMarker{Term: l.term}}, ProposedAt: timestamppb.New(s.cfg.Faults.Now())})
 		err := s.raft.ApplyLog(raft.Log{Data: data}, 0).Error()
 		if err == nil {
 			if s.current.Load().root.MarkerTerm() == l.term && l.ctx.Err() == nil {

@@ -84,6 +84,8 @@ func New(cfg Config) (*Store, error) {
 		}
 	}
 	s.disk = newDisk(s.metrics, s.fail)
+	faulty := underFaults(*storage, cfg.Faults)
+	storage = &faulty
 	s.logs = newLogStore(storage.Logs, s.disk, logCacheBytes)
 	s.stable = &stableStore{StableStore: storage.Stable, disk: s.disk}
 	s.snapshotDB = storage.Snapshots

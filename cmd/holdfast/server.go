@@ -56,6 +56,8 @@ stay on its command line.`,
 	flags.StringVar(&f.config.Gossip, "gossip", fmt.Sprintf(":%d", peer.DefaultGossipPort), "where to listen for gossip, TCP and UDP")
 	flags.StringVar(&f.config.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
 	flags.StringVar(&f.contextName, "context-name", "", "with --init: the name of the context to save (default: the cluster's)")
+	flags.BoolVar(&f.config.FaultSocket, "fault-socket", false, "let tests break this peer through a socket in its data directory")
+	_ = flags.MarkHidden("fault-socket") // it exists
 	f.log.add(flags)
 	return cmd
 }
