@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
@@ -46,6 +47,21 @@ var table = map[string][]pki.Role{
 	agentv1connect.AgentServiceReportStatusProcedure: {pki.RoleNode},
 	agentv1connect.AgentServiceSessionsProcedure:     {pki.RoleNode},
 	agentv1connect.AgentServiceSessionProcedure:      {pki.RoleNode},
+
+	// The whole keyspace, objects included, can be read there.
+	storev1connect.StoreServiceRangeProcedure:           {pki.RoleAdmin},
+	storev1connect.StoreServicePutProcedure:             {pki.RoleAdmin},
+	storev1connect.StoreServiceDeleteProcedure:          {pki.RoleAdmin},
+	storev1connect.StoreServiceTxnProcedure:             {pki.RoleAdmin},
+	storev1connect.StoreServiceSessionProcedure:         {pki.RoleAdmin},
+	storev1connect.StoreServiceWatchProcedure:           {pki.RoleAdmin},
+	storev1connect.StoreServiceLeaseGrantProcedure:      {pki.RoleAdmin},
+	storev1connect.StoreServiceLeaseRevokeProcedure:     {pki.RoleAdmin},
+	storev1connect.StoreServiceLeaseKeepAliveProcedure:  {pki.RoleAdmin},
+	storev1connect.StoreServiceLeaseTimeToLiveProcedure: {pki.RoleAdmin},
+	storev1connect.StoreServiceLeasesProcedure:          {pki.RoleAdmin},
+	storev1connect.StoreServiceCompactProcedure:         {pki.RoleAdmin},
+	storev1connect.StoreServiceStatusProcedure:          {pki.RoleAdmin},
 
 	peerv1connect.StoreServiceReadIndexProcedure:    {pki.RolePeer},
 	peerv1connect.StoreServiceForwardProcedure:      {pki.RolePeer},

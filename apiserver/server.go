@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -104,6 +105,7 @@ type Server struct {
 	heartbeats *Heartbeats
 	desired    *desiredIndex
 	sessions   *sessions
+	streams    streamCount // of the raw-store service
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -162,6 +164,7 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterPodServiceHandler(s.rpc, podService{s})
 	holdfastv1connect.RegisterClusterServiceHandler(s.rpc, clusterService{s})
 	holdfastv1connect.RegisterJoinServiceHandler(s.rpc, joinService{s})
+	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())
 	peerv1connect.RegisterMembershipServiceHandler(s.rpc, membershipService{s})

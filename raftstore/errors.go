@@ -45,6 +45,8 @@ type ConflictError struct {
 	// Keys are those whose compares failed, as they were. One that does not exist
 	// has only its Key.
 	Keys []KeyValue
+	// Revision is the store's at which they failed.
+	Revision Revision
 }
 
 func (e *ConflictError) Error() string {

@@ -206,7 +206,7 @@ func (t Txn) result(out outcome) (Result, error) {
 		return Result{}, ErrDeposed
 	}
 	if !res.GetSucceeded() && len(t.Else) == 0 {
-		conflict := &ConflictError{Keys: make([]KeyValue, 0, len(res.GetFailed()))}
+		conflict := &ConflictError{Keys: make([]KeyValue, 0, len(res.GetFailed())), Revision: res.GetRevision()}
 		for _, kv := range res.GetFailed() {
 			conflict.Keys = append(conflict.Keys, KeyValue{
 				Key: kv.GetKey(), Value: kv.GetValue(), Create: kv.GetCreateRevision(),

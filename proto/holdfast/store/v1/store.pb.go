@@ -180,7 +180,7 @@ func (x Event_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Type.Descriptor instead.
 func (Event_Type) EnumDescriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{20, 0}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // ReadOptions say how fresh a read must be.
@@ -1545,8 +1545,10 @@ func (*Call_Txn) isCall_Call() {}
 func (*Call_KeepAlive) isCall_Call() {}
 
 type SessionResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Replies       []*Reply               `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Replies []*Reply               `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
+	// Term and peer, for all replies: their own headers have only revision and age.
+	Header        *Header `protobuf:"bytes,2,opt,name=header,proto3" json:"header,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1584,6 +1586,13 @@ func (*SessionResponse) Descriptor() ([]byte, []int) {
 func (x *SessionResponse) GetReplies() []*Reply {
 	if x != nil {
 		return x.Replies
+	}
+	return nil
+}
+
+func (x *SessionResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
 	}
 	return nil
 }
@@ -1805,19 +1814,16 @@ func (x *Failure) GetOutcomeUnknown() bool {
 	return false
 }
 
+// WatchRequest begins and ends watches. What is in one message is done in the
+// order of the fields.
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As in RangeRequest.
-	Key      []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	RangeEnd []byte `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
-	// Changes after this revision. 0: after the called peer's newest.
-	After     int64 `protobuf:"varint,3,opt,name=after,proto3" json:"after,omitempty"`
-	PrevKv    bool  `protobuf:"varint,4,opt,name=prev_kv,json=prevKv,proto3" json:"prev_kv,omitempty"`
-	NoPuts    bool  `protobuf:"varint,5,opt,name=no_puts,json=noPuts,proto3" json:"no_puts,omitempty"`
-	NoDeletes bool  `protobuf:"varint,6,opt,name=no_deletes,json=noDeletes,proto3" json:"no_deletes,omitempty"`
-	// How often to say how far the watch has come when nothing matched. Absent: 5 s.
-	Bookmark      *durationpb.Duration `protobuf:"bytes,7,opt,name=bookmark,proto3" json:"bookmark,omitempty"`
-	AllKeys       bool                 `protobuf:"varint,8,opt,name=all_keys,json=allKeys,proto3" json:"all_keys,omitempty"`
+	Start []*WatchStart          `protobuf:"bytes,1,rep,name=start,proto3" json:"start,omitempty"`
+	// Ids of watches to end. Each gets a last update with ended.
+	Stop []uint64 `protobuf:"varint,2,rep,packed,name=stop,proto3" json:"stop,omitempty"`
+	// Ids of watches that are to say how far they have come: an update without events
+	// for each, once it has sent all that the peer had when the request arrived.
+	Progress      []uint64 `protobuf:"varint,3,rep,packed,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1852,56 +1858,135 @@ func (*WatchRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{19}
 }
 
-func (x *WatchRequest) GetKey() []byte {
+func (x *WatchRequest) GetStart() []*WatchStart {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetStop() []uint64 {
+	if x != nil {
+		return x.Stop
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetProgress() []uint64 {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+type WatchStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the caller, unique among the watches of the stream.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As in RangeRequest.
+	Key      []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	RangeEnd []byte `protobuf:"bytes,3,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
+	// Changes after this revision; one that the peer has not reached is fine. 0: after
+	// the called peer's newest.
+	After     int64 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"`
+	PrevKv    bool  `protobuf:"varint,5,opt,name=prev_kv,json=prevKv,proto3" json:"prev_kv,omitempty"`
+	NoPuts    bool  `protobuf:"varint,6,opt,name=no_puts,json=noPuts,proto3" json:"no_puts,omitempty"`
+	NoDeletes bool  `protobuf:"varint,7,opt,name=no_deletes,json=noDeletes,proto3" json:"no_deletes,omitempty"`
+	// How often to say how far the watch has come when nothing matched. Absent: 5 s.
+	Bookmark *durationpb.Duration `protobuf:"bytes,8,opt,name=bookmark,proto3" json:"bookmark,omitempty"`
+	// Objects' keys and the system's, too.
+	AllKeys       bool `protobuf:"varint,9,opt,name=all_keys,json=allKeys,proto3" json:"all_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchStart) Reset() {
+	*x = WatchStart{}
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchStart) ProtoMessage() {}
+
+func (x *WatchStart) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchStart.ProtoReflect.Descriptor instead.
+func (*WatchStart) Descriptor() ([]byte, []int) {
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *WatchStart) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *WatchStart) GetKey() []byte {
 	if x != nil {
 		return x.Key
 	}
 	return nil
 }
 
-func (x *WatchRequest) GetRangeEnd() []byte {
+func (x *WatchStart) GetRangeEnd() []byte {
 	if x != nil {
 		return x.RangeEnd
 	}
 	return nil
 }
 
-func (x *WatchRequest) GetAfter() int64 {
+func (x *WatchStart) GetAfter() int64 {
 	if x != nil {
 		return x.After
 	}
 	return 0
 }
 
-func (x *WatchRequest) GetPrevKv() bool {
+func (x *WatchStart) GetPrevKv() bool {
 	if x != nil {
 		return x.PrevKv
 	}
 	return false
 }
 
-func (x *WatchRequest) GetNoPuts() bool {
+func (x *WatchStart) GetNoPuts() bool {
 	if x != nil {
 		return x.NoPuts
 	}
 	return false
 }
 
-func (x *WatchRequest) GetNoDeletes() bool {
+func (x *WatchStart) GetNoDeletes() bool {
 	if x != nil {
 		return x.NoDeletes
 	}
 	return false
 }
 
-func (x *WatchRequest) GetBookmark() *durationpb.Duration {
+func (x *WatchStart) GetBookmark() *durationpb.Duration {
 	if x != nil {
 		return x.Bookmark
 	}
 	return nil
 }
 
-func (x *WatchRequest) GetAllKeys() bool {
+func (x *WatchStart) GetAllKeys() bool {
 	if x != nil {
 		return x.AllKeys
 	}
@@ -1920,7 +2005,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[20]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2017,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[20]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2030,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Event) GetType() Event_Type {
@@ -1970,18 +2055,16 @@ func (x *Event) GetPrevKv() *KeyValue {
 }
 
 type WatchResponse struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
-	Events []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
-	// All changes up to it have been sent: resume after it.
-	UpTo          int64 `protobuf:"varint,3,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Updates       []*WatchUpdate         `protobuf:"bytes,1,rep,name=updates,proto3" json:"updates,omitempty"`
+	Header        *Header                `protobuf:"bytes,2,opt,name=header,proto3" json:"header,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[21]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2076,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[21]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2089,14 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *WatchResponse) GetUpdates() []*WatchUpdate {
+	if x != nil {
+		return x.Updates
+	}
+	return nil
 }
 
 func (x *WatchResponse) GetHeader() *Header {
@@ -2016,16 +2106,93 @@ func (x *WatchResponse) GetHeader() *Header {
 	return nil
 }
 
-func (x *WatchResponse) GetEvents() []*Event {
+type WatchUpdate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The watch's.
+	Id     uint64   `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Events []*Event `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	// All changes up to it have been sent, and nothing after it: resume after it.
+	UpTo int64 `protobuf:"varint,3,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	// The changes of one revision did not fit into a message: the next update of this
+	// watch has more of them. up_to does not hold them yet.
+	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	// The watch has ended, and why. "out_of_range": the history after up_to is
+	// discarded; read again, and watch after the revision of that.
+	Ended *Failure `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	// With "out_of_range": the oldest revision to watch after.
+	Horizon       int64 `protobuf:"varint,6,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchUpdate) Reset() {
+	*x = WatchUpdate{}
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchUpdate) ProtoMessage() {}
+
+func (x *WatchUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchUpdate.ProtoReflect.Descriptor instead.
+func (*WatchUpdate) Descriptor() ([]byte, []int) {
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *WatchUpdate) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *WatchUpdate) GetEvents() []*Event {
 	if x != nil {
 		return x.Events
 	}
 	return nil
 }
 
-func (x *WatchResponse) GetUpTo() int64 {
+func (x *WatchUpdate) GetUpTo() int64 {
 	if x != nil {
 		return x.UpTo
+	}
+	return 0
+}
+
+func (x *WatchUpdate) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *WatchUpdate) GetEnded() *Failure {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *WatchUpdate) GetHorizon() int64 {
+	if x != nil {
+		return x.Horizon
 	}
 	return 0
 }
@@ -2041,7 +2208,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[22]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2220,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[22]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2233,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -2094,7 +2261,7 @@ type LeaseGrantResponse struct {
 
 func (x *LeaseGrantResponse) Reset() {
 	*x = LeaseGrantResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[23]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2273,7 @@ func (x *LeaseGrantResponse) String() string {
 func (*LeaseGrantResponse) ProtoMessage() {}
 
 func (x *LeaseGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[23]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2286,7 @@ func (x *LeaseGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantResponse.ProtoReflect.Descriptor instead.
 func (*LeaseGrantResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LeaseGrantResponse) GetHeader() *Header {
@@ -2152,7 +2319,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[24]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2331,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[24]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2344,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -2196,7 +2363,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[25]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2375,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[25]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2388,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LeaseRevokeResponse) GetHeader() *Header {
@@ -2240,7 +2407,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[26]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2419,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[26]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2432,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LeaseKeepAliveRequest) GetId() int64 {
@@ -2286,7 +2453,7 @@ type LeaseKeepAliveResponse struct {
 
 func (x *LeaseKeepAliveResponse) Reset() {
 	*x = LeaseKeepAliveResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[27]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2465,7 @@ func (x *LeaseKeepAliveResponse) String() string {
 func (*LeaseKeepAliveResponse) ProtoMessage() {}
 
 func (x *LeaseKeepAliveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[27]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2478,7 @@ func (x *LeaseKeepAliveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveResponse.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LeaseKeepAliveResponse) GetHeader() *Header {
@@ -2345,7 +2512,7 @@ type LeaseTimeToLiveRequest struct {
 
 func (x *LeaseTimeToLiveRequest) Reset() {
 	*x = LeaseTimeToLiveRequest{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[28]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2524,7 @@ func (x *LeaseTimeToLiveRequest) String() string {
 func (*LeaseTimeToLiveRequest) ProtoMessage() {}
 
 func (x *LeaseTimeToLiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[28]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2537,7 @@ func (x *LeaseTimeToLiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTimeToLiveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseTimeToLiveRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LeaseTimeToLiveRequest) GetId() int64 {
@@ -2400,7 +2567,7 @@ type LeaseTimeToLiveResponse struct {
 
 func (x *LeaseTimeToLiveResponse) Reset() {
 	*x = LeaseTimeToLiveResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[29]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2579,7 @@ func (x *LeaseTimeToLiveResponse) String() string {
 func (*LeaseTimeToLiveResponse) ProtoMessage() {}
 
 func (x *LeaseTimeToLiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[29]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2592,7 @@ func (x *LeaseTimeToLiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTimeToLiveResponse.ProtoReflect.Descriptor instead.
 func (*LeaseTimeToLiveResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LeaseTimeToLiveResponse) GetHeader() *Header {
@@ -2471,7 +2638,7 @@ type LeasesRequest struct {
 
 func (x *LeasesRequest) Reset() {
 	*x = LeasesRequest{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[30]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2650,7 @@ func (x *LeasesRequest) String() string {
 func (*LeasesRequest) ProtoMessage() {}
 
 func (x *LeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[30]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2663,7 @@ func (x *LeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeasesRequest.ProtoReflect.Descriptor instead.
 func (*LeasesRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{30}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{32}
 }
 
 type LeasesResponse struct {
@@ -2509,7 +2676,7 @@ type LeasesResponse struct {
 
 func (x *LeasesResponse) Reset() {
 	*x = LeasesResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[31]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2688,7 @@ func (x *LeasesResponse) String() string {
 func (*LeasesResponse) ProtoMessage() {}
 
 func (x *LeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[31]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2701,7 @@ func (x *LeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeasesResponse.ProtoReflect.Descriptor instead.
 func (*LeasesResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{31}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LeasesResponse) GetHeader() *Header {
@@ -2560,7 +2727,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[32]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2739,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[32]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2752,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{32}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -2604,7 +2771,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[33]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2783,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[33]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2796,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{33}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CompactResponse) GetHeader() *Header {
@@ -2647,7 +2814,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[34]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2826,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[34]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2839,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{34}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{36}
 }
 
 type StatusResponse struct {
@@ -2698,7 +2865,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[35]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2877,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_store_v1_store_proto_msgTypes[35]
+	mi := &file_holdfast_store_v1_store_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2890,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{35}
+	return file_holdfast_store_v1_store_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StatusResponse) GetHeader() *Header {
@@ -2921,9 +3088,10 @@ const file_holdfast_store_v1_store_proto_rawDesc = "" +
 	"\x03txn\x18\x05 \x01(\v2\x1d.holdfast.store.v1.TxnRequestH\x00R\x03txn\x12I\n" +
 	"\n" +
 	"keep_alive\x18\x06 \x01(\v2(.holdfast.store.v1.LeaseKeepAliveRequestH\x00R\tkeepAliveB\x06\n" +
-	"\x04call\"E\n" +
+	"\x04call\"x\n" +
 	"\x0fSessionResponse\x122\n" +
-	"\areplies\x18\x01 \x03(\v2\x18.holdfast.store.v1.ReplyR\areplies\"\x83\x03\n" +
+	"\areplies\x18\x01 \x03(\v2\x18.holdfast.store.v1.ReplyR\areplies\x121\n" +
+	"\x06header\x18\x02 \x01(\v2\x19.holdfast.store.v1.HeaderR\x06header\"\x83\x03\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x128\n" +
 	"\x05range\x18\x02 \x01(\v2 .holdfast.store.v1.RangeResponseH\x00R\x05range\x122\n" +
@@ -2937,17 +3105,23 @@ const file_holdfast_store_v1_store_proto_rawDesc = "" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12'\n" +
-	"\x0foutcome_unknown\x18\x03 \x01(\bR\x0eoutcomeUnknown\"\xf6\x01\n" +
-	"\fWatchRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1b\n" +
-	"\trange_end\x18\x02 \x01(\fR\brangeEnd\x12\x14\n" +
-	"\x05after\x18\x03 \x01(\x03R\x05after\x12\x17\n" +
-	"\aprev_kv\x18\x04 \x01(\bR\x06prevKv\x12\x17\n" +
-	"\ano_puts\x18\x05 \x01(\bR\x06noPuts\x12\x1d\n" +
+	"\x0foutcome_unknown\x18\x03 \x01(\bR\x0eoutcomeUnknown\"s\n" +
+	"\fWatchRequest\x123\n" +
+	"\x05start\x18\x01 \x03(\v2\x1d.holdfast.store.v1.WatchStartR\x05start\x12\x12\n" +
+	"\x04stop\x18\x02 \x03(\x04R\x04stop\x12\x1a\n" +
+	"\bprogress\x18\x03 \x03(\x04R\bprogress\"\x84\x02\n" +
 	"\n" +
-	"no_deletes\x18\x06 \x01(\bR\tnoDeletes\x125\n" +
-	"\bbookmark\x18\a \x01(\v2\x19.google.protobuf.DurationR\bbookmark\x12\x19\n" +
-	"\ball_keys\x18\b \x01(\bR\aallKeys\"\xda\x01\n" +
+	"WatchStart\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x1b\n" +
+	"\trange_end\x18\x03 \x01(\fR\brangeEnd\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\x03R\x05after\x12\x17\n" +
+	"\aprev_kv\x18\x05 \x01(\bR\x06prevKv\x12\x17\n" +
+	"\ano_puts\x18\x06 \x01(\bR\x06noPuts\x12\x1d\n" +
+	"\n" +
+	"no_deletes\x18\a \x01(\bR\tnoDeletes\x125\n" +
+	"\bbookmark\x18\b \x01(\v2\x19.google.protobuf.DurationR\bbookmark\x12\x19\n" +
+	"\ball_keys\x18\t \x01(\bR\aallKeys\"\xda\x01\n" +
 	"\x05Event\x121\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1d.holdfast.store.v1.Event.TypeR\x04type\x12+\n" +
 	"\x02kv\x18\x02 \x01(\v2\x1b.holdfast.store.v1.KeyValueR\x02kv\x124\n" +
@@ -2955,11 +3129,17 @@ const file_holdfast_store_v1_store_proto_rawDesc = "" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bTYPE_PUT\x10\x01\x12\x0f\n" +
-	"\vTYPE_DELETE\x10\x02\"\x89\x01\n" +
-	"\rWatchResponse\x121\n" +
-	"\x06header\x18\x01 \x01(\v2\x19.holdfast.store.v1.HeaderR\x06header\x120\n" +
+	"\vTYPE_DELETE\x10\x02\"|\n" +
+	"\rWatchResponse\x128\n" +
+	"\aupdates\x18\x01 \x03(\v2\x1e.holdfast.store.v1.WatchUpdateR\aupdates\x121\n" +
+	"\x06header\x18\x02 \x01(\v2\x19.holdfast.store.v1.HeaderR\x06header\"\xc4\x01\n" +
+	"\vWatchUpdate\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
 	"\x06events\x18\x02 \x03(\v2\x18.holdfast.store.v1.EventR\x06events\x12\x13\n" +
-	"\x05up_to\x18\x03 \x01(\x03R\x04upTo\"P\n" +
+	"\x05up_to\x18\x03 \x01(\x03R\x04upTo\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\x120\n" +
+	"\x05ended\x18\x05 \x01(\v2\x1a.holdfast.store.v1.FailureR\x05ended\x12\x18\n" +
+	"\ahorizon\x18\x06 \x01(\x03R\ahorizon\"P\n" +
 	"\x11LeaseGrantRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12+\n" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x84\x01\n" +
@@ -3016,13 +3196,14 @@ const file_holdfast_store_v1_store_proto_rawDesc = "" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x17\n" +
 	"\x13CONSISTENCY_BOUNDED\x10\x02\x12\x15\n" +
-	"\x11CONSISTENCY_LOCAL\x10\x032\x84\b\n" +
+	"\x11CONSISTENCY_LOCAL\x10\x032\xd5\b\n" +
 	"\fStoreService\x12J\n" +
 	"\x05Range\x12\x1f.holdfast.store.v1.RangeRequest\x1a .holdfast.store.v1.RangeResponse\x12D\n" +
-	"\x03Put\x12\x1d.holdfast.store.v1.PutRequest\x1a\x1e.holdfast.store.v1.PutResponse\x12D\n" +
+	"\x03Put\x12\x1d.holdfast.store.v1.PutRequest\x1a\x1e.holdfast.store.v1.PutResponse\x12M\n" +
+	"\x06Delete\x12 .holdfast.store.v1.DeleteRequest\x1a!.holdfast.store.v1.DeleteResponse\x12D\n" +
 	"\x03Txn\x12\x1d.holdfast.store.v1.TxnRequest\x1a\x1e.holdfast.store.v1.TxnResponse\x12T\n" +
-	"\aSession\x12!.holdfast.store.v1.SessionRequest\x1a\".holdfast.store.v1.SessionResponse(\x010\x01\x12L\n" +
-	"\x05Watch\x12\x1f.holdfast.store.v1.WatchRequest\x1a .holdfast.store.v1.WatchResponse0\x01\x12Y\n" +
+	"\aSession\x12!.holdfast.store.v1.SessionRequest\x1a\".holdfast.store.v1.SessionResponse(\x010\x01\x12N\n" +
+	"\x05Watch\x12\x1f.holdfast.store.v1.WatchRequest\x1a .holdfast.store.v1.WatchResponse(\x010\x01\x12Y\n" +
 	"\n" +
 	"LeaseGrant\x12$.holdfast.store.v1.LeaseGrantRequest\x1a%.holdfast.store.v1.LeaseGrantResponse\x12\\\n" +
 	"\vLeaseRevoke\x12%.holdfast.store.v1.LeaseRevokeRequest\x1a&.holdfast.store.v1.LeaseRevokeResponse\x12e\n" +
@@ -3047,7 +3228,7 @@ func file_holdfast_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_holdfast_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_holdfast_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_holdfast_store_v1_store_proto_goTypes = []any{
 	(Consistency)(0),                // 0: holdfast.store.v1.Consistency
 	(Compare_Result)(0),             // 1: holdfast.store.v1.Compare.Result
@@ -3072,28 +3253,30 @@ var file_holdfast_store_v1_store_proto_goTypes = []any{
 	(*Reply)(nil),                   // 20: holdfast.store.v1.Reply
 	(*Failure)(nil),                 // 21: holdfast.store.v1.Failure
 	(*WatchRequest)(nil),            // 22: holdfast.store.v1.WatchRequest
-	(*Event)(nil),                   // 23: holdfast.store.v1.Event
-	(*WatchResponse)(nil),           // 24: holdfast.store.v1.WatchResponse
-	(*LeaseGrantRequest)(nil),       // 25: holdfast.store.v1.LeaseGrantRequest
-	(*LeaseGrantResponse)(nil),      // 26: holdfast.store.v1.LeaseGrantResponse
-	(*LeaseRevokeRequest)(nil),      // 27: holdfast.store.v1.LeaseRevokeRequest
-	(*LeaseRevokeResponse)(nil),     // 28: holdfast.store.v1.LeaseRevokeResponse
-	(*LeaseKeepAliveRequest)(nil),   // 29: holdfast.store.v1.LeaseKeepAliveRequest
-	(*LeaseKeepAliveResponse)(nil),  // 30: holdfast.store.v1.LeaseKeepAliveResponse
-	(*LeaseTimeToLiveRequest)(nil),  // 31: holdfast.store.v1.LeaseTimeToLiveRequest
-	(*LeaseTimeToLiveResponse)(nil), // 32: holdfast.store.v1.LeaseTimeToLiveResponse
-	(*LeasesRequest)(nil),           // 33: holdfast.store.v1.LeasesRequest
-	(*LeasesResponse)(nil),          // 34: holdfast.store.v1.LeasesResponse
-	(*CompactRequest)(nil),          // 35: holdfast.store.v1.CompactRequest
-	(*CompactResponse)(nil),         // 36: holdfast.store.v1.CompactResponse
-	(*StatusRequest)(nil),           // 37: holdfast.store.v1.StatusRequest
-	(*StatusResponse)(nil),          // 38: holdfast.store.v1.StatusResponse
-	(*durationpb.Duration)(nil),     // 39: google.protobuf.Duration
+	(*WatchStart)(nil),              // 23: holdfast.store.v1.WatchStart
+	(*Event)(nil),                   // 24: holdfast.store.v1.Event
+	(*WatchResponse)(nil),           // 25: holdfast.store.v1.WatchResponse
+	(*WatchUpdate)(nil),             // 26: holdfast.store.v1.WatchUpdate
+	(*LeaseGrantRequest)(nil),       // 27: holdfast.store.v1.LeaseGrantRequest
+	(*LeaseGrantResponse)(nil),      // 28: holdfast.store.v1.LeaseGrantResponse
+	(*LeaseRevokeRequest)(nil),      // 29: holdfast.store.v1.LeaseRevokeRequest
+	(*LeaseRevokeResponse)(nil),     // 30: holdfast.store.v1.LeaseRevokeResponse
+	(*LeaseKeepAliveRequest)(nil),   // 31: holdfast.store.v1.LeaseKeepAliveRequest
+	(*LeaseKeepAliveResponse)(nil),  // 32: holdfast.store.v1.LeaseKeepAliveResponse
+	(*LeaseTimeToLiveRequest)(nil),  // 33: holdfast.store.v1.LeaseTimeToLiveRequest
+	(*LeaseTimeToLiveResponse)(nil), // 34: holdfast.store.v1.LeaseTimeToLiveResponse
+	(*LeasesRequest)(nil),           // 35: holdfast.store.v1.LeasesRequest
+	(*LeasesResponse)(nil),          // 36: holdfast.store.v1.LeasesResponse
+	(*CompactRequest)(nil),          // 37: holdfast.store.v1.CompactRequest
+	(*CompactResponse)(nil),         // 38: holdfast.store.v1.CompactResponse
+	(*StatusRequest)(nil),           // 39: holdfast.store.v1.StatusRequest
+	(*StatusResponse)(nil),          // 40: holdfast.store.v1.StatusResponse
+	(*durationpb.Duration)(nil),     // 41: google.protobuf.Duration
 }
 var file_holdfast_store_v1_store_proto_depIdxs = []int32{
 	0,  // 0: holdfast.store.v1.ReadOptions.consistency:type_name -> holdfast.store.v1.Consistency
-	39, // 1: holdfast.store.v1.ReadOptions.max_age:type_name -> google.protobuf.Duration
-	39, // 2: holdfast.store.v1.Header.age:type_name -> google.protobuf.Duration
+	41, // 1: holdfast.store.v1.ReadOptions.max_age:type_name -> google.protobuf.Duration
+	41, // 2: holdfast.store.v1.Header.age:type_name -> google.protobuf.Duration
 	3,  // 3: holdfast.store.v1.RangeRequest.read:type_name -> holdfast.store.v1.ReadOptions
 	4,  // 4: holdfast.store.v1.RangeResponse.header:type_name -> holdfast.store.v1.Header
 	5,  // 5: holdfast.store.v1.RangeResponse.kvs:type_name -> holdfast.store.v1.KeyValue
@@ -3120,61 +3303,67 @@ var file_holdfast_store_v1_store_proto_depIdxs = []int32{
 	8,  // 26: holdfast.store.v1.Call.put:type_name -> holdfast.store.v1.PutRequest
 	10, // 27: holdfast.store.v1.Call.delete:type_name -> holdfast.store.v1.DeleteRequest
 	14, // 28: holdfast.store.v1.Call.txn:type_name -> holdfast.store.v1.TxnRequest
-	29, // 29: holdfast.store.v1.Call.keep_alive:type_name -> holdfast.store.v1.LeaseKeepAliveRequest
+	31, // 29: holdfast.store.v1.Call.keep_alive:type_name -> holdfast.store.v1.LeaseKeepAliveRequest
 	20, // 30: holdfast.store.v1.SessionResponse.replies:type_name -> holdfast.store.v1.Reply
-	7,  // 31: holdfast.store.v1.Reply.range:type_name -> holdfast.store.v1.RangeResponse
-	9,  // 32: holdfast.store.v1.Reply.put:type_name -> holdfast.store.v1.PutResponse
-	11, // 33: holdfast.store.v1.Reply.delete:type_name -> holdfast.store.v1.DeleteResponse
-	16, // 34: holdfast.store.v1.Reply.txn:type_name -> holdfast.store.v1.TxnResponse
-	30, // 35: holdfast.store.v1.Reply.keep_alive:type_name -> holdfast.store.v1.LeaseKeepAliveResponse
-	21, // 36: holdfast.store.v1.Reply.failure:type_name -> holdfast.store.v1.Failure
-	39, // 37: holdfast.store.v1.WatchRequest.bookmark:type_name -> google.protobuf.Duration
-	2,  // 38: holdfast.store.v1.Event.type:type_name -> holdfast.store.v1.Event.Type
-	5,  // 39: holdfast.store.v1.Event.kv:type_name -> holdfast.store.v1.KeyValue
-	5,  // 40: holdfast.store.v1.Event.prev_kv:type_name -> holdfast.store.v1.KeyValue
-	4,  // 41: holdfast.store.v1.WatchResponse.header:type_name -> holdfast.store.v1.Header
-	23, // 42: holdfast.store.v1.WatchResponse.events:type_name -> holdfast.store.v1.Event
-	39, // 43: holdfast.store.v1.LeaseGrantRequest.ttl:type_name -> google.protobuf.Duration
-	4,  // 44: holdfast.store.v1.LeaseGrantResponse.header:type_name -> holdfast.store.v1.Header
-	39, // 45: holdfast.store.v1.LeaseGrantResponse.ttl:type_name -> google.protobuf.Duration
-	4,  // 46: holdfast.store.v1.LeaseRevokeResponse.header:type_name -> holdfast.store.v1.Header
-	4,  // 47: holdfast.store.v1.LeaseKeepAliveResponse.header:type_name -> holdfast.store.v1.Header
-	39, // 48: holdfast.store.v1.LeaseKeepAliveResponse.ttl:type_name -> google.protobuf.Duration
-	4,  // 49: holdfast.store.v1.LeaseTimeToLiveResponse.header:type_name -> holdfast.store.v1.Header
-	39, // 50: holdfast.store.v1.LeaseTimeToLiveResponse.granted:type_name -> google.protobuf.Duration
-	39, // 51: holdfast.store.v1.LeaseTimeToLiveResponse.remaining:type_name -> google.protobuf.Duration
-	4,  // 52: holdfast.store.v1.LeasesResponse.header:type_name -> holdfast.store.v1.Header
-	4,  // 53: holdfast.store.v1.CompactResponse.header:type_name -> holdfast.store.v1.Header
-	4,  // 54: holdfast.store.v1.StatusResponse.header:type_name -> holdfast.store.v1.Header
-	6,  // 55: holdfast.store.v1.StoreService.Range:input_type -> holdfast.store.v1.RangeRequest
-	8,  // 56: holdfast.store.v1.StoreService.Put:input_type -> holdfast.store.v1.PutRequest
-	14, // 57: holdfast.store.v1.StoreService.Txn:input_type -> holdfast.store.v1.TxnRequest
-	17, // 58: holdfast.store.v1.StoreService.Session:input_type -> holdfast.store.v1.SessionRequest
-	22, // 59: holdfast.store.v1.StoreService.Watch:input_type -> holdfast.store.v1.WatchRequest
-	25, // 60: holdfast.store.v1.StoreService.LeaseGrant:input_type -> holdfast.store.v1.LeaseGrantRequest
-	27, // 61: holdfast.store.v1.StoreService.LeaseRevoke:input_type -> holdfast.store.v1.LeaseRevokeRequest
-	29, // 62: holdfast.store.v1.StoreService.LeaseKeepAlive:input_type -> holdfast.store.v1.LeaseKeepAliveRequest
-	31, // 63: holdfast.store.v1.StoreService.LeaseTimeToLive:input_type -> holdfast.store.v1.LeaseTimeToLiveRequest
-	33, // 64: holdfast.store.v1.StoreService.Leases:input_type -> holdfast.store.v1.LeasesRequest
-	35, // 65: holdfast.store.v1.StoreService.Compact:input_type -> holdfast.store.v1.CompactRequest
-	37, // 66: holdfast.store.v1.StoreService.Status:input_type -> holdfast.store.v1.StatusRequest
-	7,  // 67: holdfast.store.v1.StoreService.Range:output_type -> holdfast.store.v1.RangeResponse
-	9,  // 68: holdfast.store.v1.StoreService.Put:output_type -> holdfast.store.v1.PutResponse
-	16, // 69: holdfast.store.v1.StoreService.Txn:output_type -> holdfast.store.v1.TxnResponse
-	19, // 70: holdfast.store.v1.StoreService.Session:output_type -> holdfast.store.v1.SessionResponse
-	24, // 71: holdfast.store.v1.StoreService.Watch:output_type -> holdfast.store.v1.WatchResponse
-	26, // 72: holdfast.store.v1.StoreService.LeaseGrant:output_type -> holdfast.store.v1.LeaseGrantResponse
-	28, // 73: holdfast.store.v1.StoreService.LeaseRevoke:output_type -> holdfast.store.v1.LeaseRevokeResponse
-	30, // 74: holdfast.store.v1.StoreService.LeaseKeepAlive:output_type -> holdfast.store.v1.LeaseKeepAliveResponse
-	32, // 75: holdfast.store.v1.StoreService.LeaseTimeToLive:output_type -> holdfast.store.v1.LeaseTimeToLiveResponse
-	34, // 76: holdfast.store.v1.StoreService.Leases:output_type -> holdfast.store.v1.LeasesResponse
-	36, // 77: holdfast.store.v1.StoreService.Compact:output_type -> holdfast.store.v1.CompactResponse
-	38, // 78: holdfast.store.v1.StoreService.Status:output_type -> holdfast.store.v1.StatusResponse
-	67, // [67:79] is the sub-list for method output_type
-	55, // [55:67] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	4,  // 31: holdfast.store.v1.SessionResponse.header:type_name -> holdfast.store.v1.Header
+	7,  // 32: holdfast.store.v1.Reply.range:type_name -> holdfast.store.v1.RangeResponse
+	9,  // 33: holdfast.store.v1.Reply.put:type_name -> holdfast.store.v1.PutResponse
+	11, // 34: holdfast.store.v1.Reply.delete:type_name -> holdfast.store.v1.DeleteResponse
+	16, // 35: holdfast.store.v1.Reply.txn:type_name -> holdfast.store.v1.TxnResponse
+	32, // 36: holdfast.store.v1.Reply.keep_alive:type_name -> holdfast.store.v1.LeaseKeepAliveResponse
+	21, // 37: holdfast.store.v1.Reply.failure:type_name -> holdfast.store.v1.Failure
+	23, // 38: holdfast.store.v1.WatchRequest.start:type_name -> holdfast.store.v1.WatchStart
+	41, // 39: holdfast.store.v1.WatchStart.bookmark:type_name -> google.protobuf.Duration
+	2,  // 40: holdfast.store.v1.Event.type:type_name -> holdfast.store.v1.Event.Type
+	5,  // 41: holdfast.store.v1.Event.kv:type_name -> holdfast.store.v1.KeyValue
+	5,  // 42: holdfast.store.v1.Event.prev_kv:type_name -> holdfast.store.v1.KeyValue
+	26, // 43: holdfast.store.v1.WatchResponse.updates:type_name -> holdfast.store.v1.WatchUpdate
+	4,  // 44: holdfast.store.v1.WatchResponse.header:type_name -> holdfast.store.v1.Header
+	24, // 45: holdfast.store.v1.WatchUpdate.events:type_name -> holdfast.store.v1.Event
+	21, // 46: holdfast.store.v1.WatchUpdate.ended:type_name -> holdfast.store.v1.Failure
+	41, // 47: holdfast.store.v1.LeaseGrantRequest.ttl:type_name -> google.protobuf.Duration
+	4,  // 48: holdfast.store.v1.LeaseGrantResponse.header:type_name -> holdfast.store.v1.Header
+	41, // 49: holdfast.store.v1.LeaseGrantResponse.ttl:type_name -> google.protobuf.Duration
+	4,  // 50: holdfast.store.v1.LeaseRevokeResponse.header:type_name -> holdfast.store.v1.Header
+	4,  // 51: holdfast.store.v1.LeaseKeepAliveResponse.header:type_name -> holdfast.store.v1.Header
+	41, // 52: holdfast.store.v1.LeaseKeepAliveResponse.ttl:type_name -> google.protobuf.Duration
+	4,  // 53: holdfast.store.v1.LeaseTimeToLiveResponse.header:type_name -> holdfast.store.v1.Header
+	41, // 54: holdfast.store.v1.LeaseTimeToLiveResponse.granted:type_name -> google.protobuf.Duration
+	41, // 55: holdfast.store.v1.LeaseTimeToLiveResponse.remaining:type_name -> google.protobuf.Duration
+	4,  // 56: holdfast.store.v1.LeasesResponse.header:type_name -> holdfast.store.v1.Header
+	4,  // 57: holdfast.store.v1.CompactResponse.header:type_name -> holdfast.store.v1.Header
+	4,  // 58: holdfast.store.v1.StatusResponse.header:type_name -> holdfast.store.v1.Header
+	6,  // 59: holdfast.store.v1.StoreService.Range:input_type -> holdfast.store.v1.RangeRequest
+	8,  // 60: holdfast.store.v1.StoreService.Put:input_type -> holdfast.store.v1.PutRequest
+	10, // 61: holdfast.store.v1.StoreService.Delete:input_type -> holdfast.store.v1.DeleteRequest
+	14, // 62: holdfast.store.v1.StoreService.Txn:input_type -> holdfast.store.v1.TxnRequest
+	17, // 63: holdfast.store.v1.StoreService.Session:input_type -> holdfast.store.v1.SessionRequest
+	22, // 64: holdfast.store.v1.StoreService.Watch:input_type -> holdfast.store.v1.WatchRequest
+	27, // 65: holdfast.store.v1.StoreService.LeaseGrant:input_type -> holdfast.store.v1.LeaseGrantRequest
+	29, // 66: holdfast.store.v1.StoreService.LeaseRevoke:input_type -> holdfast.store.v1.LeaseRevokeRequest
+	31, // 67: holdfast.store.v1.StoreService.LeaseKeepAlive:input_type -> holdfast.store.v1.LeaseKeepAliveRequest
+	33, // 68: holdfast.store.v1.StoreService.LeaseTimeToLive:input_type -> holdfast.store.v1.LeaseTimeToLiveRequest
+	35, // 69: holdfast.store.v1.StoreService.Leases:input_type -> holdfast.store.v1.LeasesRequest
+	37, // 70: holdfast.store.v1.StoreService.Compact:input_type -> holdfast.store.v1.CompactRequest
+	39, // 71: holdfast.store.v1.StoreService.Status:input_type -> holdfast.store.v1.StatusRequest
+	7,  // 72: holdfast.store.v1.StoreService.Range:output_type -> holdfast.store.v1.RangeResponse
+	9,  // 73: holdfast.store.v1.StoreService.Put:output_type -> holdfast.store.v1.PutResponse
+	11, // 74: holdfast.store.v1.StoreService.Delete:output_type -> holdfast.store.v1.DeleteResponse
+	16, // 75: holdfast.store.v1.StoreService.Txn:output_type -> holdfast.store.v1.TxnResponse
+	19, // 76: holdfast.store.v1.StoreService.Session:output_type -> holdfast.store.v1.SessionResponse
+	25, // 77: holdfast.store.v1.StoreService.Watch:output_type -> holdfast.store.v1.WatchResponse
+	28, // 78: holdfast.store.v1.StoreService.LeaseGrant:output_type -> holdfast.store.v1.LeaseGrantResponse
+	30, // 79: holdfast.store.v1.StoreService.LeaseRevoke:output_type -> holdfast.store.v1.LeaseRevokeResponse
+	32, // 80: holdfast.store.v1.StoreService.LeaseKeepAlive:output_type -> holdfast.store.v1.LeaseKeepAliveResponse
+	34, // 81: holdfast.store.v1.StoreService.LeaseTimeToLive:output_type -> holdfast.store.v1.LeaseTimeToLiveResponse
+	36, // 82: holdfast.store.v1.StoreService.Leases:output_type -> holdfast.store.v1.LeasesResponse
+	38, // 83: holdfast.store.v1.StoreService.Compact:output_type -> holdfast.store.v1.CompactResponse
+	40, // 84: holdfast.store.v1.StoreService.Status:output_type -> holdfast.store.v1.StatusResponse
+	72, // [72:85] is the sub-list for method output_type
+	59, // [59:72] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_store_v1_store_proto_init() }
@@ -3222,7 +3411,7 @@ func file_holdfast_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_store_v1_store_proto_rawDesc), len(file_holdfast_store_v1_store_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,8 @@ const (
 	StoreServiceRangeProcedure = "/holdfast.store.v1.StoreService/Range"
 	// StoreServicePutProcedure is the procedure name of the StoreService's Put RPC.
 	StoreServicePutProcedure = "/holdfast.store.v1.StoreService/Put"
+	// StoreServiceDeleteProcedure is the procedure name of the StoreService's Delete RPC.
+	StoreServiceDeleteProcedure = "/holdfast.store.v1.StoreService/Delete"
 	// StoreServiceTxnProcedure is the procedure name of the StoreService's Txn RPC.
 	StoreServiceTxnProcedure = "/holdfast.store.v1.StoreService/Txn"
 	// StoreServiceSessionProcedure is the procedure name of the StoreService's Session RPC.
@@ -67,6 +69,13 @@ var (
 			Procedure:  StoreServicePutProcedure,
 		}
 	})
+	storeServiceDeleteSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_store_v1_store_proto.Services().ByName("StoreService").Methods().ByName("Delete"),
+			Procedure:  StoreServiceDeleteProcedure,
+		}
+	})
 	storeServiceTxnSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
@@ -83,7 +92,7 @@ var (
 	})
 	storeServiceWatchSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
-			StreamType: connect.StreamTypeServer,
+			StreamType: connect.StreamTypeBidi,
 			Schema:     v1.File_holdfast_store_v1_store_proto.Services().ByName("StoreService").Methods().ByName("Watch"),
 			Procedure:  StoreServiceWatchProcedure,
 		}
@@ -145,14 +154,21 @@ type StoreServiceClient interface {
 	Range(context.Context, *v1.RangeRequest) (*v1.RangeResponse, error)
 	// Put sets one key.
 	Put(context.Context, *v1.PutRequest) (*v1.PutResponse, error)
+	// Delete removes one key, or a range.
+	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
 	// Txn runs a conditional transaction.
 	Txn(context.Context, *v1.TxnRequest) (*v1.TxnResponse, error)
 	// Session carries any number of calls over one stream, many in a message, each
 	// answered by its id as soon as it is done. It is the fast way: for programs.
+	// A peer reads no further while too many calls are without an answer, or answers
+	// are not fetched. The first response comes at once and has no replies.
 	Session(context.Context) (StoreServiceSessionClientStream, error)
-	// Watch streams changes: ordered, each once, those of a revision together. The
-	// first response comes at once and has no events.
-	Watch(context.Context, *v1.WatchRequest) (StoreServiceWatchClientStream, error)
+	// Watch carries any number of watches over one stream. Of each: changes in order,
+	// each once, none left out, those of a revision together. A client that does not
+	// read delays nobody: its watches are cursors into the history, and end when that
+	// is compacted past them. The first update of a watch comes at once and has no
+	// events.
+	Watch(context.Context) (StoreServiceWatchClientStream, error)
 	// LeaseGrant makes a lease.
 	LeaseGrant(context.Context, *v1.LeaseGrantRequest) (*v1.LeaseGrantResponse, error)
 	// LeaseRevoke ends a lease and deletes its keys. NotFound when there is none.
@@ -216,6 +232,22 @@ type StoreServiceWatchClientStream struct {
 	stream connect.ClientStream
 }
 
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s StoreServiceWatchClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s StoreServiceWatchClientStream) Send(req *v1.WatchRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseSend closes the request side of the stream.
+func (s StoreServiceWatchClientStream) CloseSend() error {
+	return s.stream.CloseSend()
+}
+
 // Receive returns the next response message from the server.
 func (s StoreServiceWatchClientStream) Receive() (*v1.WatchResponse, error) {
 	var res v1.WatchResponse
@@ -237,14 +269,21 @@ type StoreServiceHandler interface {
 	Range(context.Context, *v1.RangeRequest) (*v1.RangeResponse, error)
 	// Put sets one key.
 	Put(context.Context, *v1.PutRequest) (*v1.PutResponse, error)
+	// Delete removes one key, or a range.
+	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
 	// Txn runs a conditional transaction.
 	Txn(context.Context, *v1.TxnRequest) (*v1.TxnResponse, error)
 	// Session carries any number of calls over one stream, many in a message, each
 	// answered by its id as soon as it is done. It is the fast way: for programs.
+	// A peer reads no further while too many calls are without an answer, or answers
+	// are not fetched. The first response comes at once and has no replies.
 	Session(context.Context, StoreServiceSessionServerStream) error
-	// Watch streams changes: ordered, each once, those of a revision together. The
-	// first response comes at once and has no events.
-	Watch(context.Context, *v1.WatchRequest, StoreServiceWatchServerStream) error
+	// Watch carries any number of watches over one stream. Of each: changes in order,
+	// each once, none left out, those of a revision together. A client that does not
+	// read delays nobody: its watches are cursors into the history, and end when that
+	// is compacted past them. The first update of a watch comes at once and has no
+	// events.
+	Watch(context.Context, StoreServiceWatchServerStream) error
 	// LeaseGrant makes a lease.
 	LeaseGrant(context.Context, *v1.LeaseGrantRequest) (*v1.LeaseGrantResponse, error)
 	// LeaseRevoke ends a lease and deletes its keys. NotFound when there is none.
@@ -268,6 +307,7 @@ func RegisterStoreServiceHandler(server *connect.Server, svc StoreServiceHandler
 	server.Register(
 		connect.Method{Spec: storeServiceRangeSpec(), Handler: adapter._range},
 		connect.Method{Spec: storeServicePutSpec(), Handler: adapter.put},
+		connect.Method{Spec: storeServiceDeleteSpec(), Handler: adapter.delete},
 		connect.Method{Spec: storeServiceTxnSpec(), Handler: adapter.txn},
 		connect.Method{Spec: storeServiceSessionSpec(), Handler: adapter.session},
 		connect.Method{Spec: storeServiceWatchSpec(), Handler: adapter.watch},
@@ -310,6 +350,15 @@ type StoreServiceWatchServerStream struct {
 	stream connect.ServerStream
 }
 
+// Receive returns the next request message from the client.
+func (s StoreServiceWatchServerStream) Receive() (*v1.WatchRequest, error) {
+	var req v1.WatchRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
 // SendHeaders flushes the response headers without a message. The first Send does this implicitly.
 func (s StoreServiceWatchServerStream) SendHeaders() error {
 	return s.stream.SendHeaders()
@@ -331,6 +380,10 @@ func (UnimplementedStoreServiceHandler) Put(context.Context, *v1.PutRequest) (*v
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.store.v1.StoreService.Put is not implemented")
 }
 
+func (UnimplementedStoreServiceHandler) Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.store.v1.StoreService.Delete is not implemented")
+}
+
 func (UnimplementedStoreServiceHandler) Txn(context.Context, *v1.TxnRequest) (*v1.TxnResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.store.v1.StoreService.Txn is not implemented")
 }
@@ -339,7 +392,7 @@ func (UnimplementedStoreServiceHandler) Session(context.Context, StoreServiceSes
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.store.v1.StoreService.Session is not implemented")
 }
 
-func (UnimplementedStoreServiceHandler) Watch(context.Context, *v1.WatchRequest, StoreServiceWatchServerStream) error {
+func (UnimplementedStoreServiceHandler) Watch(context.Context, StoreServiceWatchServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.store.v1.StoreService.Watch is not implemented")
 }
 
@@ -391,6 +444,14 @@ func (c *storeServiceClient) Put(ctx context.Context, req *v1.PutRequest) (*v1.P
 	return &res, nil
 }
 
+func (c *storeServiceClient) Delete(ctx context.Context, req *v1.DeleteRequest) (*v1.DeleteResponse, error) {
+	var res v1.DeleteResponse
+	if err := c.client.CallUnary(ctx, storeServiceDeleteSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 func (c *storeServiceClient) Txn(ctx context.Context, req *v1.TxnRequest) (*v1.TxnResponse, error) {
 	var res v1.TxnResponse
 	if err := c.client.CallUnary(ctx, storeServiceTxnSpec(), req, &res); err != nil {
@@ -407,8 +468,8 @@ func (c *storeServiceClient) Session(ctx context.Context) (StoreServiceSessionCl
 	return StoreServiceSessionClientStream{stream: stream}, nil
 }
 
-func (c *storeServiceClient) Watch(ctx context.Context, req *v1.WatchRequest) (StoreServiceWatchClientStream, error) {
-	stream, err := c.client.CallServerStream(ctx, storeServiceWatchSpec(), req)
+func (c *storeServiceClient) Watch(ctx context.Context) (StoreServiceWatchClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, storeServiceWatchSpec())
 	if err != nil {
 		return StoreServiceWatchClientStream{}, err
 	}
@@ -497,6 +558,18 @@ func (h storeServiceHandler) put(ctx context.Context, _ connect.Spec, stream con
 	return stream.Send(res)
 }
 
+func (h storeServiceHandler) delete(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DeleteRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Delete(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
 func (h storeServiceHandler) txn(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	var req v1.TxnRequest
 	if err := stream.Receive(&req); err != nil {
@@ -514,11 +587,7 @@ func (h storeServiceHandler) session(ctx context.Context, _ connect.Spec, stream
 }
 
 func (h storeServiceHandler) watch(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.WatchRequest
-	if err := stream.Receive(&req); err != nil {
-		return err
-	}
-	return h.svc.Watch(ctx, &req, StoreServiceWatchServerStream{stream: stream})
+	return h.svc.Watch(ctx, StoreServiceWatchServerStream{stream: stream})
 }
 
 func (h storeServiceHandler) leaseGrant(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {

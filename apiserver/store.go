@@ -1,0 +1,210 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	storev1 "github.com/holdfast-io/holdfast/proto/holdfast/store/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
+	"github.com/holdfast-io/holdfast/raftstore"
+)
+
+// storeService implements storev1connect.StoreServiceHandler: the store itself,
+// under a keyspace of its own. See store_convert.go for what its messages mean to
+// package raftstore.
+type storeService struct {
+	*Server
+	storev1connect.UnimplementedStoreServiceHandler
+}
+
+// Range reads keys.
+func (s storeService) Range(ctx context.Context, req *storev1.RangeRequest) (*storev1.RangeResponse, error) {
+	r, err := rangeOf(req, req.GetAllKeys())
+	if err != nil {
+		return nil, err
+	}
+	read, err := s.readStore(ctx, req.GetRead())
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.rangeAt(read, r)
+	if err != nil {
+		return nil, err
+	}
+	s.sign(resp.Header)
+	return resp, nil
+}
+
+// Put sets one key.
+func (s storeService) Put(ctx context.Context, req *storev1.PutRequest) (*storev1.PutResponse, error) {
+	op, err := putOp(req)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.txn(ctx, "put", raftstore.Txn{Then: []raftstore.Op{op}})
+	if err != nil {
+		return nil, err
+	}
+	resp := putResponse(result, req)
+	s.sign(resp.Header)
+	return resp, nil
+}
+
+// Delete removes one key, or a range.
+func (s storeService) Delete(ctx context.Context, req *storev1.DeleteRequest) (*storev1.DeleteResponse, error) {
+	op, err := deleteOp(req)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.txn(ctx, "delete", raftstore.Txn{Then: []raftstore.Op{op}})
+	if err != nil {
+		return nil, err
+	}
+	resp := deleteResponse(result)
+	s.sign(resp.Header)
+	return resp, nil
+}
+
+// Txn runs a conditional transaction.
+func (s storeService) Txn(ctx context.Context, req *storev1.TxnRequest) (*storev1.TxnResponse, error) {
+	txn, err := txnOf(req)
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.txn(ctx, "transaction", txn)
+	if err != nil {
+		return nil, err
+	}
+	resp := txnResponse(result, req)
+	s.sign(resp.Header)
+	return resp, nil
+}
+
+// txn commits for a unary call. A failed compare is a result, not an error.
+func (s storeService) txn(ctx context.Context, what string, txn raftstore.Txn) (raftstore.Result, error) {
+	txn.Actor = actor(ctx)
+	result, err := s.store.Txn(ctx, txn)
+	if conflict, ok := errors.AsType[*raftstore.ConflictError](err); ok {
+		return raftstore.Result{Revision: conflict.Revision}, nil
+	}
+	return result, storeError(what, err)
+}
+
+// Status tells how this peer's store stands.
+func (s storeService) Status(context.Context, *storev1.StatusRequest) (*storev1.StatusResponse, error) {
+	status, stats := s.store.Status(), s.store.View().Stats()
+	resp := &storev1.StatusResponse{
+		Header: &storev1.Header{Revision: status.Revision}, Leader: status.Leader,
+		LastIndex: status.LastIndex, CommitIndex: status.CommitIndex, AppliedIndex: status.AppliedIndex,
+		Hash: status.Hash[:], Horizon: stats.Horizon,
+		Keys: stats.Keys, KeysBytes: stats.KeysBytes, HistoryEvents: stats.HistoryEvents, HistoryBytes: stats.HistoryBytes,
+		Alarms: status.Alarms,
+	}
+	s.sign(resp.Header)
+	return resp, nil
+}
+
+// sign says in a header who answers.
+func (s storeService) sign(header *storev1.Header) {
+	_, header.Term = s.store.Leader()
+	header.ServedBy = s.cfg.PeerID
+}
+
+// readStore returns a view as fresh as opts ask for.
+func (s storeService) readStore(ctx context.Context, opts *storev1.ReadOptions) (reading, error) {
+	var r reading
+	local, err := s.readLocal(opts)
+	switch {
+	case err != nil:
+		return reading{}, err
+	case local != nil:
+		r = *local
+	default:
+		view, err := s.sync(ctx)
+		if err != nil {
+			return reading{}, err
+		}
+		r = reading{view: view, age: new(time.Duration)}
+	}
+	return s.atLeast(ctx, r, opts.GetMinRevision())
+}
+
+// readLocal returns a view if opts are content with what this peer has, nil if the
+// read has to be proved current.
+func (s storeService) readLocal(opts *storev1.ReadOptions) (*reading, error) {
+	switch c := opts.GetConsistency(); c {
+	case storev1.Consistency_CONSISTENCY_UNSPECIFIED, storev1.Consistency_CONSISTENCY_LINEARIZABLE:
+		return nil, nil
+	case storev1.Consistency_CONSISTENCY_BOUNDED:
+		if opts.GetMaxAge() == nil || opts.GetMaxAge().AsDuration() <= 0 {
+			return nil, badRequest("read.max_age", "is missing or not above 0: a bounded read needs its bound")
+		}
+		// The age is taken first: the view can only be newer.
+		age := s.fresh.age(time.Now())
+		if age == nil || *age > opts.GetMaxAge().AsDuration() {
+			return nil, nil
+		}
+		return &reading{view: s.store.View(), age: age}, nil
+	case storev1.Consistency_CONSISTENCY_LOCAL:
+		age := s.fresh.age(time.Now())
+		return &reading{view: s.store.View(), age: age}, nil
+	default:
+		return nil, badRequest("read.consistency", "%d is not a consistency that this peer knows; use linearizable, bounded or local", c)
+	}
+}
+
+// atLeast returns r, or a later view at or past revision.
+func (s storeService) atLeast(ctx context.Context, r reading, revision int64) (reading, error) {
+	if revision <= r.view.Revision() {
+		return r, nil
+	}
+	view, err := s.waitRevision(ctx, revision)
+	if err != nil {
+		return reading{}, err
+	}
+	r.view = view
+	return r, nil
+}
+
+func ageOf(r reading) *durationpb.Duration {
+	if r.age == nil {
+		return nil
+	}
+	return durationpb.New(*r.age)
+}
+
+// maxStreams bounds the sessions and watch streams of one identity on this peer:
+// each takes some tens of KiB.
+const maxStreams = 10_000
+
+// streamCount counts the streams of each identity.
+type streamCount struct {
+	mu   sync.Mutex
+	open map[string]int
+}
+
+// admit counts a stream of the caller until release is called, or refuses it.
+func (c *streamCount) admit(ctx context.Context) (release func(), err error) {
+	who := actor(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open == nil {
+		c.open = make(map[string]int)
+	}
+	if c.open[who] >= maxStreams {
+		return nil, connect.Errorf(connect.CodeResourceExhausted, "%s has %d sessions and watches open on this peer, the limit: close some, or use another peer", who, maxStreams)
+	}
+	c.open[who]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.open[who]--; c.open[who] == 0 {
+			delete(c.open, who)
+		}
+	}, nil
+}
