@@ -236,8 +236,9 @@ func TestLeaderLoss(t *testing.T) {
 		}
 		slices.Sort(gaps)
 		t.Logf("gap in writes after a leader's kill, virtual: p50 %v p90 %v max %v of %d", gaps[len(gaps)/2], gaps[len(gaps)*9/10], gaps[len(gaps)-1], len(gaps))
-		if p99 := gaps[len(gaps)*99/100]; p99 > 3*time.Second {
-			t.Errorf("gap of %v, want p99 at most 3 s", p99)
+		// One in some hundred elections divides the votes, and takes a second round.
+		if p90, most := gaps[len(gaps)*9/10], gaps[len(gaps)-1]; p90 > 2*time.Second || most > 5*time.Second {
+			t.Errorf("gaps of p90 %v, max %v; want at most 2 s and 5 s", p90, most)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
+	"github.com/holdfast-io/holdfast/raftstore/mvcc"
 )
 
 // Config says what a Store is made of.
@@ -63,6 +64,8 @@ type Config struct {
 	Storage   *Storage
 
 	minTrailing int // minTrailing; less in tests
+	// onApply sees what is applied, and what became of it. For tests.
+	onApply func(id string, entries []*raft.Log, root *mvcc.Root)
 }
 
 // Storage is where raft keeps its log, its votes and its snapshots.

@@ -1,6 +1,10 @@
 package raftstore
 
-import "github.com/hashicorp/raft"
+import (
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-io/holdfast/raftstore/mvcc"
+)
 
 // CutLogAt makes a store keep only n entries behind a snapshot, so that tests need
 // not write thousands.
@@ -8,3 +12,8 @@ func CutLogAt(n int) func(*Config) { return func(cfg *Config) { cfg.minTrailing 
 
 // Propose puts data into the log, whatever it is. It does not wait.
 func Propose(s *Store, data []byte) { s.raft.ApplyLog(raft.Log{Data: data}, 0) }
+
+// OnApply shows fn all that is applied.
+func OnApply(fn func(id string, entries []*raft.Log, root *mvcc.Root)) func(*Config) {
+	return func(cfg *Config) { cfg.onApply = fn }
+}

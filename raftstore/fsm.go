@@ -44,7 +44,11 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		}
 		results[i] = applied
 	}
-	f.store.publish(f.state.Root())
+	root := f.state.Root()
+	f.store.publish(root)
+	if f.store.cfg.onApply != nil {
+		f.store.cfg.onApply(f.store.cfg.ID, entries, root)
+	}
 	f.store.metrics.applySeconds.Observe(time.Since(begin).Seconds())
 	if f.bytes.Load() >= f.store.cfg.SnapshotBytes || f.entries.Load() >= snapshotEntries {
 		select {

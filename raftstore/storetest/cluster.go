@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"connectrpc.com/connect/v2/connectinprocess"
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -27,17 +29,24 @@ const (
 	callTimeout = 4 * time.Second
 )
 
-// Cluster is a number of peers with a network and disks in memory, to be cut, to be
-// crashed. It needs the virtual time of testing/synctest.
+// Cluster is a number of peers with a network and disks in memory, each under a
+// fault plane of its own, to be crashed and restarted. It needs the virtual time of
+// testing/synctest.
+//
+// A message that its sender has given up may still arrive, later, as bytes do that
+// lie in the buffers of a network or of a machine that stands still. A paused peer's
+// own deadlines stand still, too: answers that came meanwhile are there when it goes
+// on.
 type Cluster struct {
 	Peers []*Peer
+	// Leaders has who spoke as the leader of each term. A second one fails the test.
+	Leaders map[uint64]string
 
 	t       testing.TB
 	options []func(*raftstore.Config)
 	mu      sync.Mutex
-	cut     map[[2]string]bool // from, to
-	changed chan struct{}      // closed when cut or a peer's state changes
-	running []func()           // end a process each
+	changed chan struct{} // closed when a peer's state changes
+	running []func()      // end a process each
 }
 
 // Peer is one of a cluster's.
@@ -45,6 +54,8 @@ type Peer struct {
 	ID    string
 	Store *raftstore.Store // of the running, or last, process
 	Disk  *Disk
+	// Faults is what goes wrong on this machine; it outlives the process.
+	Faults *faults.Plane
 
 	c         *Cluster
 	process   int // counts restarts, so that calls to a former process fail
@@ -60,7 +71,7 @@ type Peer struct {
 // with the test. Options may change each peer's configuration.
 func NewCluster(t testing.TB, n int, options ...func(*raftstore.Config)) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, options: options, cut: make(map[[2]string]bool), changed: make(chan struct{})}
+	c := &Cluster{t: t, options: options, Leaders: make(map[uint64]string), changed: make(chan struct{})}
 	t.Cleanup(c.stop)
 	first := c.NewPeer()
 	if err := first.Store.Bootstrap(); err != nil {
@@ -83,7 +94,9 @@ func NewCluster(t testing.TB, n int, options ...func(*raftstore.Config)) *Cluste
 // NewPeer adds a peer that is not running, and that no other knows.
 func (c *Cluster) NewPeer() *Peer {
 	c.t.Helper()
-	p := &Peer{ID: fmt.Sprintf("p%d", len(c.Peers)+1), c: c, Disk: NewDisk()}
+	plane := faults.New(uint64(len(c.Peers)))
+	p := &Peer{ID: fmt.Sprintf("p%d", len(c.Peers)+1), c: c, Faults: plane, Disk: NewDisk()}
+	p.Disk.plane, p.Disk.own = plane, false // the store asks it
 	p.build()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -113,6 +126,7 @@ func (p *Peer) build() {
 		Transport: &network{p.transport, p, p.process},
 		Storage:   p.Disk.Storage(),
 		Remote:    p.remote,
+		Faults:    p.Faults,
 		Logger:    slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("peer", p.ID),
 	}
 	for _, option := range c.options {
@@ -162,7 +176,7 @@ func (p *Peer) Run() {
 func (c *Cluster) stop() {
 	for _, p := range c.Peers {
 		p.down()
-		p.Disk.Release()
+		p.Faults.Clear()
 	}
 	for _, end := range c.running {
 		end()
@@ -185,10 +199,11 @@ func (p *Peer) Stop() {
 }
 
 // Kill ends the peer's process as kill -9 does: at once, and with nothing on its
-// disk that was not synced.
+// disk that was not synced. A Disk.Hold ends with it; other faults last.
 func (p *Peer) Kill() {
 	p.down()
 	p.Disk = p.Disk.Clone()
+	p.Disk.Release()
 	p.stop() // what is left of the process ends, unheard
 }
 
@@ -219,18 +234,24 @@ func (c *Cluster) Cut(a, b []*Peer) {
 
 // CutOneWay keeps messages from passing from one peer to another.
 func (c *Cluster) CutOneWay(from, to *Peer) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.cut[[2]string{from.ID, to.ID}] = true
-	c.notify()
+	from.Set("cut-to-"+to.ID, faults.Fault{Kind: faults.Cut, Peer: to.ID, Direction: faults.Out})
 }
 
 // Heal undoes all cuts.
 func (c *Cluster) Heal() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.cut)
-	c.notify()
+	for _, p := range c.Peers {
+		for _, to := range c.Peers {
+			p.Faults.Clear("cut-to-" + to.ID)
+		}
+	}
+}
+
+// Set puts a fault in force on the peer's machine.
+func (p *Peer) Set(name string, f faults.Fault) {
+	p.c.t.Helper()
+	if err := p.Faults.Set(name, f); err != nil {
+		p.c.t.Fatal(err)
+	}
 }
 
 // Others returns all peers but p.
@@ -286,30 +307,34 @@ var (
 	errCut     = errors.New("timed out")
 )
 
-// deliver waits for a message to pass, and fails when it does not.
-func (c *Cluster) deliver(ctx context.Context, from, to *Peer, process int) error {
-	timeout := time.NewTimer(callTimeout)
-	defer timeout.Stop()
-	for {
-		c.mu.Lock()
-		changed := c.changed
-		dead := !to.up || !from.up || from.process != process && process >= 0
-		cut := c.cut[[2]string{from.ID, to.ID}]
-		c.mu.Unlock()
-		if dead {
-			return errRefused
-		}
-		if !cut {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-timeout.C:
-			return errCut
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+// addressed is where a message goes: to one process of a peer.
+type addressed struct {
+	p       *Peer
+	process int
+}
+
+func (c *Cluster) alive(a addressed) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return a.p.up && a.p.process == a.process
+}
+
+// pass waits until a message has got from one process to another. It fails when the
+// sender is dead, when the receiver is dead by the time it arrives, or ctx ends.
+func (c *Cluster) pass(ctx context.Context, from, to addressed) error {
+	if !c.alive(from) {
+		return errRefused
 	}
+	if err := from.p.Faults.Pass(ctx, to.p.ID, faults.Out); err != nil {
+		return err
+	}
+	if err := to.p.Faults.Pass(ctx, from.p.ID, faults.In); err != nil {
+		return err
+	}
+	if !c.alive(to) {
+		return errRefused
+	}
+	return nil
 }
 
 // network is a peer's raft transport.
@@ -319,21 +344,72 @@ type network struct {
 	process int
 }
 
-func (n *network) call(to raft.ServerID, fn func() error) error {
-	target, err := n.p.c.peer(string(to))
+// lateness is for how long a message that nobody waits for is under way.
+const lateness = 5 * callTimeout
+
+// call sends a message and waits for its answer, as long as a caller would. Both go
+// on when it has given up, so send has an answer of its own to write to.
+func call[Answer any](n *network, to raft.ServerID, answer *Answer, send func(*Answer) error) error {
+	c := n.p.c
+	target, err := c.peer(string(to))
 	if err != nil {
 		return err
 	}
-	ctx := context.Background()
-	time.Sleep(latency)
-	if err := n.p.c.deliver(ctx, n.p, target, n.process); err != nil {
-		return err
+	c.mu.Lock()
+	here, there, calls := addressed{n.p, n.process}, addressed{target, target.process}, n.p.calls
+	c.mu.Unlock()
+	if !c.alive(there) { // no connection can be made
+		time.Sleep(latency)
+		return errRefused
 	}
-	if err := fn(); err != nil {
-		return err
+	type outcome struct {
+		answer *Answer
+		err    error
 	}
-	time.Sleep(latency)
-	return n.p.c.deliver(ctx, target, n.p, -1)
+	done := make(chan outcome, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lateness)
+		defer cancel()
+		got := new(Answer)
+		time.Sleep(latency)
+		err := c.pass(ctx, here, there)
+		if err == nil {
+			err = send(got)
+		}
+		if err == nil {
+			time.Sleep(latency)
+			err = c.pass(ctx, there, here)
+		}
+		done <- outcome{got, err}
+	}()
+	timeout := time.NewTimer(callTimeout)
+	defer timeout.Stop()
+	for {
+		select {
+		case o := <-done:
+			if o.err == nil {
+				*answer = *o.answer
+			}
+			return o.err
+		case <-calls.Done():
+			return errRefused
+		case <-timeout.C:
+			if !n.p.Faults.Paused() {
+				return errCut
+			}
+			timeout.Reset(latency) // its clock stands still
+		}
+	}
+}
+
+// speaks notes that a peer leads in term.
+func (c *Cluster) speaks(p *Peer, term uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if other := c.Leaders[term]; other != "" && other != p.ID {
+		c.t.Errorf("P6: %s and %s both speak as the leader of term %d", other, p.ID, term)
+	}
+	c.Leaders[term] = p.ID
 }
 
 func (n *network) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
@@ -341,23 +417,39 @@ func (n *network) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft
 }
 
 func (n *network) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	return n.call(id, func() error { return n.InmemTransport.AppendEntries(id, target, args, resp) })
+	n.p.c.speaks(n.p, args.Term)
+	return call(n, id, resp, func(resp *raft.AppendEntriesResponse) error {
+		return n.InmemTransport.AppendEntries(id, target, args, resp)
+	})
 }
 
 func (n *network) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return n.call(id, func() error { return n.InmemTransport.RequestVote(id, target, args, resp) })
+	return call(n, id, resp, func(resp *raft.RequestVoteResponse) error {
+		return n.InmemTransport.RequestVote(id, target, args, resp)
+	})
 }
 
 func (n *network) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return n.call(id, func() error { return n.InmemTransport.RequestPreVote(id, target, args, resp) })
+	return call(n, id, resp, func(resp *raft.RequestPreVoteResponse) error {
+		return n.InmemTransport.RequestPreVote(id, target, args, resp)
+	})
 }
 
 func (n *network) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	return n.call(id, func() error { return n.InmemTransport.InstallSnapshot(id, target, args, resp, data) })
+	// What is sent late must not be read from a file that is closed by then.
+	all, err := io.ReadAll(data)
+	if err != nil {
+		return err
+	}
+	return call(n, id, resp, func(resp *raft.InstallSnapshotResponse) error {
+		return n.InmemTransport.InstallSnapshot(id, target, args, resp, bytes.NewReader(all))
+	})
 }
 
 func (n *network) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return n.call(id, func() error { return n.InmemTransport.TimeoutNow(id, target, args, resp) })
+	return call(n, id, resp, func(resp *raft.TimeoutNowResponse) error {
+		return n.InmemTransport.TimeoutNow(id, target, args, resp)
+	})
 }
 
 // remote returns a client to another peer's store, over the same network.
@@ -367,7 +459,8 @@ func (p *Peer) remote(id string) (peerv1connect.StoreServiceClient, error) {
 		return nil, err
 	}
 	p.c.mu.Lock()
-	here, there, process, service := p.calls, to.calls, p.process, to.service
+	here, there, service := p.calls, to.calls, to.service
+	from, far := addressed{p, p.process}, addressed{to, to.process}
 	p.c.mu.Unlock()
 	if there == nil {
 		return nil, errRefused
@@ -382,7 +475,7 @@ func (p *Peer) remote(id string) (peerv1connect.StoreServiceClient, error) {
 				release()
 				return nil, err
 			}
-			return &linkedStream{ClientStream: stream, ctx: ctx, from: p, to: to, process: process, release: release}, nil
+			return &linkedStream{ClientStream: stream, ctx: ctx, from: from, to: far, release: release}, nil
 		}
 	}
 	return peerv1connect.NewStoreServiceClient(connect.NewClient(connectinprocess.New(service), link)), nil
@@ -392,22 +485,32 @@ func (p *Peer) remote(id string) (peerv1connect.StoreServiceClient, error) {
 type linkedStream struct {
 	connect.ClientStream
 	ctx      context.Context
-	from, to *Peer
-	process  int
+	from, to addressed
 	release  func()
 	received time.Time // the last message
 }
 
-func (s *linkedStream) pass(from, to *Peer, process int) error {
-	if err := s.from.c.deliver(s.ctx, from, to, process); err != nil {
-		s.release()
-		return connect.NewError(connect.CodeUnavailable, err.Error())
+// pass fails, and breaks the stream, when a message has not got through after
+// callTimeout, as a connection with keepalives would. A paused end does not notice.
+func (s *linkedStream) pass(from, to addressed) error {
+	c := s.from.p.c
+	for {
+		ctx, cancel := context.WithTimeoutCause(s.ctx, callTimeout, errCut)
+		err := c.pass(ctx, from, to)
+		cancel()
+		if errors.Is(err, errCut) && s.from.p.Faults.Paused() {
+			continue
+		}
+		if err != nil {
+			s.release()
+			return connect.NewError(connect.CodeUnavailable, err.Error())
+		}
+		return nil
 	}
-	return nil
 }
 
 func (s *linkedStream) Send(msg any) error {
-	if err := s.pass(s.from, s.to, s.process); err != nil {
+	if err := s.pass(s.from, s.to); err != nil {
 		return err
 	}
 	return s.ClientStream.Send(msg)
@@ -421,7 +524,7 @@ func (s *linkedStream) Receive(msg any) error {
 		time.Sleep(2 * latency)
 	}
 	s.received = time.Now()
-	return s.pass(s.to, s.from, -1)
+	return s.pass(s.to, s.from)
 }
 
 func (s *linkedStream) Close() error {

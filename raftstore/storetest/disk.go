@@ -12,19 +12,23 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
 
 // Disk is a peer's storage in memory. It keeps what was written before a crash, and
-// nothing else, and can be made to hang or to fail.
+// nothing else. What goes wrong with it is on the fault plane: the peer's, in a
+// Cluster, where the store asks it; else one of its own.
 type Disk struct {
+	plane *faults.Plane
+	own   bool // the disk asks the plane by itself
+
 	mu        sync.Mutex
 	logs      map[uint64]raft.Log
 	stable    map[string][]byte
 	snapshots []*snapshot // oldest first
 	last      uint64
-	hold      chan struct{} // writes wait for it to be closed, unless nil
-	err       error         // of writes
+	err       error // of writes
 }
 
 type snapshot struct {
@@ -34,7 +38,7 @@ type snapshot struct {
 
 // NewDisk returns an empty disk.
 func NewDisk() *Disk {
-	return &Disk{logs: make(map[uint64]raft.Log), stable: make(map[string][]byte)}
+	return &Disk{plane: faults.New(0), own: true, logs: make(map[uint64]raft.Log), stable: make(map[string][]byte)}
 }
 
 // Storage returns the disk as a store takes it.
@@ -47,29 +51,24 @@ func (d *Disk) Clone() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return &Disk{
+		plane: d.plane, own: d.own,
 		logs: maps.Clone(d.logs), stable: maps.Clone(d.stable),
 		snapshots: slices.Clone(d.snapshots), last: d.last,
 	}
 }
 
+// held is the name of the fault that Hold sets.
+const held = "held"
+
 // Hold makes writes wait until Release.
 func (d *Disk) Hold() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.hold == nil {
-		d.hold = make(chan struct{})
+	if err := d.plane.Set(held, faults.Fault{Kind: faults.DiskHang}); err != nil {
+		panic(err) // a constant
 	}
 }
 
 // Release lets writes that wait, and later ones, go on.
-func (d *Disk) Release() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.hold != nil {
-		close(d.hold)
-		d.hold = nil
-	}
-}
+func (d *Disk) Release() { d.plane.Clear(held) }
 
 // Fail makes every write from now on fail with err; nil makes them work again.
 func (d *Disk) Fail(err error) {
@@ -88,21 +87,36 @@ func (d *Disk) Snapshots() (indexes []uint64) {
 	return indexes
 }
 
-// write runs fn under the disk's lock, when and if writes are let through.
-func (d *Disk) write(fn func()) error {
+// FlipSnapshot flips a bit in the newest snapshot, at a place that at chooses, and
+// reports whether there is one.
+func (d *Disk) FlipSnapshot(at int) bool {
 	d.mu.Lock()
-	for d.hold != nil {
-		hold := d.hold
-		d.mu.Unlock()
-		<-hold
-		d.mu.Lock()
-	}
 	defer d.mu.Unlock()
-	if d.err != nil {
-		return d.err
+	if len(d.snapshots) == 0 {
+		return false
 	}
-	fn()
-	return nil
+	newest := d.snapshots[len(d.snapshots)-1]
+	data := bytes.Clone(newest.data)
+	data[at%len(data)] ^= 1 << (at % 8)
+	d.snapshots[len(d.snapshots)-1] = &snapshot{newest.meta, data}
+	return true
+}
+
+// write runs fn under the disk's lock, when and if writes are let through.
+func (d *Disk) write(part faults.Part, fn func()) error {
+	do := func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.err != nil {
+			return d.err
+		}
+		fn()
+		return nil
+	}
+	if d.own {
+		return d.plane.Write(part, do)
+	}
+	return do()
 }
 
 type diskLogs struct{ d *Disk }
@@ -139,7 +153,7 @@ func (l diskLogs) GetLog(index uint64, entry *raft.Log) error {
 func (l diskLogs) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.Log{entry}) }
 
 func (l diskLogs) StoreLogs(entries []*raft.Log) error {
-	return l.d.write(func() {
+	return l.d.write(faults.Log, func() {
 		for _, e := range entries {
 			l.d.logs[e.Index] = *e
 			l.d.last = max(l.d.last, e.Index)
@@ -148,7 +162,7 @@ func (l diskLogs) StoreLogs(entries []*raft.Log) error {
 }
 
 func (l diskLogs) DeleteRange(first, last uint64) error {
-	return l.d.write(func() {
+	return l.d.write(faults.Log, func() {
 		for index := first; index <= last; index++ {
 			delete(l.d.logs, index)
 		}
@@ -164,7 +178,7 @@ var errNotFound = errors.New("not found") // the text that raft looks for
 type diskStable struct{ d *Disk }
 
 func (s diskStable) Set(key, value []byte) error {
-	return s.d.write(func() { s.d.stable[string(key)] = bytes.Clone(value) })
+	return s.d.write(faults.Votes, func() { s.d.stable[string(key)] = bytes.Clone(value) })
 }
 
 func (s diskStable) Get(key []byte) ([]byte, error) {
@@ -242,7 +256,7 @@ func (s *sink) Close() error {
 	}
 	s.done = true
 	s.meta.Size = int64(s.data.Len())
-	return s.d.write(func() {
+	return s.d.write(faults.Snapshots, func() {
 		s.d.snapshots = append(s.d.snapshots, &snapshot{s.meta, s.data.Bytes()})
 		s.d.snapshots = s.d.snapshots[max(0, len(s.d.snapshots)-2):]
 	})
