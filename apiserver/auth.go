@@ -65,7 +65,9 @@ var table = map[string][]pki.Role{
 
 	peerv1connect.StoreServiceReadIndexProcedure:    {pki.RolePeer},
 	peerv1connect.StoreServiceForwardProcedure:      {pki.RolePeer},
+	peerv1connect.StoreServiceDescribeProcedure:     {pki.RolePeer},
 	peerv1connect.MembershipServiceAddPeerProcedure: {pki.RolePeer},
+	peerv1connect.MembershipServiceMeetProcedure:    {pki.RolePeer},
 	peerv1connect.HealthServiceRelayProcedure:       {pki.RolePeer},
 	peerv1connect.HealthServiceLocateProcedure:      {pki.RolePeer},
 	peerv1connect.EventServiceTailProcedure:         {pki.RolePeer},

@@ -192,7 +192,7 @@ func (s clusterService) RemovePeer(ctx context.Context, req *holdfastv1.RemovePe
 // handOverAndRemove lets the next leader remove this peer. A new leader needs a
 // moment before it can change the members.
 func (s clusterService) handOverAndRemove(ctx context.Context, req *holdfastv1.RemovePeerRequest) (*holdfastv1.RemovePeerResponse, error) {
-	if err := s.store.TransferLeadership(ctx); err != nil {
+	if err := s.store.TransferLeadership(ctx, ""); err != nil {
 		return nil, membershipError("hand over the leadership of peer "+req.GetId(), err)
 	}
 	deadline := time.NewTimer(waitTimeout)
@@ -301,20 +301,36 @@ func (s membershipService) AddPeer(ctx context.Context, req *peerv1.AddPeerReque
 		return resp, nil
 	}
 	member := slices.ContainsFunc(status.Peers, func(p raftstore.PeerInfo) bool { return p.ID == req.GetId() })
+	joiner := raftstore.Joiner{ID: req.GetId(), Address: req.GetAddress(), Instance: req.GetInstance(), Learner: req.GetLearner()}
 	if !member {
 		view, err := s.sync(ctx)
 		if err != nil {
 			return nil, err
 		}
+		if raftstore.Removed(view, req.GetId()) {
+			return nil, errRemovedName(connect.CodeFailedPrecondition, req.GetId())
+		}
 		if _, joined := view.Get(machineKey(pki.RolePeer, req.GetId())); !joined {
 			return nil, connect.Errorf(connect.CodeFailedPrecondition,
-				"peer %s has not joined this cluster, or was removed from it: join with a new token and an empty data directory", req.GetId())
+				"peer %s has not joined this cluster: join with a new token and an empty data directory", req.GetId())
 		}
 	}
-	if err := s.store.AddPeer(ctx, req.GetId(), req.GetAddress()); err != nil {
+	if err := s.store.Admit(ctx, joiner); err != nil {
 		return nil, membershipError("add peer "+req.GetId(), err)
 	}
 	return &peerv1.AddPeerResponse{}, nil
+}
+
+// errRemovedName is the answer to a peer that comes, or returns, under a removed
+// peer's name.
+func errRemovedName(code connect.Code, id string) error {
+	return connect.Errorf(code,
+		"a peer called %s was removed from this cluster, and a peer's name is used once: delete the data directory and join under another name (--name)", id)
+}
+
+// Meet tells where the gossip is: what this peer sees, itself included.
+func (s membershipService) Meet(context.Context, *peerv1.MeetRequest) (*peerv1.MeetResponse, error) {
+	return &peerv1.MeetResponse{Gossip: s.gossipAddresses()}, nil
 }
 
 // gossipAddresses returns where a new machine can join the gossip: the peers'

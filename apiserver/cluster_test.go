@@ -284,7 +284,7 @@ func TestJoinTakenName(t *testing.T) {
 
 		token = createToken(t, c, peer, time.Hour)
 		_, err = c.join("peer-1").Join(t.Context(), joinRequest(t, token, peer, "peer-1"))
-		wantCode(t, err, connect.CodeAlreadyExists, "remove the old peer first")
+		wantCode(t, err, connect.CodeAlreadyExists, "its name does not become free")
 	})
 }
 
@@ -297,7 +297,7 @@ func TestMembership(t *testing.T) {
 	}
 	for _, peer := range []string{"peer-1", "peer-2"} { // the leader, and one that passes it on
 		_, err := membership(peer, "peer-9").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9", Address: "10.0.0.9:7000"})
-		wantCode(t, err, connect.CodeFailedPrecondition, "peer-9 has not joined this cluster, or was removed")
+		wantCode(t, err, connect.CodeFailedPrecondition, "peer-9 has not joined this cluster")
 	}
 	_, err := membership("peer-2", "peer-3").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9", Address: "10.0.0.9:7000"})
 	wantCode(t, err, connect.CodeUnavailable, "leader has changed") // passed on already: no further
@@ -400,8 +400,10 @@ func TestPeersLife(t *testing.T) {
 			}
 			return n
 		}
-		if n := voters(); n != 4 {
-			t.Errorf("%d voters, want 4", n)
+		// A fourth voter would make the cluster no safer: it waits as a learner.
+		time.Sleep(time.Minute)
+		if n, peers := voters(), len(raft.WaitLeader().Store.Status().Peers); n != 3 || peers != 4 {
+			t.Errorf("%d voters of %d peers, want 3 of 4", n, peers)
 		}
 		if _, err := c.admin(followers[1].ID).RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: newcomer.ID}); err != nil {
 			t.Fatal(err)
@@ -409,7 +411,7 @@ func TestPeersLife(t *testing.T) {
 		if n := voters(); n != 3 {
 			t.Errorf("%d voters after the removal, want 3", n)
 		}
-		wantCode(t, add(followers[0].ID), connect.CodeFailedPrecondition, "was removed from it")
+		wantCode(t, add(followers[0].ID), connect.CodeFailedPrecondition, "was removed from this cluster")
 
 		// The leader goes by way of another.
 		leader := raft.WaitLeader(raft.Peers[:3]...)

@@ -80,6 +80,9 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 		return nil, badRequest("csr", "%v", err)
 	}
 	key := machineKey(role, req.GetName())
+	if role == pki.RolePeer && raftstore.Removed(view, req.GetName()) {
+		return nil, errRemovedName(connect.CodeAlreadyExists, req.GetName())
+	}
 	_, err = s.commit(ctx, "join "+string(role)+" "+req.GetName(), "join with token "+tokenID, func(view raftstore.View) (change, error) {
 		var c change
 		kv, known := view.Get(key)
@@ -146,7 +149,7 @@ func (s joinService) nameFree(role pki.Role, name string) error {
 		for _, p := range s.store.Status().Peers {
 			if p.ID == name {
 				return connect.Errorf(connect.CodeAlreadyExists,
-					"peer %s is part of the cluster: choose another id, or remove the old peer first with `holdfast peer remove %s`", name, name)
+					"peer %s is part of the cluster: choose another name. If it lost its disk, remove it with `holdfast peer remove %s`; its name does not become free", name, name)
 			}
 		}
 	} else if age, ok := s.heartbeats.Heartbeat(name); ok && age < liveLease {

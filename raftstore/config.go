@@ -33,6 +33,13 @@ type Config struct {
 	// Resolve returns where a peer is now, if anybody knows better than raft's
 	// configuration. Optional. It is called for every dial and must not block.
 	Resolve func(peerID string) (address string, ok bool)
+	// Alive reports whether somebody, gossip say, has just seen a peer alive. It can
+	// keep a peer from being taken for dead and nothing else. Optional. It must not
+	// block.
+	Alive func(peerID string) bool
+	// DeadAfter is how long a voter must have been silent before the autopilot
+	// removes it, if a replacement is there. Optional; 10 min. Negative: never.
+	DeadAfter time.Duration
 
 	// HeartbeatTimeout is how long a follower waits for a silent leader. Elections
 	// then take up to half as long again. Pauses of peers (a slow disk, a busy
@@ -131,6 +138,12 @@ func (cfg *Config) complete() error {
 	}
 	if cfg.Resolve == nil {
 		cfg.Resolve = func(string) (string, bool) { return "", false }
+	}
+	if cfg.Alive == nil {
+		cfg.Alive = func(string) bool { return false }
+	}
+	if cfg.DeadAfter == 0 {
+		cfg.DeadAfter = 10 * time.Minute
 	}
 	if cfg.Remote == nil {
 		cfg.Remote = func(id string) (peerv1connect.StoreServiceClient, error) {

@@ -36,6 +36,15 @@ var (
 	// ErrOverloaded is returned by Txn when the leader's queue is full. Come back
 	// later.
 	ErrOverloaded = errors.New("overloaded: the leader's queue is full")
+	// ErrPeerRemoved ends Run when the cluster has removed this peer, and is returned
+	// by AddPeer for an id that was removed: an id is used once.
+	ErrPeerRemoved = errors.New("the peer was removed from the cluster for good: delete its data directory and join under another name")
+	// ErrForeignDisk ends Run when this peer's disk is not the one with which it
+	// became part of the cluster, and is returned by AddPeer for such a peer: the
+	// votes and entries that others count on are not on it.
+	ErrForeignDisk = errors.New("not the disk with which the peer became part of the cluster: it must not return; remove the peer (holdfast peer remove), delete its data directory and join under another name")
+	// ErrNoPeer is returned for an id that no member of raft has.
+	ErrNoPeer = errors.New("no such peer is part of the cluster")
 	// ErrClosed is returned once Run has ended, and by calls that need it before.
 	ErrClosed = errors.New("store is not running")
 )

@@ -20,6 +20,7 @@ type fsm struct {
 	state *mvcc.State
 	// What has been applied since the last snapshot; read by Store.snapshots.
 	bytes, entries atomic.Int64
+	installs       installs
 }
 
 // ApplyBatch implements raft.BatchingFSM. It does no I/O and waits for nobody. The
@@ -32,6 +33,7 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 		f.bytes.Add(int64(len(entry.Data)))
 		f.entries.Add(1)
 		if entry.Type != raft.LogCommand {
+			f.store.configurationApplied(entry, f.state.Root())
 			f.state.Skip(entry.Index)
 			continue
 		}
@@ -80,6 +82,11 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.bytes.Store(0)
 	f.entries.Store(0)
 	f.store.publish(state.Root())
+	if f.store.isReady() { // else it is this peer's own, at its start
+		if err := f.installs.note(state.Root().Index(), time.Now()); err != nil {
+			f.store.fail(err)
+		}
+	}
 	return nil
 }
 

@@ -157,7 +157,7 @@ func TestStalledDiskIsSilent(t *testing.T) {
 		d := testDisk(func(err error) { t.Error(err) })
 		_, inmem := raft.NewInmemTransport("a")
 		sent := &countingTransport{InmemTransport: inmem}
-		tr := &transport{sent, d, time.Second, nil}
+		tr := &transport{carrier: sent, store: &Store{}, disk: d, limit: time.Second}
 		go func() {
 			_ = d.write("test", func() error { time.Sleep(3 * time.Second); return nil })
 		}()
@@ -168,8 +168,8 @@ func TestStalledDiskIsSilent(t *testing.T) {
 			time.Sleep(c.at - time.Since(d.base))
 			sent.calls = 0
 			_ = tr.AppendEntries("b", "b", new(raft.AppendEntriesRequest), new(raft.AppendEntriesResponse))
-			_ = tr.RequestVote("b", "b", nil, nil)
-			_ = tr.RequestPreVote("b", "b", nil, nil)
+			_ = tr.RequestVote("b", "b", new(raft.RequestVoteRequest), nil)
+			_ = tr.RequestPreVote("b", "b", new(raft.RequestPreVoteRequest), nil)
 			if sent.calls != c.want {
 				t.Errorf("%v after a write began that takes 3 s: %d calls went out, want %d", c.at, sent.calls, c.want)
 			}
@@ -210,7 +210,7 @@ func (c *countingTransport) SetHeartbeatHandler(func(raft.RPC)) { c.handlers++ }
 func TestTransport(t *testing.T) {
 	_, inmem := raft.NewInmemTransport("a")
 	under := &countingTransport{InmemTransport: inmem, errs: 2}
-	var tr raft.Transport = &transport{under, testDisk(nil), time.Second, nil}
+	var tr raft.Transport = &transport{carrier: under, store: &Store{}, disk: testDisk(nil), limit: time.Second}
 	if _, ok := tr.(raft.WithPreVote); !ok {
 		t.Error("raft would not find pre-vote")
 	}
@@ -221,7 +221,7 @@ func TestTransport(t *testing.T) {
 	if under.handlers != 0 {
 		t.Error("heartbeats have a fast path")
 	}
-	if err := tr.RequestVote("b", "b", nil, nil); err != nil || under.calls != 3 {
+	if err := tr.RequestVote("b", "b", new(raft.RequestVoteRequest), nil); err != nil || under.calls != 3 {
 		t.Errorf("vote over a pool with two dead connections: %v after %d calls", err, under.calls)
 	}
 	network := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: deafStream{}, Logger: newRaftLogger(slog.New(slog.DiscardHandler))})
@@ -331,4 +331,138 @@ level=WARN msg="failed to heartbeat to" part=raft peer=p2
 			t.Errorf("level is %v", l.GetLevel())
 		}
 	})
+}
+
+// TestAdmit covers whose calls reach raft: those for this peer and this disk.
+func TestAdmit(t *testing.T) {
+	call := func(to raft.ServerID, instance string) any {
+		return &raft.RequestVoteRequest{RPCHeader: seal(raft.RPCHeader{ID: []byte("p2"), Addr: []byte("b:1")}, to, instance)}
+	}
+	for _, tt := range []struct {
+		name  string
+		blank bool
+		call  any
+		want  string // in the refusal; "": admitted
+		fatal bool
+	}{
+		{"for this disk", false, call("p1", "mine"), "", false},
+		{"for this disk, which is new", true, call("p1", "mine"), "", false},
+		{"the caller knows no disk", false, call("p1", ""), "", false},
+		{"the caller knows no disk, and this one is empty", true, call("p1", ""), "empty disk", false},
+		{"for another disk, this one is empty", true, call("p1", "lost"), "must not return", true},
+		{"for another disk", false, call("p1", "lost"), "must not return", false},
+		{"for another peer", false, call("p3", "mine"), "this is peer p1, not p3", false},
+		{"an older version's", false, &raft.RequestVoteRequest{}, "", false},
+		{"an older version's, to an empty disk", true, &raft.RequestVoteRequest{}, "empty disk", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &Store{cfg: Config{ID: "p1"}, instance: "mine", log: slog.New(slog.DiscardHandler), failed: make(chan error, 1), ready: make(chan struct{})}
+			s.blank.Store(tt.blank)
+			err := (&transport{store: s}).admit(tt.call)
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+			if fatal := len(s.failed) == 1; fatal != tt.fatal {
+				t.Errorf("the store ends: %t, want %t", fatal, tt.fatal)
+			}
+		})
+	}
+	_, inmem := raft.NewInmemTransport("a")
+	header := seal(raft.RPCHeader{Addr: []byte("b:1")}, "p1", "mine")
+	if got := (&transport{carrier: inmem}).DecodePeer(header.Addr); got != "b:1" {
+		t.Errorf("raft reads the sender's address as %q", got)
+	}
+}
+
+// TestInstalls covers the watchdog over snapshots that do not help.
+func TestInstalls(t *testing.T) {
+	type step struct {
+		index uint64
+		at    time.Duration
+		stop  bool
+	}
+	for name, steps := range map[string][]step{
+		"the same again and again": {{7, 0, false}, {7, time.Second, false}, {7, 2 * time.Second, true}},
+		"slowly":                   {{7, 0, false}, {7, time.Minute, false}, {7, 2 * time.Minute, false}},
+		"going on":                 {{7, 0, false}, {9, 1, false}, {11, 2, false}, {13, 3, false}},
+		"after others":             {{5, 0, false}, {7, 1, false}, {7, 2, false}, {7, 3, true}},
+	} {
+		var i installs
+		begin := time.Now()
+		for n, s := range steps {
+			if err := i.note(s.index, begin.Add(s.at)); (err != nil) != s.stop {
+				t.Errorf("%s, installation %d: %v, want an end: %t", name, n+1, err, s.stop)
+			}
+		}
+	}
+}
+
+// TestPlanMembers states the autopilot's rules. A member is written as a voter "p1",
+// a learner "l1", and what is the matter with it.
+func TestPlanMembers(t *testing.T) {
+	for _, tt := range []struct{ members, want string }{
+		{"p1 p2 p3", ""},
+		{"p1 l1:new", ""},
+		{"p1 l1", "promote l1"},
+		{"p1 p2 l1", "promote l1"},
+		{"p1 p2 p3 l1", ""},
+		{"p1 p2 p3 l1 l2", "promote l1"},
+		{"p1 p2 p3 l1:pinned l2", ""},
+		{"p1 p2 p3 p4 l2", "promote l2"},
+		{"p1 p2 p3 p4 p5 l1 l2", ""}, // five are enough
+		// A silent peer is dead only if nobody has seen it alive, and only after a while.
+		{"p1 p2 p3:silent l1", ""},
+		{"p1 p2 p3:dead:alive l1", ""},
+		// The replacement first, then the dead one; never without.
+		{"p1 p2 p3:dead", ""},
+		{"p1 p2 p3:dead l1:new", ""},
+		{"p1 p2 p3:dead l1:pinned", ""},
+		{"p1 p2 p3:dead l1", "promote l1"},
+		{"p1 p2 p3:dead p4", "remove p3"},
+		{"p1 p2 p3 p4:dead p5:dead l1", "promote l1"},
+		{"p1 p2 p3 p4:dead p5:dead p6", "remove p4"},
+		{"p1 p2 p3 p4 p5:dead", ""},
+		// Two voters remain two: one of them is the leader.
+		{"p1 p2:dead l1", ""},
+		{"p1 p2:dead", ""},
+		// A removal that was begun comes before all else.
+		{"p1 p2 p3:removed l1", "remove p3"},
+		{"p1 l1:removed l2", "remove l1"},
+	} {
+		var members []memberView
+		for _, word := range strings.Fields(tt.members) {
+			id, flags, _ := strings.Cut(word, ":")
+			m := memberView{id: id, voter: id[0] == 'p', alive: true, stable: stableFor}
+			for _, flag := range strings.Split(flags, ":") {
+				switch flag {
+				case "new":
+					m.stable = stableFor - 1
+				case "pinned":
+					m.pinned = true
+				case "removed":
+					m.removed = true
+				case "silent":
+					m.silent, m.alive = time.Minute-1, false
+				case "dead":
+					m.silent, m.alive = time.Minute, false
+				case "alive":
+					m.alive = true
+				}
+			}
+			members = append(members, m)
+		}
+		step := planMembers(members, time.Minute)
+		if got := strings.TrimSpace(string(step.action) + " " + step.id); got != tt.want {
+			t.Errorf("%s: %q (%s), want %q", tt.members, got, step.reason, tt.want)
+		}
+		if (step.reason == "") != (step.action == stepNone) {
+			t.Errorf("%s: %s for the reason %q", tt.members, step.action, step.reason)
+		}
+		if alarm := len(step.dead) > 0; alarm != (step.action == stepNone && strings.Contains(strings.ReplaceAll(tt.members, ":dead:alive", ""), ":dead")) {
+			t.Errorf("%s: alarm %t", tt.members, alarm)
+		}
+		if step := planMembers(members, -1); step.action != stepNone && strings.Contains(tt.members, ":dead") && step.action == stepRemove {
+			t.Errorf("%s: %s %s although nobody counts as dead", tt.members, step.action, step.id)
+		}
+	}
 }

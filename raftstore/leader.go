@@ -212,17 +212,22 @@ func (s *Store) handOver() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*s.cfg.HeartbeatTimeout)
 	defer cancel()
-	if err := s.TransferLeadership(ctx); err != nil {
+	if err := s.TransferLeadership(ctx, ""); err != nil {
 		s.log.Info("leadership not handed over before stopping", "err", err)
 	}
 }
 
-// TransferLeadership makes the voter that is furthest along lead in this peer's
-// place. Transactions wait meanwhile. It returns once this peer leads no more, or
-// with ErrNotLeader if it did not, or with the reason why the transfer failed.
-func (s *Store) TransferLeadership(ctx context.Context) error {
+// TransferLeadership makes the voter called id, or with "" the one that is furthest
+// along, lead in this peer's place. Transactions wait meanwhile. It returns once this
+// peer leads no more, or with ErrNotLeader if it did not, or with the reason why the
+// transfer failed or was refused: the voter does not answer, or lags.
+func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 	if !s.isReady() || s.leader.Load().id != s.cfg.ID {
 		return ErrNotLeader
+	}
+	target, err := s.successor(ctx, id)
+	if err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
 	}
 	// Nothing may be in flight: a transfer beside writes can leave raft refusing
 	// them for ever (hashicorp/raft#696).
@@ -232,7 +237,7 @@ func (s *Store) TransferLeadership(ctx context.Context) error {
 	}
 	defer resume()
 	// Bounded by raft's election timeout.
-	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+	if err := s.raft.LeadershipTransferToServer(target.ID, target.Address).Error(); err != nil {
 		return fmt.Errorf("transfer leadership: %w", err)
 	}
 	for {

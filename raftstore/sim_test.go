@@ -194,7 +194,7 @@ func simulate(t *testing.T, seed uint64, total *simStats) {
 				load.Go(func() {
 					ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 					defer cancel()
-					_ = p.Store.TransferLeadership(ctx)
+					_ = p.Store.TransferLeadership(ctx, "")
 				})
 			}
 		case 5:

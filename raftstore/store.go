@@ -37,6 +37,14 @@ type Store struct {
 	leader  atomic.Pointer[leaderInfo] // of the cluster, as known here
 	reign   atomic.Pointer[reign]      // this peer's leadership
 
+	// instance tells this peer's disk from every other: random, made with it. It
+	// stands beside the address in raft's configuration.
+	instance string
+	// blank is true while the disk has no state: it may be new, or it may have been
+	// emptied (see transport.admit).
+	blank     atomic.Bool
+	transport *transport // set before ready is closed
+
 	raft    *raft.Raft // set before ready is closed
 	started atomic.Bool
 	ready   chan struct{}
@@ -49,6 +57,7 @@ type Store struct {
 	snapshotWanted chan struct{} // capacity 1
 	reloading      sync.Mutex    // of raft's reloadable configuration
 	membership     chan struct{} // capacity 1: held during a change of members
+	pilot          pilot
 }
 
 // New opens a peer's store and starts nothing. It fails with a sentence for the
@@ -89,6 +98,9 @@ func New(cfg Config) (*Store, error) {
 	s.logs = newLogStore(storage.Logs, s.disk, logCacheBytes)
 	s.stable = &stableStore{StableStore: storage.Stable, disk: s.disk}
 	s.snapshotDB = storage.Snapshots
+	if err := s.identify(); err != nil {
+		return nil, errors.Join(err, s.closeFiles())
+	}
 	return s, nil
 }
 
@@ -114,8 +126,11 @@ func (s *Store) release() (err error) {
 // It fails if the store has state.
 func (s *Store) Bootstrap() error {
 	err := raft.BootstrapCluster(s.raftConfig(), s.logs, s.stable, s.snapshotDB, nil, raft.Configuration{
-		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(s.cfg.ID), Address: raft.ServerAddress(s.cfg.Address)}},
+		Servers: []raft.Server{{Suffrage: raft.Voter, ID: raft.ServerID(s.cfg.ID), Address: withInstance(s.cfg.Address, s.instance)}},
 	})
+	if err == nil {
+		s.blank.Store(false)
+	}
 	if errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("%s already holds a cluster's state: a new cluster begins with an empty directory", s.place())
 	}
@@ -164,6 +179,7 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { s.followLeadership(running, changes) })
 	parts.Go(func() { s.watchSilence(running) })
 	parts.Go(func() { s.snapshots(running) })
+	parts.Go(func() { s.autopilot(running) })
 
 	select {
 	case <-ctx.Done():
@@ -215,16 +231,17 @@ func (s *Store) startRaft(changes chan raft.Observation) (err error) {
 			Logger:                newRaftLogger(s.log),
 		})}
 	}
+	s.transport = newTransport(inner, s)
 	defer func() {
 		// The library panics where it cannot read or write its own state.
 		if p := recover(); p != nil {
 			err = fmt.Errorf("start raft in %s: %v", s.place(), p)
 		}
 		if err != nil {
-			inner.Close()
+			s.transport.Close()
 		}
 	}()
-	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, s.snapshotDB, &transport{inner, s.disk, s.cfg.HeartbeatTimeout, s.leadsAndHas})
+	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, s.snapshotDB, s.transport)
 	if err != nil {
 		return fmt.Errorf("start raft in %s: %w", s.place(), err)
 	}
@@ -262,7 +279,8 @@ func (s resolver) ServerAddr(id raft.ServerID) (raft.ServerAddress, error) {
 	}
 	for _, server := range s.configuration().Servers {
 		if server.ID == id {
-			return server.Address, nil
+			address, _ := splitInstance(server.Address)
+			return address, nil
 		}
 	}
 	return "", fmt.Errorf("peer %s is in nobody's book", id)
@@ -358,6 +376,9 @@ type Status struct {
 	// Alarms are what an operator must know of this peer's store: "name: what is
 	// wrong and what to do". Empty when all is well.
 	Alarms []string
+	// Notes are what the leader's autopilot waits for with members that could vote,
+	// or should be replaced.
+	Notes []string
 }
 
 // PeerInfo is a peer in raft's configuration.
@@ -365,21 +386,30 @@ type PeerInfo struct {
 	ID, Address string
 	// Voter is false for a learner.
 	Voter, Leader bool
+	// Contact is how long ago the peer answered this one's raft: only a leader asks.
+	// Negative: never.
+	Contact time.Duration
 }
 
 // Status returns what this peer knows at this moment.
 func (s *Store) Status() Status {
 	root := s.current.Load().root
-	st := Status{ID: s.cfg.ID, Revision: root.Revision(), AppliedIndex: root.Index(), Hash: root.Hash(), Alarms: s.alarms.list()}
+	st := Status{ID: s.cfg.ID, Revision: root.Revision(), AppliedIndex: root.Index(), Hash: root.Hash(), Alarms: s.alarms.list(), Notes: s.pilot.notes()}
 	if !s.isReady() {
 		return st
 	}
 	st.Leader, st.Term = s.Leader()
 	st.LastIndex, st.CommitIndex = s.raft.LastIndex(), s.raft.CommitIndex()
 	for _, server := range s.configuration().Servers {
+		address, _ := splitInstance(server.Address)
+		contact, ok := s.transport.contacts.age(server.ID)
+		if !ok {
+			contact = -1
+		}
 		st.Peers = append(st.Peers, PeerInfo{
-			ID: string(server.ID), Address: string(server.Address),
+			ID: string(server.ID), Address: string(address),
 			Voter: server.Suffrage == raft.Voter, Leader: string(server.ID) == st.Leader,
+			Contact: contact,
 		})
 	}
 	return st

@@ -166,7 +166,7 @@ func (p *Peer) Run() {
 	}()
 	p.c.running = append(p.c.running, func() {
 		cancel()
-		if err := <-ended; err != nil {
+		if err := <-ended; err != nil && !errors.Is(err, raftstore.ErrPeerRemoved) {
 			p.c.t.Errorf("run %s: %v", p.ID, err)
 		}
 	})

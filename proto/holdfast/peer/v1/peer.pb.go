@@ -182,6 +182,182 @@ func (x *ReadIndexResponse) GetVoters() []string {
 	return nil
 }
 
+type DescribeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The calling peer.
+	Caller        string `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeRequest) Reset() {
+	*x = DescribeRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeRequest) ProtoMessage() {}
+
+func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
+func (*DescribeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DescribeRequest) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+type DescribeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Tells the peer's disk from every other.
+	Instance string `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Term     uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	// The last entry of its log, the last that it knows to be committed, the last
+	// that it has applied.
+	LastIndex    uint64 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	CommitIndex  uint64 `protobuf:"varint,5,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,6,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	Revision     int64  `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The state hash at applied_index, 16 bytes.
+	Hash []byte `protobuf:"bytes,8,opt,name=hash,proto3" json:"hash,omitempty"`
+	// "name: what is wrong and what to do".
+	Alarms []string `protobuf:"bytes,9,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// How long ago it heard from the leader. Absent: never, or it leads.
+	ContactAge *durationpb.Duration `protobuf:"bytes,10,opt,name=contact_age,json=contactAge,proto3" json:"contact_age,omitempty"`
+	// True when the cluster has removed the caller.
+	CallerRemoved bool `protobuf:"varint,11,opt,name=caller_removed,json=callerRemoved,proto3" json:"caller_removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeResponse) Reset() {
+	*x = DescribeResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeResponse) ProtoMessage() {}
+
+func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
+func (*DescribeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DescribeResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *DescribeResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetCommitIndex() uint64 {
+	if x != nil {
+		return x.CommitIndex
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetContactAge() *durationpb.Duration {
+	if x != nil {
+		return x.ContactAge
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetCallerRemoved() bool {
+	if x != nil {
+		return x.CallerRemoved
+	}
+	return false
+}
+
 type ForwardRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the caller, unique within the stream.
@@ -194,7 +370,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +382,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +395,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ForwardRequest) GetId() uint64 {
@@ -248,7 +424,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +436,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +449,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ForwardResponse) GetId() uint64 {
@@ -310,7 +486,7 @@ type ForwardError struct {
 
 func (x *ForwardError) Reset() {
 	*x = ForwardError{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +498,7 @@ func (x *ForwardError) String() string {
 func (*ForwardError) ProtoMessage() {}
 
 func (x *ForwardError) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +511,7 @@ func (x *ForwardError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardError.ProtoReflect.Descriptor instead.
 func (*ForwardError) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ForwardError) GetOutcomeUnknown() bool {
@@ -363,14 +539,18 @@ type AddPeerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// host:port of its API and raft.
-	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Tells the peer's disk from every other. Empty: the leader asks the peer.
+	Instance string `protobuf:"bytes,3,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The peer is to stay a learner.
+	Learner       bool `protobuf:"varint,4,opt,name=learner,proto3" json:"learner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +562,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +575,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AddPeerRequest) GetId() string {
@@ -412,6 +592,20 @@ func (x *AddPeerRequest) GetAddress() string {
 	return ""
 }
 
+func (x *AddPeerRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *AddPeerRequest) GetLearner() bool {
+	if x != nil {
+		return x.Learner
+	}
+	return false
+}
+
 type AddPeerResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -420,7 +614,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -432,7 +626,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -445,7 +639,88 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+type MeetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeetRequest) Reset() {
+	*x = MeetRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeetRequest) ProtoMessage() {}
+
+func (x *MeetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeetRequest.ProtoReflect.Descriptor instead.
+func (*MeetRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+}
+
+type MeetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// host:port each.
+	Gossip        []string `protobuf:"bytes,1,rep,name=gossip,proto3" json:"gossip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeetResponse) Reset() {
+	*x = MeetResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeetResponse) ProtoMessage() {}
+
+func (x *MeetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeetResponse.ProtoReflect.Descriptor instead.
+func (*MeetResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MeetResponse) GetGossip() []string {
+	if x != nil {
+		return x.Gossip
+	}
+	return nil
 }
 
 type RelayRequest struct {
@@ -459,7 +734,7 @@ type RelayRequest struct {
 
 func (x *RelayRequest) Reset() {
 	*x = RelayRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +746,7 @@ func (x *RelayRequest) String() string {
 func (*RelayRequest) ProtoMessage() {}
 
 func (x *RelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +759,7 @@ func (x *RelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayRequest.ProtoReflect.Descriptor instead.
 func (*RelayRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RelayRequest) GetPeer() string {
@@ -513,7 +788,7 @@ type NodeHeartbeat struct {
 
 func (x *NodeHeartbeat) Reset() {
 	*x = NodeHeartbeat{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +800,7 @@ func (x *NodeHeartbeat) String() string {
 func (*NodeHeartbeat) ProtoMessage() {}
 
 func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +813,7 @@ func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHeartbeat.ProtoReflect.Descriptor instead.
 func (*NodeHeartbeat) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeHeartbeat) GetNode() string {
@@ -573,7 +848,7 @@ type RelayResponse struct {
 
 func (x *RelayResponse) Reset() {
 	*x = RelayResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +860,7 @@ func (x *RelayResponse) String() string {
 func (*RelayResponse) ProtoMessage() {}
 
 func (x *RelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +873,7 @@ func (x *RelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayResponse.ProtoReflect.Descriptor instead.
 func (*RelayResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RelayResponse) GetLeader() bool {
@@ -617,7 +892,7 @@ type LocateRequest struct {
 
 func (x *LocateRequest) Reset() {
 	*x = LocateRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +904,7 @@ func (x *LocateRequest) String() string {
 func (*LocateRequest) ProtoMessage() {}
 
 func (x *LocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +917,7 @@ func (x *LocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateRequest.ProtoReflect.Descriptor instead.
 func (*LocateRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LocateRequest) GetNode() string {
@@ -663,7 +938,7 @@ type LocateResponse struct {
 
 func (x *LocateResponse) Reset() {
 	*x = LocateResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +950,7 @@ func (x *LocateResponse) String() string {
 func (*LocateResponse) ProtoMessage() {}
 
 func (x *LocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +963,7 @@ func (x *LocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateResponse.ProtoReflect.Descriptor instead.
 func (*LocateResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LocateResponse) GetConnected() bool {
@@ -718,7 +993,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1005,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1018,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TailRequest) GetLog() string {
@@ -772,7 +1047,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +1059,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +1072,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TailResponse) GetLog() string {
@@ -842,7 +1117,7 @@ type EventRecord struct {
 
 func (x *EventRecord) Reset() {
 	*x = EventRecord{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1129,7 @@ func (x *EventRecord) String() string {
 func (*EventRecord) ProtoMessage() {}
 
 func (x *EventRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1142,7 @@ func (x *EventRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRecord.ProtoReflect.Descriptor instead.
 func (*EventRecord) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EventRecord) GetSequence() int64 {
@@ -968,7 +1243,7 @@ type ObjectReference struct {
 
 func (x *ObjectReference) Reset() {
 	*x = ObjectReference{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1255,7 @@ func (x *ObjectReference) String() string {
 func (*ObjectReference) ProtoMessage() {}
 
 func (x *ObjectReference) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1268,7 @@ func (x *ObjectReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectReference.ProtoReflect.Descriptor instead.
 func (*ObjectReference) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ObjectReference) GetApiVersion() string {
@@ -1041,7 +1316,24 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\bR\x06leader\x12!\n" +
 	"\fcommit_index\x18\x03 \x01(\x04R\vcommitIndex\x12\x16\n" +
-	"\x06voters\x18\x04 \x03(\tR\x06voters\"2\n" +
+	"\x06voters\x18\x04 \x03(\tR\x06voters\")\n" +
+	"\x0fDescribeRequest\x12\x16\n" +
+	"\x06caller\x18\x01 \x01(\tR\x06caller\"\xe4\x02\n" +
+	"\x10DescribeResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12!\n" +
+	"\fcommit_index\x18\x05 \x01(\x04R\vcommitIndex\x12#\n" +
+	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x03R\brevision\x12\x12\n" +
+	"\x04hash\x18\b \x01(\fR\x04hash\x12\x16\n" +
+	"\x06alarms\x18\t \x03(\tR\x06alarms\x12:\n" +
+	"\vcontact_age\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"contactAge\x12%\n" +
+	"\x0ecaller_removed\x18\v \x01(\bR\rcallerRemoved\"2\n" +
 	"\x0eForwardRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03txn\x18\x02 \x01(\fR\x03txn\"o\n" +
@@ -1052,11 +1344,16 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\fForwardError\x12'\n" +
 	"\x0foutcome_unknown\x18\x01 \x01(\bR\x0eoutcomeUnknown\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x127\n" +
-	"\x06reason\x18\x03 \x01(\x0e2\x1f.holdfast.peer.v1.ForwardReasonR\x06reason\":\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1f.holdfast.peer.v1.ForwardReasonR\x06reason\"p\n" +
 	"\x0eAddPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x11\n" +
-	"\x0fAddPeerResponse\"Y\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1a\n" +
+	"\binstance\x18\x03 \x01(\tR\binstance\x12\x18\n" +
+	"\alearner\x18\x04 \x01(\bR\alearner\"\x11\n" +
+	"\x0fAddPeerResponse\"\r\n" +
+	"\vMeetRequest\"&\n" +
+	"\fMeetResponse\x12\x16\n" +
+	"\x06gossip\x18\x01 \x03(\tR\x06gossip\"Y\n" +
 	"\fRelayRequest\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x125\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x1f.holdfast.peer.v1.NodeHeartbeatR\x05nodes\"i\n" +
@@ -1101,12 +1398,14 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\rForwardReason\x12\x1e\n" +
 	"\x1aFORWARD_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19FORWARD_REASON_NOT_LEADER\x10\x01\x12\x1d\n" +
-	"\x19FORWARD_REASON_OVERLOADED\x10\x022\xb8\x01\n" +
+	"\x19FORWARD_REASON_OVERLOADED\x10\x022\x8b\x02\n" +
 	"\fStoreService\x12T\n" +
 	"\tReadIndex\x12\".holdfast.peer.v1.ReadIndexRequest\x1a#.holdfast.peer.v1.ReadIndexResponse\x12R\n" +
-	"\aForward\x12 .holdfast.peer.v1.ForwardRequest\x1a!.holdfast.peer.v1.ForwardResponse(\x010\x012c\n" +
+	"\aForward\x12 .holdfast.peer.v1.ForwardRequest\x1a!.holdfast.peer.v1.ForwardResponse(\x010\x01\x12Q\n" +
+	"\bDescribe\x12!.holdfast.peer.v1.DescribeRequest\x1a\".holdfast.peer.v1.DescribeResponse2\xaa\x01\n" +
 	"\x11MembershipService\x12N\n" +
-	"\aAddPeer\x12 .holdfast.peer.v1.AddPeerRequest\x1a!.holdfast.peer.v1.AddPeerResponse2\xa6\x01\n" +
+	"\aAddPeer\x12 .holdfast.peer.v1.AddPeerRequest\x1a!.holdfast.peer.v1.AddPeerResponse\x12E\n" +
+	"\x04Meet\x12\x1d.holdfast.peer.v1.MeetRequest\x1a\x1e.holdfast.peer.v1.MeetResponse2\xa6\x01\n" +
 	"\rHealthService\x12H\n" +
 	"\x05Relay\x12\x1e.holdfast.peer.v1.RelayRequest\x1a\x1f.holdfast.peer.v1.RelayResponse\x12K\n" +
 	"\x06Locate\x12\x1f.holdfast.peer.v1.LocateRequest\x1a .holdfast.peer.v1.LocateResponse2W\n" +
@@ -1127,55 +1426,64 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(ForwardReason)(0),            // 0: holdfast.peer.v1.ForwardReason
 	(*ReadIndexRequest)(nil),      // 1: holdfast.peer.v1.ReadIndexRequest
 	(*ReadIndexResponse)(nil),     // 2: holdfast.peer.v1.ReadIndexResponse
-	(*ForwardRequest)(nil),        // 3: holdfast.peer.v1.ForwardRequest
-	(*ForwardResponse)(nil),       // 4: holdfast.peer.v1.ForwardResponse
-	(*ForwardError)(nil),          // 5: holdfast.peer.v1.ForwardError
-	(*AddPeerRequest)(nil),        // 6: holdfast.peer.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),       // 7: holdfast.peer.v1.AddPeerResponse
-	(*RelayRequest)(nil),          // 8: holdfast.peer.v1.RelayRequest
-	(*NodeHeartbeat)(nil),         // 9: holdfast.peer.v1.NodeHeartbeat
-	(*RelayResponse)(nil),         // 10: holdfast.peer.v1.RelayResponse
-	(*LocateRequest)(nil),         // 11: holdfast.peer.v1.LocateRequest
-	(*LocateResponse)(nil),        // 12: holdfast.peer.v1.LocateResponse
-	(*TailRequest)(nil),           // 13: holdfast.peer.v1.TailRequest
-	(*TailResponse)(nil),          // 14: holdfast.peer.v1.TailResponse
-	(*EventRecord)(nil),           // 15: holdfast.peer.v1.EventRecord
-	(*ObjectReference)(nil),       // 16: holdfast.peer.v1.ObjectReference
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*DescribeRequest)(nil),       // 3: holdfast.peer.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 4: holdfast.peer.v1.DescribeResponse
+	(*ForwardRequest)(nil),        // 5: holdfast.peer.v1.ForwardRequest
+	(*ForwardResponse)(nil),       // 6: holdfast.peer.v1.ForwardResponse
+	(*ForwardError)(nil),          // 7: holdfast.peer.v1.ForwardError
+	(*AddPeerRequest)(nil),        // 8: holdfast.peer.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),       // 9: holdfast.peer.v1.AddPeerResponse
+	(*MeetRequest)(nil),           // 10: holdfast.peer.v1.MeetRequest
+	(*MeetResponse)(nil),          // 11: holdfast.peer.v1.MeetResponse
+	(*RelayRequest)(nil),          // 12: holdfast.peer.v1.RelayRequest
+	(*NodeHeartbeat)(nil),         // 13: holdfast.peer.v1.NodeHeartbeat
+	(*RelayResponse)(nil),         // 14: holdfast.peer.v1.RelayResponse
+	(*LocateRequest)(nil),         // 15: holdfast.peer.v1.LocateRequest
+	(*LocateResponse)(nil),        // 16: holdfast.peer.v1.LocateResponse
+	(*TailRequest)(nil),           // 17: holdfast.peer.v1.TailRequest
+	(*TailResponse)(nil),          // 18: holdfast.peer.v1.TailResponse
+	(*EventRecord)(nil),           // 19: holdfast.peer.v1.EventRecord
+	(*ObjectReference)(nil),       // 20: holdfast.peer.v1.ObjectReference
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
-	5,  // 0: holdfast.peer.v1.ForwardResponse.error:type_name -> holdfast.peer.v1.ForwardError
-	0,  // 1: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
-	9,  // 2: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
-	17, // 3: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
-	17, // 4: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
-	15, // 5: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
-	16, // 6: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
-	18, // 7: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
-	18, // 8: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
-	1,  // 9: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
-	3,  // 10: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
-	6,  // 11: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
-	8,  // 12: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
-	11, // 13: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
-	13, // 14: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
-	2,  // 15: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
-	4,  // 16: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
-	7,  // 17: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
-	10, // 18: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
-	12, // 19: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
-	14, // 20: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	21, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
+	7,  // 1: holdfast.peer.v1.ForwardResponse.error:type_name -> holdfast.peer.v1.ForwardError
+	0,  // 2: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
+	13, // 3: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
+	21, // 4: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
+	21, // 5: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
+	19, // 6: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
+	20, // 7: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
+	22, // 8: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
+	22, // 9: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
+	1,  // 10: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
+	5,  // 11: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
+	3,  // 12: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
+	8,  // 13: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
+	10, // 14: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
+	12, // 15: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
+	15, // 16: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
+	17, // 17: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
+	2,  // 18: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
+	6,  // 19: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
+	4,  // 20: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
+	9,  // 21: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
+	11, // 22: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
+	14, // 23: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
+	16, // 24: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
+	18, // 25: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
+	18, // [18:26] is the sub-list for method output_type
+	10, // [10:18] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_peer_v1_peer_proto_init() }
@@ -1189,7 +1497,7 @@ func file_holdfast_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_peer_v1_peer_proto_rawDesc), len(file_holdfast_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -34,8 +34,12 @@ const (
 	StoreServiceReadIndexProcedure = "/holdfast.peer.v1.StoreService/ReadIndex"
 	// StoreServiceForwardProcedure is the procedure name of the StoreService's Forward RPC.
 	StoreServiceForwardProcedure = "/holdfast.peer.v1.StoreService/Forward"
+	// StoreServiceDescribeProcedure is the procedure name of the StoreService's Describe RPC.
+	StoreServiceDescribeProcedure = "/holdfast.peer.v1.StoreService/Describe"
 	// MembershipServiceAddPeerProcedure is the procedure name of the MembershipService's AddPeer RPC.
 	MembershipServiceAddPeerProcedure = "/holdfast.peer.v1.MembershipService/AddPeer"
+	// MembershipServiceMeetProcedure is the procedure name of the MembershipService's Meet RPC.
+	MembershipServiceMeetProcedure = "/holdfast.peer.v1.MembershipService/Meet"
 	// HealthServiceRelayProcedure is the procedure name of the HealthService's Relay RPC.
 	HealthServiceRelayProcedure = "/holdfast.peer.v1.HealthService/Relay"
 	// HealthServiceLocateProcedure is the procedure name of the HealthService's Locate RPC.
@@ -59,6 +63,13 @@ var (
 			Procedure:  StoreServiceForwardProcedure,
 		}
 	})
+	storeServiceDescribeSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("StoreService").Methods().ByName("Describe"),
+			Procedure:  StoreServiceDescribeProcedure,
+		}
+	})
 )
 
 // StoreServiceClient is a client for the holdfast.peer.v1.StoreService service.
@@ -73,6 +84,9 @@ type StoreServiceClient interface {
 	// after it has reached a leader. Ends with FailedPrecondition when this peer is
 	// not the leader.
 	Forward(context.Context) (StoreServiceForwardClientStream, error)
+	// Describe tells how this peer's store stands. It answers without a leader, and
+	// while the store starts.
+	Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error)
 }
 
 // NewStoreServiceClient constructs a client for the holdfast.peer.v1.StoreService service. Multiple
@@ -129,6 +143,9 @@ type StoreServiceHandler interface {
 	// after it has reached a leader. Ends with FailedPrecondition when this peer is
 	// not the leader.
 	Forward(context.Context, StoreServiceForwardServerStream) error
+	// Describe tells how this peer's store stands. It answers without a leader, and
+	// while the store starts.
+	Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error)
 }
 
 // RegisterStoreServiceHandler registers svc as the holdfast.peer.v1.StoreService implementation on
@@ -138,6 +155,7 @@ func RegisterStoreServiceHandler(server *connect.Server, svc StoreServiceHandler
 	server.Register(
 		connect.Method{Spec: storeServiceReadIndexSpec(), Handler: adapter.readIndex},
 		connect.Method{Spec: storeServiceForwardSpec(), Handler: adapter.forward},
+		connect.Method{Spec: storeServiceDescribeSpec(), Handler: adapter.describe},
 	)
 }
 
@@ -176,6 +194,10 @@ func (UnimplementedStoreServiceHandler) Forward(context.Context, StoreServiceFor
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Forward is not implemented")
 }
 
+func (UnimplementedStoreServiceHandler) Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Describe is not implemented")
+}
+
 type storeServiceClient struct {
 	client *connect.Client
 }
@@ -196,6 +218,14 @@ func (c *storeServiceClient) Forward(ctx context.Context) (StoreServiceForwardCl
 	return StoreServiceForwardClientStream{stream: stream}, nil
 }
 
+func (c *storeServiceClient) Describe(ctx context.Context, req *v1.DescribeRequest) (*v1.DescribeResponse, error) {
+	var res v1.DescribeResponse
+	if err := c.client.CallUnary(ctx, storeServiceDescribeSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 type storeServiceHandler struct{ svc StoreServiceHandler }
 
 func (h storeServiceHandler) readIndex(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -214,6 +244,18 @@ func (h storeServiceHandler) forward(ctx context.Context, _ connect.Spec, stream
 	return h.svc.Forward(ctx, StoreServiceForwardServerStream{stream: stream})
 }
 
+func (h storeServiceHandler) describe(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DescribeRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Describe(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
 var (
 	membershipServiceAddPeerSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
@@ -222,13 +264,27 @@ var (
 			Procedure:  MembershipServiceAddPeerProcedure,
 		}
 	})
+	membershipServiceMeetSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("MembershipService").Methods().ByName("Meet"),
+			Procedure:  MembershipServiceMeetProcedure,
+		}
+	})
 )
 
 // MembershipServiceClient is a client for the holdfast.peer.v1.MembershipService service.
 type MembershipServiceClient interface {
-	// AddPeer makes a joined peer part of raft: a learner first, a voter once it
-	// has caught up. It answers when the peer votes. A repeated call is harmless.
+	// AddPeer makes a joined peer part of raft, as a learner: the leader gives it a
+	// vote once it has caught up and stayed so, if that makes the cluster no weaker.
+	// For a member it writes down the present address. A repeated call is harmless.
+	// FailedPrecondition when the peer has not joined, was removed, or comes with
+	// another disk than it became a member with: it must join under another name.
 	AddPeer(context.Context, *v1.AddPeerRequest) (*v1.AddPeerResponse, error)
+	// Meet tells a peer that has started where the others gossip, as far as the
+	// called one knows. It needs no leader: with it, peers find each other again
+	// after all of their addresses have changed.
+	Meet(context.Context, *v1.MeetRequest) (*v1.MeetResponse, error)
 }
 
 // NewMembershipServiceClient constructs a client for the holdfast.peer.v1.MembershipService
@@ -239,9 +295,16 @@ func NewMembershipServiceClient(client *connect.Client) MembershipServiceClient 
 
 // MembershipServiceHandler is an implementation of the holdfast.peer.v1.MembershipService service.
 type MembershipServiceHandler interface {
-	// AddPeer makes a joined peer part of raft: a learner first, a voter once it
-	// has caught up. It answers when the peer votes. A repeated call is harmless.
+	// AddPeer makes a joined peer part of raft, as a learner: the leader gives it a
+	// vote once it has caught up and stayed so, if that makes the cluster no weaker.
+	// For a member it writes down the present address. A repeated call is harmless.
+	// FailedPrecondition when the peer has not joined, was removed, or comes with
+	// another disk than it became a member with: it must join under another name.
 	AddPeer(context.Context, *v1.AddPeerRequest) (*v1.AddPeerResponse, error)
+	// Meet tells a peer that has started where the others gossip, as far as the
+	// called one knows. It needs no leader: with it, peers find each other again
+	// after all of their addresses have changed.
+	Meet(context.Context, *v1.MeetRequest) (*v1.MeetResponse, error)
 }
 
 // RegisterMembershipServiceHandler registers svc as the holdfast.peer.v1.MembershipService
@@ -250,6 +313,7 @@ func RegisterMembershipServiceHandler(server *connect.Server, svc MembershipServ
 	adapter := membershipServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: membershipServiceAddPeerSpec(), Handler: adapter.addPeer},
+		connect.Method{Spec: membershipServiceMeetSpec(), Handler: adapter.meet},
 	)
 }
 
@@ -258,6 +322,10 @@ type UnimplementedMembershipServiceHandler struct{}
 
 func (UnimplementedMembershipServiceHandler) AddPeer(context.Context, *v1.AddPeerRequest) (*v1.AddPeerResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.MembershipService.AddPeer is not implemented")
+}
+
+func (UnimplementedMembershipServiceHandler) Meet(context.Context, *v1.MeetRequest) (*v1.MeetResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.MembershipService.Meet is not implemented")
 }
 
 type membershipServiceClient struct {
@@ -272,6 +340,14 @@ func (c *membershipServiceClient) AddPeer(ctx context.Context, req *v1.AddPeerRe
 	return &res, nil
 }
 
+func (c *membershipServiceClient) Meet(ctx context.Context, req *v1.MeetRequest) (*v1.MeetResponse, error) {
+	var res v1.MeetResponse
+	if err := c.client.CallUnary(ctx, membershipServiceMeetSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 type membershipServiceHandler struct{ svc MembershipServiceHandler }
 
 func (h membershipServiceHandler) addPeer(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -280,6 +356,18 @@ func (h membershipServiceHandler) addPeer(ctx context.Context, _ connect.Spec, s
 		return err
 	}
 	res, err := h.svc.AddPeer(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h membershipServiceHandler) meet(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.MeetRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Meet(ctx, &req)
 	if err != nil {
 		return err
 	}
