@@ -114,7 +114,7 @@ func TestPrepareRefuses(t *testing.T) {
 // anybody's does not stand in the way of the next.
 func TestPrepareAfterInterruptedInit(t *testing.T) {
 	dir := t.TempDir()
-	cfg := peer.Config{DataDir: dir, Name: "p1", Listen: "127.0.0.1:0", Init: true}
+	cfg := peer.Config{DataDir: dir, Name: "p1", Listen: "127.0.0.1:0", Gossip: "127.0.0.1:0", Init: true}
 	p, err := peer.Prepare(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
