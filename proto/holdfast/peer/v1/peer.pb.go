@@ -7,6 +7,7 @@
 package peerv1
 
 import (
+	v1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -32,6 +33,8 @@ const (
 	ForwardReason_FORWARD_REASON_NOT_LEADER ForwardReason = 1
 	// The leader's queue is full. Nothing was proposed: come back later.
 	ForwardReason_FORWARD_REASON_OVERLOADED ForwardReason = 2
+	// The leader admits only what makes room. Nothing was proposed.
+	ForwardReason_FORWARD_REASON_NO_SPACE ForwardReason = 3
 )
 
 // Enum value maps for ForwardReason.
@@ -40,11 +43,13 @@ var (
 		0: "FORWARD_REASON_UNSPECIFIED",
 		1: "FORWARD_REASON_NOT_LEADER",
 		2: "FORWARD_REASON_OVERLOADED",
+		3: "FORWARD_REASON_NO_SPACE",
 	}
 	ForwardReason_value = map[string]int32{
 		"FORWARD_REASON_UNSPECIFIED": 0,
 		"FORWARD_REASON_NOT_LEADER":  1,
 		"FORWARD_REASON_OVERLOADED":  2,
+		"FORWARD_REASON_NO_SPACE":    3,
 	}
 )
 
@@ -182,19 +187,102 @@ func (x *ReadIndexResponse) GetVoters() []string {
 	return nil
 }
 
+type ReadIndexesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexesRequest) Reset() {
+	*x = ReadIndexesRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexesRequest) ProtoMessage() {}
+
+func (x *ReadIndexesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexesRequest.ProtoReflect.Descriptor instead.
+func (*ReadIndexesRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+type ReadIndexesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answer        *ReadIndexResponse     `protobuf:"bytes,1,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexesResponse) Reset() {
+	*x = ReadIndexesResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexesResponse) ProtoMessage() {}
+
+func (x *ReadIndexesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexesResponse.ProtoReflect.Descriptor instead.
+func (*ReadIndexesResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ReadIndexesResponse) GetAnswer() *ReadIndexResponse {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+// ForwardRequest is a frame: as many transactions as waited when it was sent, up to
+// about 256 KiB.
 type ForwardRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Chosen by the caller, unique within the stream.
-	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The id of the first transaction, unique within the stream; those after it have
+	// the numbers that follow.
+	First uint64 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`
 	// holdfast.raft.v1.Txn, encoded.
-	Txn           []byte `protobuf:"bytes,2,opt,name=txn,proto3" json:"txn,omitempty"`
+	Txns          [][]byte `protobuf:"bytes,4,rep,name=txns,proto3" json:"txns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +294,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,36 +307,33 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *ForwardRequest) GetId() uint64 {
+func (x *ForwardRequest) GetFirst() uint64 {
 	if x != nil {
-		return x.Id
+		return x.First
 	}
 	return 0
 }
 
-func (x *ForwardRequest) GetTxn() []byte {
+func (x *ForwardRequest) GetTxns() [][]byte {
 	if x != nil {
-		return x.Txn
+		return x.Txns
 	}
 	return nil
 }
 
 type ForwardResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// holdfast.raft.v1.TxnResult, encoded. Empty when error is set.
-	Result        []byte        `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
-	Error         *ForwardError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*ForwardAnswer       `protobuf:"bytes,4,rep,name=answers,proto3" json:"answers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +345,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,24 +358,72 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *ForwardResponse) GetId() uint64 {
+func (x *ForwardResponse) GetAnswers() []*ForwardAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+// ForwardAnswer says what became of one transaction.
+type ForwardAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Set unless error is.
+	Result        *v1.TxnResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	Error         *ForwardError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardAnswer) Reset() {
+	*x = ForwardAnswer{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardAnswer) ProtoMessage() {}
+
+func (x *ForwardAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardAnswer.ProtoReflect.Descriptor instead.
+func (*ForwardAnswer) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ForwardAnswer) GetId() uint64 {
 	if x != nil {
 		return x.Id
 	}
 	return 0
 }
 
-func (x *ForwardResponse) GetResult() []byte {
+func (x *ForwardAnswer) GetResult() *v1.TxnResult {
 	if x != nil {
 		return x.Result
 	}
 	return nil
 }
 
-func (x *ForwardResponse) GetError() *ForwardError {
+func (x *ForwardAnswer) GetError() *ForwardError {
 	if x != nil {
 		return x.Error
 	}
@@ -310,7 +443,7 @@ type ForwardError struct {
 
 func (x *ForwardError) Reset() {
 	*x = ForwardError{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +455,7 @@ func (x *ForwardError) String() string {
 func (*ForwardError) ProtoMessage() {}
 
 func (x *ForwardError) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +468,7 @@ func (x *ForwardError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardError.ProtoReflect.Descriptor instead.
 func (*ForwardError) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ForwardError) GetOutcomeUnknown() bool {
@@ -359,6 +492,86 @@ func (x *ForwardError) GetReason() ForwardReason {
 	return ForwardReason_FORWARD_REASON_UNSPECIFIED
 }
 
+type CompactRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactRequest) Reset() {
+	*x = CompactRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactRequest) ProtoMessage() {}
+
+func (x *CompactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
+func (*CompactRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CompactRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type CompactResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactResponse) Reset() {
+	*x = CompactResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactResponse) ProtoMessage() {}
+
+func (x *CompactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
+func (*CompactResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+}
+
 type AddPeerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -370,7 +583,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +595,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +608,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AddPeerRequest) GetId() string {
@@ -420,7 +633,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -432,7 +645,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -445,7 +658,7 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 type RelayRequest struct {
@@ -459,7 +672,7 @@ type RelayRequest struct {
 
 func (x *RelayRequest) Reset() {
 	*x = RelayRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +684,7 @@ func (x *RelayRequest) String() string {
 func (*RelayRequest) ProtoMessage() {}
 
 func (x *RelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +697,7 @@ func (x *RelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayRequest.ProtoReflect.Descriptor instead.
 func (*RelayRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RelayRequest) GetPeer() string {
@@ -513,7 +726,7 @@ type NodeHeartbeat struct {
 
 func (x *NodeHeartbeat) Reset() {
 	*x = NodeHeartbeat{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -525,7 +738,7 @@ func (x *NodeHeartbeat) String() string {
 func (*NodeHeartbeat) ProtoMessage() {}
 
 func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -538,7 +751,7 @@ func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHeartbeat.ProtoReflect.Descriptor instead.
 func (*NodeHeartbeat) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeHeartbeat) GetNode() string {
@@ -573,7 +786,7 @@ type RelayResponse struct {
 
 func (x *RelayResponse) Reset() {
 	*x = RelayResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +798,7 @@ func (x *RelayResponse) String() string {
 func (*RelayResponse) ProtoMessage() {}
 
 func (x *RelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +811,7 @@ func (x *RelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayResponse.ProtoReflect.Descriptor instead.
 func (*RelayResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RelayResponse) GetLeader() bool {
@@ -617,7 +830,7 @@ type LocateRequest struct {
 
 func (x *LocateRequest) Reset() {
 	*x = LocateRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +842,7 @@ func (x *LocateRequest) String() string {
 func (*LocateRequest) ProtoMessage() {}
 
 func (x *LocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +855,7 @@ func (x *LocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateRequest.ProtoReflect.Descriptor instead.
 func (*LocateRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LocateRequest) GetNode() string {
@@ -663,7 +876,7 @@ type LocateResponse struct {
 
 func (x *LocateResponse) Reset() {
 	*x = LocateResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +888,7 @@ func (x *LocateResponse) String() string {
 func (*LocateResponse) ProtoMessage() {}
 
 func (x *LocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +901,7 @@ func (x *LocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateResponse.ProtoReflect.Descriptor instead.
 func (*LocateResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LocateResponse) GetConnected() bool {
@@ -718,7 +931,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +943,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +956,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TailRequest) GetLog() string {
@@ -772,7 +985,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +997,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +1010,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TailResponse) GetLog() string {
@@ -842,7 +1055,7 @@ type EventRecord struct {
 
 func (x *EventRecord) Reset() {
 	*x = EventRecord{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +1067,7 @@ func (x *EventRecord) String() string {
 func (*EventRecord) ProtoMessage() {}
 
 func (x *EventRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +1080,7 @@ func (x *EventRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRecord.ProtoReflect.Descriptor instead.
 func (*EventRecord) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EventRecord) GetSequence() int64 {
@@ -968,7 +1181,7 @@ type ObjectReference struct {
 
 func (x *ObjectReference) Reset() {
 	*x = ObjectReference{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1193,7 @@ func (x *ObjectReference) String() string {
 func (*ObjectReference) ProtoMessage() {}
 
 func (x *ObjectReference) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1206,7 @@ func (x *ObjectReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectReference.ProtoReflect.Descriptor instead.
 func (*ObjectReference) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ObjectReference) GetApiVersion() string {
@@ -1035,24 +1248,32 @@ var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
+	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\"\x12\n" +
 	"\x10ReadIndexRequest\"z\n" +
 	"\x11ReadIndexResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\bR\x06leader\x12!\n" +
 	"\fcommit_index\x18\x03 \x01(\x04R\vcommitIndex\x12\x16\n" +
-	"\x06voters\x18\x04 \x03(\tR\x06voters\"2\n" +
-	"\x0eForwardRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
-	"\x03txn\x18\x02 \x01(\fR\x03txn\"o\n" +
-	"\x0fForwardResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
-	"\x06result\x18\x02 \x01(\fR\x06result\x124\n" +
+	"\x06voters\x18\x04 \x03(\tR\x06voters\"\x14\n" +
+	"\x12ReadIndexesRequest\"R\n" +
+	"\x13ReadIndexesResponse\x12;\n" +
+	"\x06answer\x18\x01 \x01(\v2#.holdfast.peer.v1.ReadIndexResponseR\x06answer\"F\n" +
+	"\x0eForwardRequest\x12\x14\n" +
+	"\x05first\x18\x03 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04txns\x18\x04 \x03(\fR\x04txnsJ\x04\b\x01\x10\x02J\x04\b\x02\x10\x03\"R\n" +
+	"\x0fForwardResponse\x129\n" +
+	"\aanswers\x18\x04 \x03(\v2\x1f.holdfast.peer.v1.ForwardAnswerR\aanswersJ\x04\b\x01\x10\x04\"\x8a\x01\n" +
+	"\rForwardAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
+	"\x06result\x18\x02 \x01(\v2\x1b.holdfast.raft.v1.TxnResultR\x06result\x124\n" +
 	"\x05error\x18\x03 \x01(\v2\x1e.holdfast.peer.v1.ForwardErrorR\x05error\"\x8a\x01\n" +
 	"\fForwardError\x12'\n" +
 	"\x0foutcome_unknown\x18\x01 \x01(\bR\x0eoutcomeUnknown\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x127\n" +
-	"\x06reason\x18\x03 \x01(\x0e2\x1f.holdfast.peer.v1.ForwardReasonR\x06reason\":\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1f.holdfast.peer.v1.ForwardReasonR\x06reason\",\n" +
+	"\x0eCompactRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\x11\n" +
+	"\x0fCompactResponse\":\n" +
 	"\x0eAddPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"\x11\n" +
@@ -1097,14 +1318,17 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x10\n" +
-	"\x03uid\x18\x05 \x01(\tR\x03uid*m\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid*\x8a\x01\n" +
 	"\rForwardReason\x12\x1e\n" +
 	"\x1aFORWARD_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19FORWARD_REASON_NOT_LEADER\x10\x01\x12\x1d\n" +
-	"\x19FORWARD_REASON_OVERLOADED\x10\x022\xb8\x01\n" +
+	"\x19FORWARD_REASON_OVERLOADED\x10\x02\x12\x1b\n" +
+	"\x17FORWARD_REASON_NO_SPACE\x10\x032\xe8\x02\n" +
 	"\fStoreService\x12T\n" +
-	"\tReadIndex\x12\".holdfast.peer.v1.ReadIndexRequest\x1a#.holdfast.peer.v1.ReadIndexResponse\x12R\n" +
-	"\aForward\x12 .holdfast.peer.v1.ForwardRequest\x1a!.holdfast.peer.v1.ForwardResponse(\x010\x012c\n" +
+	"\tReadIndex\x12\".holdfast.peer.v1.ReadIndexRequest\x1a#.holdfast.peer.v1.ReadIndexResponse\x12^\n" +
+	"\vReadIndexes\x12$.holdfast.peer.v1.ReadIndexesRequest\x1a%.holdfast.peer.v1.ReadIndexesResponse(\x010\x01\x12R\n" +
+	"\aForward\x12 .holdfast.peer.v1.ForwardRequest\x1a!.holdfast.peer.v1.ForwardResponse(\x010\x01\x12N\n" +
+	"\aCompact\x12 .holdfast.peer.v1.CompactRequest\x1a!.holdfast.peer.v1.CompactResponse2c\n" +
 	"\x11MembershipService\x12N\n" +
 	"\aAddPeer\x12 .holdfast.peer.v1.AddPeerRequest\x1a!.holdfast.peer.v1.AddPeerResponse2\xa6\x01\n" +
 	"\rHealthService\x12H\n" +
@@ -1127,55 +1351,68 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(ForwardReason)(0),            // 0: holdfast.peer.v1.ForwardReason
 	(*ReadIndexRequest)(nil),      // 1: holdfast.peer.v1.ReadIndexRequest
 	(*ReadIndexResponse)(nil),     // 2: holdfast.peer.v1.ReadIndexResponse
-	(*ForwardRequest)(nil),        // 3: holdfast.peer.v1.ForwardRequest
-	(*ForwardResponse)(nil),       // 4: holdfast.peer.v1.ForwardResponse
-	(*ForwardError)(nil),          // 5: holdfast.peer.v1.ForwardError
-	(*AddPeerRequest)(nil),        // 6: holdfast.peer.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),       // 7: holdfast.peer.v1.AddPeerResponse
-	(*RelayRequest)(nil),          // 8: holdfast.peer.v1.RelayRequest
-	(*NodeHeartbeat)(nil),         // 9: holdfast.peer.v1.NodeHeartbeat
-	(*RelayResponse)(nil),         // 10: holdfast.peer.v1.RelayResponse
-	(*LocateRequest)(nil),         // 11: holdfast.peer.v1.LocateRequest
-	(*LocateResponse)(nil),        // 12: holdfast.peer.v1.LocateResponse
-	(*TailRequest)(nil),           // 13: holdfast.peer.v1.TailRequest
-	(*TailResponse)(nil),          // 14: holdfast.peer.v1.TailResponse
-	(*EventRecord)(nil),           // 15: holdfast.peer.v1.EventRecord
-	(*ObjectReference)(nil),       // 16: holdfast.peer.v1.ObjectReference
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*ReadIndexesRequest)(nil),    // 3: holdfast.peer.v1.ReadIndexesRequest
+	(*ReadIndexesResponse)(nil),   // 4: holdfast.peer.v1.ReadIndexesResponse
+	(*ForwardRequest)(nil),        // 5: holdfast.peer.v1.ForwardRequest
+	(*ForwardResponse)(nil),       // 6: holdfast.peer.v1.ForwardResponse
+	(*ForwardAnswer)(nil),         // 7: holdfast.peer.v1.ForwardAnswer
+	(*ForwardError)(nil),          // 8: holdfast.peer.v1.ForwardError
+	(*CompactRequest)(nil),        // 9: holdfast.peer.v1.CompactRequest
+	(*CompactResponse)(nil),       // 10: holdfast.peer.v1.CompactResponse
+	(*AddPeerRequest)(nil),        // 11: holdfast.peer.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),       // 12: holdfast.peer.v1.AddPeerResponse
+	(*RelayRequest)(nil),          // 13: holdfast.peer.v1.RelayRequest
+	(*NodeHeartbeat)(nil),         // 14: holdfast.peer.v1.NodeHeartbeat
+	(*RelayResponse)(nil),         // 15: holdfast.peer.v1.RelayResponse
+	(*LocateRequest)(nil),         // 16: holdfast.peer.v1.LocateRequest
+	(*LocateResponse)(nil),        // 17: holdfast.peer.v1.LocateResponse
+	(*TailRequest)(nil),           // 18: holdfast.peer.v1.TailRequest
+	(*TailResponse)(nil),          // 19: holdfast.peer.v1.TailResponse
+	(*EventRecord)(nil),           // 20: holdfast.peer.v1.EventRecord
+	(*ObjectReference)(nil),       // 21: holdfast.peer.v1.ObjectReference
+	(*v1.TxnResult)(nil),          // 22: holdfast.raft.v1.TxnResult
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
-	5,  // 0: holdfast.peer.v1.ForwardResponse.error:type_name -> holdfast.peer.v1.ForwardError
-	0,  // 1: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
-	9,  // 2: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
-	17, // 3: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
-	17, // 4: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
-	15, // 5: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
-	16, // 6: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
-	18, // 7: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
-	18, // 8: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
-	1,  // 9: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
-	3,  // 10: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
-	6,  // 11: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
-	8,  // 12: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
-	11, // 13: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
-	13, // 14: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
-	2,  // 15: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
-	4,  // 16: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
-	7,  // 17: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
-	10, // 18: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
-	12, // 19: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
-	14, // 20: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	2,  // 0: holdfast.peer.v1.ReadIndexesResponse.answer:type_name -> holdfast.peer.v1.ReadIndexResponse
+	7,  // 1: holdfast.peer.v1.ForwardResponse.answers:type_name -> holdfast.peer.v1.ForwardAnswer
+	22, // 2: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
+	8,  // 3: holdfast.peer.v1.ForwardAnswer.error:type_name -> holdfast.peer.v1.ForwardError
+	0,  // 4: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
+	14, // 5: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
+	23, // 6: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
+	23, // 7: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
+	20, // 8: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
+	21, // 9: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
+	24, // 10: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
+	24, // 11: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
+	1,  // 12: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
+	3,  // 13: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
+	5,  // 14: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
+	9,  // 15: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
+	11, // 16: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
+	13, // 17: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
+	16, // 18: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
+	18, // 19: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
+	2,  // 20: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
+	4,  // 21: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
+	6,  // 22: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
+	10, // 23: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
+	12, // 24: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
+	15, // 25: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
+	17, // 26: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
+	19, // 27: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_peer_v1_peer_proto_init() }
@@ -1189,7 +1426,7 @@ func file_holdfast_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_peer_v1_peer_proto_rawDesc), len(file_holdfast_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
