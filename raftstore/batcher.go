@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -23,148 +23,73 @@ const (
 	maxInFlight   = 4         // batches proposed and not yet applied
 	maxBatchBytes = 256 << 10 // an entry is closed by the transaction that reaches this
 	maxBatchTxns  = 512
-	queueLength   = 4096 // transactions waiting on the leader; more are refused
 )
 
 // errNotProposed says that a transaction certainly did not reach the log, and that
 // another leader, or the same one a little later, may take it.
 var errNotProposed = errors.New("not proposed")
 
-// outcome is what became of a proposal: a result, or an error that is
-// errNotProposed, ErrOutcomeUnknown, ErrOverloaded or ErrInvalid.
-type outcome struct {
-	result *raftv1.TxnResult
-	err    error
-}
-
-// proposal is a transaction on its way into the log. Whoever sends it on takes it
-// first, so that a caller who loses patience before can withdraw it and knows that
-// nothing happened.
-type proposal struct {
-	txn    []byte // encoded
-	begin  time.Time
-	state  atomic.Int32
-	done   chan outcome  // capacity 1, for a local caller
-	answer func(outcome) // in place of done; must not block
-}
-
-const (
-	proposalWaiting int32 = iota
-	proposalTaken
-	proposalWithdrawn
-)
-
-func newProposal(txn []byte) *proposal {
-	return &proposal{txn: txn, begin: time.Now(), done: make(chan outcome, 1)}
-}
-
-func (p *proposal) take() bool {
-	return p.state.CompareAndSwap(proposalWaiting, proposalTaken)
-}
-
-func (p *proposal) withdraw() bool {
-	return p.state.CompareAndSwap(proposalWaiting, proposalWithdrawn)
-}
-
-func (p *proposal) finish(out outcome) {
-	if p.answer != nil {
-		p.answer(out)
-	} else {
-		p.done <- out
-	}
-}
-
 // batcher packs proposals into log entries. It works on every peer; those that do
 // not lead get their proposals back as not proposed.
 type batcher struct {
 	store *Store
-	queue chan *proposal
+	queue *queue
 	// slots holds a token for each batch in flight. Who holds all of them knows
 	// that no batch is.
-	slots      chan struct{}
-	inFlight   sync.WaitGroup
-	compacting atomic.Bool
+	slots    chan struct{}
+	inFlight sync.WaitGroup
 }
 
 func newBatcher(s *Store) *batcher {
-	return &batcher{
-		store: s,
-		queue: make(chan *proposal, queueLength),
-		slots: make(chan struct{}, maxInFlight),
+	return &batcher{store: s, queue: newQueue(), slots: make(chan struct{}, maxInFlight)}
+}
+
+// submit queues p, or finishes it with what speaks against it.
+func (b *batcher) submit(p *proposal) {
+	if err := b.store.admit(p.txn); err != nil {
+		p.finish(outcome{err: err})
+		return
+	}
+	if !b.queue.push(p) {
+		b.store.metrics.outcomes.overloaded.Inc()
+		p.finish(outcome{err: ErrOverloaded})
 	}
 }
 
-// submit queues p, or finishes it with ErrOverloaded.
-func (b *batcher) submit(p *proposal) {
-	select {
-	case b.queue <- p:
-	default:
-		b.store.metrics.txns.WithLabelValues("overloaded").Inc()
-		p.finish(outcome{err: ErrOverloaded})
+// admit says what the lack of space has against an encoded transaction.
+func (s *Store) admit(txn []byte) error {
+	if s.room == nil {
+		return nil
 	}
+	return s.room.admit(txn)
 }
 
 // run proposes what is queued until ctx ends; then it gives back what is still
 // queued. It does not wait for entries in flight.
 func (b *batcher) run(ctx context.Context) {
-	var batch []*proposal
+	defer func() { b.queue.drain(outcome{err: fmt.Errorf("%w: %w", errNotProposed, ErrClosed)}) }()
 	for {
-		var first *proposal
-		select {
-		case first = <-b.queue:
-		case <-ctx.Done():
-			b.giveBack(nil)
-			return
+		if b.queue.empty() {
+			select {
+			case <-b.queue.ready:
+				continue
+			case <-ctx.Done():
+				return
+			}
 		}
+		// What arrives until there is a slot goes along.
 		select {
 		case b.slots <- struct{}{}:
 		case <-ctx.Done():
-			b.giveBack(first)
 			return
 		}
-		batch = b.collect(batch[:0], first)
+		batch := b.queue.collect(nil)
 		if len(batch) == 0 {
 			<-b.slots // all withdrawn
 			continue
 		}
-		b.propose(append([]*proposal(nil), batch...))
+		b.propose(batch)
 	}
-}
-
-func (b *batcher) giveBack(first *proposal) {
-	if first != nil && first.take() {
-		first.finish(outcome{err: fmt.Errorf("%w: %w", errNotProposed, ErrClosed)})
-	}
-	for {
-		select {
-		case p := <-b.queue:
-			if p.take() {
-				p.finish(outcome{err: fmt.Errorf("%w: %w", errNotProposed, ErrClosed)})
-			}
-		default:
-			return
-		}
-	}
-}
-
-// collect takes first and what else waits, as far as the entry's limits allow.
-func (b *batcher) collect(batch []*proposal, first *proposal) []*proposal {
-	size := 0
-	for p := first; p != nil; {
-		if p.take() {
-			batch = append(batch, p)
-			size += len(p.txn)
-		}
-		if size >= maxBatchBytes || len(batch) >= maxBatchTxns {
-			return batch
-		}
-		select {
-		case p = <-b.queue:
-		default:
-			return batch
-		}
-	}
-	return batch
 }
 
 // propose hands a batch to raft, and its results to the proposers once applied.
@@ -178,73 +103,47 @@ func (b *batcher) propose(batch []*proposal) {
 		<-b.slots
 		b.answer(batch, future, err)
 	})
-	b.compact()
 }
 
 func (b *batcher) answer(batch []*proposal, future raft.ApplyFuture, err error) {
-	s := b.store
+	m := b.store.metrics
 	if err != nil {
-		outcomeLabel, err := classify(err)
-		s.metrics.txns.WithLabelValues(outcomeLabel).Add(float64(len(batch)))
+		counter, err := b.store.classify(err)
+		counter.Add(float64(len(batch)))
 		for _, p := range batch {
 			p.finish(outcome{err: err})
 		}
 		return
 	}
+	b.store.watchTransfer(nil)
 	results := future.Response().(mvcc.Applied).Results
+	var failed, deposed int
+	now := time.Now()
 	for i, p := range batch {
-		label := "committed"
 		switch r := results[i]; {
 		case r.GetDeposed():
-			label = "deposed"
+			deposed++
 		case !r.GetSucceeded():
-			label = "compare_failed"
+			failed++
 		}
-		s.metrics.txns.WithLabelValues(label).Inc()
-		s.metrics.txnSeconds.Observe(time.Since(p.begin).Seconds())
+		m.txnSeconds.Observe(now.Sub(p.begin).Seconds())
 		p.finish(outcome{result: results[i]})
 	}
+	m.outcomes.committed.Add(float64(len(batch) - failed - deposed))
+	m.outcomes.compareFailed.Add(float64(failed))
+	m.outcomes.deposed.Add(float64(deposed))
 }
 
-// classify says what raft's error means for a proposal. Only the errors named here
-// come before raft touches its log.
-func classify(err error) (label string, _ error) {
+// classify says what raft's error means for a proposal, and where to count it. Only
+// the errors named here come before raft touches its log.
+func (s *Store) classify(err error) (prometheus.Counter, error) {
+	s.watchTransfer(err)
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		return "not_leader", fmt.Errorf("%w: %w", errNotProposed, err)
+		return s.metrics.outcomes.notLeader, fmt.Errorf("%w: %w", errNotProposed, err)
 	default:
-		return "unknown", fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+		return s.metrics.outcomes.unknown, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 	}
-}
-
-// compact proposes to forget the oldest history when there is more than its bound.
-// It runs after a batch, never by a clock: an idle store appends nothing.
-func (b *batcher) compact() {
-	s := b.store
-	to := s.compactTo(s.current.Load().root)
-	if to == 0 || !b.compacting.CompareAndSwap(false, true) {
-		return
-	}
-	future := s.raft.ApplyLog(raft.Log{Data: encodeCommand(&raftv1.Command{Op: &raftv1.Command_Compact{Compact: &raftv1.Compact{Revision: to}}, ProposedAt: timestamppb.New(s.cfg.Faults.Now())})}, 0)
-	b.inFlight.Go(func() {
-		// An error is no loss: the next batch asks again.
-		_ = future.Error()
-		b.compacting.Store(false)
-	})
-}
-
-// compactTo returns the revision to compact to, 0 for none. It leaves a margin
-// below the bounds, so that a compaction frees more than one change.
-func (s *Store) compactTo(root *mvcc.Root) Revision {
-	events, bytes := root.History()
-	keep := s.cfg.HistoryEvents
-	if bytes > s.cfg.HistoryBytes {
-		keep = min(keep, int(float64(events)*float64(s.cfg.HistoryBytes)/float64(bytes)))
-	}
-	if events <= keep {
-		return 0
-	}
-	return root.CompactTo(keep - keep/16)
 }
 
 // pause waits until no batch is in flight and keeps it so until resume is called.
@@ -294,12 +193,9 @@ func encodeBatch(batch []*proposal, now time.Time) []byte {
 	return protowire.AppendBytes(data, stamp)
 }
 
-// encodeCommand encodes a command other than a batch, proposed now unless it says
-// when.
-func encodeCommand(cmd *raftv1.Command) []byte {
-	if cmd.ProposedAt == nil {
-		cmd.ProposedAt = timestamppb.Now()
-	}
+// encodeCommand encodes a command other than a batch.
+func encodeCommand(cmd *raftv1.Command, now time.Time) []byte {
+	cmd.ProposedAt = timestamppb.New(now)
 	data, err := proto.Marshal(cmd)
 	if err != nil {
 		panic(fmt.Sprintf("raftstore: encode %T: %v", cmd.GetOp(), err)) // integers only

@@ -169,11 +169,12 @@ func TestManyWritesShareEntries(t *testing.T) {
 	})
 }
 
-// TestIdleStoreAppendsNothing is promise I8.
+// TestIdleStoreAppendsNothing is promise I8, once history has aged (TestHistoryAges).
 func TestIdleStoreAppendsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 3)
 		mustTxn(t, c.Peers[1].Store, put("k", "v"))
+		time.Sleep(10 * time.Minute)
 		waitEqual(t, c.Peers)
 		before := c.Peers[0].Store.Status()
 		for range 60 {
@@ -982,7 +983,7 @@ func TestOverload(t *testing.T) {
 		var mu sync.Mutex
 		outcomes := map[string]int{}
 		var wg sync.WaitGroup
-		const n = 8000
+		const n = 20_000
 		for range n {
 			wg.Go(func() {
 				_, err := p.Store.Txn(t.Context(), put("k", "v"))

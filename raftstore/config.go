@@ -56,6 +56,10 @@ type Config struct {
 	// memory of versions that only history holds. Optional; 100,000 and 128 MiB.
 	HistoryEvents int
 	HistoryBytes  int64
+	// HistoryAge is how long history is kept, by the leader's clock, if those two
+	// allow it; up to twice as long while nothing changes, and after an election.
+	// Optional; 5 min. Negative: for ever.
+	HistoryAge time.Duration
 
 	// Logger and Registerer are optional; nil discards.
 	Logger     *slog.Logger
@@ -132,6 +136,7 @@ func (cfg *Config) complete() error {
 	orDefault(&cfg.TrailingBytes, 64<<20)
 	orDefault(&cfg.HistoryEvents, 100_000)
 	orDefault(&cfg.HistoryBytes, 128<<20)
+	orDefault(&cfg.HistoryAge, 5*time.Minute)
 	orDefault(&cfg.minTrailing, minTrailing)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -153,7 +158,7 @@ func (cfg *Config) complete() error {
 	return nil
 }
 
-func orDefault[T int | int64](v *T, otherwise T) {
+func orDefault[T ~int | ~int64](v *T, otherwise T) {
 	if *v == 0 {
 		*v = otherwise
 	}

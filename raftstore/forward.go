@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
@@ -13,23 +14,21 @@ import (
 	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+	"github.com/holdfast-io/holdfast/raftstore/mvcc"
 )
 
-// forwarder carries this peer's proposals to the leader, all over one stream.
+// forwarder carries this peer's proposals to the leader, all over one stream, as many
+// in a message as wait when it is sent.
 type forwarder struct {
 	store *Store
-	queue chan *proposal
+	queue *queue
 }
 
-func newForwarder(s *Store) *forwarder {
-	return &forwarder{store: s, queue: make(chan *proposal, queueLength)}
-}
+func newForwarder(s *Store) *forwarder { return &forwarder{store: s, queue: newQueue()} }
 
 // submit queues p, or finishes it with ErrOverloaded.
 func (f *forwarder) submit(p *proposal) {
-	select {
-	case f.queue <- p:
-	default:
+	if !f.queue.push(p) {
 		p.finish(outcome{err: ErrOverloaded})
 	}
 }
@@ -37,38 +36,31 @@ func (f *forwarder) submit(p *proposal) {
 // run forwards until ctx ends. It keeps a stream to the leader, from the first
 // proposal on, as long as that leads.
 func (f *forwarder) run(ctx context.Context) {
-	for {
+	defer f.giveBack(ErrClosed)
+	for ctx.Err() == nil {
+		if !f.queue.empty() {
+			f.forward(ctx)
+			continue
+		}
 		select {
-		case p := <-f.queue:
-			f.forward(ctx, p)
+		case <-f.queue.ready:
 		case <-ctx.Done():
-			f.giveBack(nil, ErrClosed)
-			return
 		}
 	}
 }
 
-// giveBack returns first, and all that is queued, as not proposed.
-func (f *forwarder) giveBack(first *proposal, why error) {
-	for p := first; ; {
-		if p != nil && p.take() {
-			p.finish(outcome{err: fmt.Errorf("%w: %w", errNotProposed, why)})
-		}
-		select {
-		case p = <-f.queue:
-		default:
-			return
-		}
-	}
+// giveBack returns all that is queued as not proposed.
+func (f *forwarder) giveBack(why error) {
+	f.queue.drain(outcome{err: fmt.Errorf("%w: %w", errNotProposed, why)})
 }
 
-// forward opens a stream to the leader and serves first, and what comes after it,
-// until the stream breaks, the leader changes or ctx ends.
-func (f *forwarder) forward(ctx context.Context, first *proposal) {
+// forward opens a stream to the leader and serves what is queued, until the stream
+// breaks, the leader changes or ctx ends.
+func (f *forwarder) forward(ctx context.Context) {
 	s := f.store
 	leader := s.leader.Load()
 	if leader.id == "" || leader.id == s.cfg.ID {
-		f.giveBack(first, errors.New("the leader has changed"))
+		f.giveBack(errors.New("the leader has changed"))
 		return
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -95,7 +87,7 @@ func (f *forwarder) forward(ctx context.Context, first *proposal) {
 
 	stream, err := f.open(ctx, leader.id)
 	if err != nil {
-		f.giveBack(first, fmt.Errorf("peer %s: %w", leader.id, err))
+		f.giveBack(fmt.Errorf("peer %s: %w", leader.id, err))
 		return
 	}
 	defer stream.Close()
@@ -110,23 +102,25 @@ func (f *forwarder) forward(ctx context.Context, first *proposal) {
 				cancel(err)
 				return
 			}
-			if p := sent.remove(resp.GetId()); p != nil {
-				p.finish(received(resp))
-			}
+			sent.finish(resp.GetAnswers())
 		}
 	})
-	for p := first; ctx.Err() == nil; {
-		if p != nil && p.take() {
-			if err := stream.Send(&peerv1.ForwardRequest{Id: sent.add(p), Txn: p.txn}); err != nil {
-				cancel(err)
+	var frame []*proposal
+	for ctx.Err() == nil {
+		if frame = f.queue.collect(frame[:0]); len(frame) == 0 {
+			select {
+			case <-f.queue.ready:
+			case <-ctx.Done():
 			}
+			continue
 		}
-		select {
-		case p = <-f.queue:
-			if ctx.Err() != nil {
-				f.giveBack(p, context.Cause(ctx))
-			}
-		case <-ctx.Done():
+		req := &peerv1.ForwardRequest{First: sent.add(frame), Txns: make([][]byte, len(frame))}
+		for i, p := range frame {
+			req.Txns[i] = p.txn
+		}
+		clear(frame)
+		if err := stream.Send(req); err != nil {
+			cancel(err)
 		}
 	}
 	stream.Close()
@@ -134,7 +128,7 @@ func (f *forwarder) forward(ctx context.Context, first *proposal) {
 	if cause := context.Cause(ctx); cause != nil {
 		why = cause
 	}
-	for _, p := range sent.all() {
+	for _, p := range sent.byID {
 		p.finish(outcome{err: fmt.Errorf("%w: the stream to leader %s ended: %w", ErrOutcomeUnknown, leader.id, why)})
 	}
 }
@@ -165,73 +159,64 @@ type sentProposals struct {
 	byID map[uint64]*proposal
 }
 
-func (s *sentProposals) add(p *proposal) uint64 {
+// add gives the proposals consecutive ids and returns the first.
+func (s *sentProposals) add(frame []*proposal) (first uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last++
-	s.byID[s.last] = p
-	return s.last
-}
-
-func (s *sentProposals) remove(id uint64) *proposal {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := s.byID[id]
-	delete(s.byID, id)
-	return p
-}
-
-func (s *sentProposals) all() []*proposal {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []*proposal
-	for _, p := range s.byID {
-		all = append(all, p)
+	first = s.last + 1
+	for _, p := range frame {
+		s.last++
+		s.byID[s.last] = p
 	}
-	return all
+	return first
+}
+
+// finish hands out answers. One to a question that was not asked is passed over.
+func (s *sentProposals) finish(answers []*peerv1.ForwardAnswer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range answers {
+		if p := s.byID[a.GetId()]; p != nil {
+			delete(s.byID, a.GetId())
+			p.finish(received(a))
+		}
+	}
 }
 
 // received turns the leader's answer into an outcome.
-func received(resp *peerv1.ForwardResponse) outcome {
-	if e := resp.GetError(); e != nil {
-		switch {
-		case e.GetOutcomeUnknown():
-			return outcome{err: fmt.Errorf("%w: %s", ErrOutcomeUnknown, e.GetMessage())}
-		case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_NOT_LEADER:
-			return outcome{err: fmt.Errorf("%w: %s", errNotProposed, e.GetMessage())}
-		case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_OVERLOADED:
-			return outcome{err: ErrOverloaded}
-		default:
-			return outcome{err: fmt.Errorf("%w: %s", ErrInvalid, e.GetMessage())}
-		}
+func received(a *peerv1.ForwardAnswer) outcome {
+	e := a.GetError()
+	switch {
+	case e == nil && a.GetResult() == nil:
+		return outcome{err: fmt.Errorf("%w: the leader's answer is empty", ErrOutcomeUnknown)}
+	case e == nil:
+		return outcome{result: a.GetResult()}
+	case e.GetOutcomeUnknown():
+		return outcome{err: fmt.Errorf("%w: %s", ErrOutcomeUnknown, e.GetMessage())}
+	case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_NOT_LEADER:
+		return outcome{err: fmt.Errorf("%w: %s", errNotProposed, e.GetMessage())}
+	case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_OVERLOADED:
+		return outcome{err: ErrOverloaded}
+	default:
+		return outcome{err: fmt.Errorf("%w: %s", ErrInvalid, e.GetMessage())}
 	}
-	result := new(raftv1.TxnResult)
-	if err := proto.Unmarshal(resp.GetResult(), result); err != nil {
-		return outcome{err: fmt.Errorf("%w: decode the leader's answer: %w", ErrOutcomeUnknown, err)}
-	}
-	return outcome{result: result}
 }
 
 // sendable turns an outcome into an answer.
-func sendable(id uint64, out outcome) *peerv1.ForwardResponse {
-	resp := &peerv1.ForwardResponse{Id: id}
+func sendable(id uint64, out outcome) *peerv1.ForwardAnswer {
 	if out.err == nil {
-		var err error
-		if resp.Result, err = proto.Marshal(out.result); err == nil {
-			return resp
-		}
-		out.err = fmt.Errorf("%w: encode the answer: %w", ErrOutcomeUnknown, err)
+		return &peerv1.ForwardAnswer{Id: id, Result: out.result}
 	}
-	resp.Error = &peerv1.ForwardError{Message: out.err.Error()}
+	e := &peerv1.ForwardError{Message: out.err.Error()}
 	switch {
 	case errors.Is(out.err, ErrOutcomeUnknown):
-		resp.Error.OutcomeUnknown = true
+		e.OutcomeUnknown = true
 	case errors.Is(out.err, errNotProposed):
-		resp.Error.Reason = peerv1.ForwardReason_FORWARD_REASON_NOT_LEADER
+		e.Reason = peerv1.ForwardReason_FORWARD_REASON_NOT_LEADER
 	case errors.Is(out.err, ErrOverloaded):
-		resp.Error.Reason = peerv1.ForwardReason_FORWARD_REASON_OVERLOADED
+		e.Reason = peerv1.ForwardReason_FORWARD_REASON_OVERLOADED
 	}
-	return resp
+	return &peerv1.ForwardAnswer{Id: id, Error: e}
 }
 
 // Forward implements peerv1connect.StoreServiceHandler: the leader's end of the
@@ -241,24 +226,23 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 		return connect.Errorf(connect.CodeFailedPrecondition, "peer %s does not lead", s.cfg.ID)
 	}
 	out := &answers{ready: make(chan struct{}, 1)}
-	out.add(&peerv1.ForwardResponse{}) // the greeting, see forwarder.open
-
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var sender sync.WaitGroup
 	defer sender.Wait()
 	defer cancel() // before the wait
 	sender.Go(func() {
-		for {
-			for _, resp := range out.take() {
-				if stream.Send(resp) != nil {
-					return // Receive ends as well
-				}
+		// The greeting, without an answer: see forwarder.open.
+		for frame := []*peerv1.ForwardAnswer(nil); ; frame = out.take() {
+			if stream.Send(&peerv1.ForwardResponse{Answers: frame}) != nil {
+				return // Receive ends as well
 			}
-			select {
-			case <-out.ready:
-			case <-ctx.Done():
-				return
+			for out.empty() {
+				select {
+				case <-out.ready:
+				case <-ctx.Done():
+					return
+				}
 			}
 		}
 	})
@@ -270,30 +254,43 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 		if err != nil {
 			return err
 		}
-		p := newProposal(req.GetTxn())
-		p.answer = func(o outcome) { out.add(sendable(req.GetId(), o)) }
-		// The caller has checked it, but with its own version's eyes: what this one
-		// does not understand must not get into the log.
-		var txn raftv1.Txn
-		if err := proto.Unmarshal(p.txn, &txn); err != nil {
-			p.finish(outcome{err: fmt.Errorf("%w: %w", ErrInvalid, err)})
-		} else if err := check(&txn); err != nil {
-			p.finish(outcome{err: err})
-		} else {
-			s.batcher.submit(p)
+		for i, txn := range req.GetTxns() {
+			id := req.GetFirst() + uint64(i)
+			p := &proposal{txn: txn, begin: time.Now(), answer: func(o outcome) { out.add(id, o) }}
+			if err := p.understand(); err != nil {
+				p.finish(outcome{err: fmt.Errorf("%w: %w", ErrInvalid, err)})
+			} else {
+				s.batcher.submit(p)
+			}
 		}
 	}
 }
+
+// understand looks at a transaction that another peer sends. That one has checked it,
+// but with its own version's eyes: what this one does not understand must not get
+// into the log, where it would stop all peers of this version.
+func (p *proposal) understand() error {
+	txn := decoded.Get().(*raftv1.Txn)
+	defer decoded.Put(txn)
+	if err := proto.Unmarshal(p.txn, txn); err != nil {
+		return err
+	}
+	p.classify(txn.GetThen(), txn.GetOtherwise())
+	return mvcc.Check(txn)
+}
+
+var decoded = sync.Pool{New: func() any { return new(raftv1.Txn) }}
 
 // answers are those that wait to be sent. Adding never blocks: whoever adds has
 // more to do than to wait for a slow reader. There are no more than proposals.
 type answers struct {
 	ready chan struct{} // capacity 1
 	mu    sync.Mutex
-	list  []*peerv1.ForwardResponse
+	list  []*peerv1.ForwardAnswer
 }
 
-func (a *answers) add(resp *peerv1.ForwardResponse) {
+func (a *answers) add(id uint64, out outcome) {
+	resp := sendable(id, out)
 	a.mu.Lock()
 	a.list = append(a.list, resp)
 	a.mu.Unlock()
@@ -303,10 +300,24 @@ func (a *answers) add(resp *peerv1.ForwardResponse) {
 	}
 }
 
-func (a *answers) take() []*peerv1.ForwardResponse {
+func (a *answers) empty() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	list := a.list
-	a.list = nil
+	return len(a.list) == 0
+}
+
+// take returns what waits, up to a frame's size, at least one.
+func (a *answers) take() []*peerv1.ForwardAnswer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	size, n := 0, 0
+	for n < len(a.list) && size < maxBatchBytes && n < maxBatchTxns {
+		size += proto.Size(a.list[n])
+		n++
+	}
+	list := a.list[:n:n]
+	if a.list = a.list[n:]; len(a.list) == 0 {
+		a.list = nil
+	}
 	return list
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 )
@@ -76,7 +76,8 @@ func (l *Leader) Txn(ctx context.Context, t Txn) (Result, error) {
 	if l.ctx.Err() != nil {
 		return Result{}, ErrDeposed
 	}
-	p := newProposal(data)
+	p := newProposal(data, t.Then, t.Else)
+	p.lane = laneControl
 	l.store.batcher.submit(p)
 	out := l.store.await(ctx, p)
 	if errors.Is(out.err, errNotProposed) {
@@ -182,8 +183,9 @@ func (s *Store) noteLeader(term uint64) {
 func (s *Store) mark(l *Leader) {
 	retry := newBackoff()
 	for l.ctx.Err() == nil {
-		data := encodeCommand(&raftv1.Command{Op: &raftv1.Command_TermMarker{TermMarker: &raftv1.TermMarker{Term: l.term}}, ProposedAt: timestamppb.New(s.cfg.Faults.Now())})
+		data := encodeCommand(&raftv1.Command{Op: &raftv1.Command_TermMarker{TermMarker: &raftv1.TermMarker{Term: l.term}}}, s.cfg.Faults.Now())
 		err := s.raft.ApplyLog(raft.Log{Data: data}, 0).Error()
+		s.watchTransfer(err)
 		if err == nil {
 			if s.current.Load().root.MarkerTerm() == l.term && l.ctx.Err() == nil {
 				s.log.Info("leading", "term", l.term, "revision", s.View().Revision())
@@ -201,6 +203,41 @@ func (s *Store) mark(l *Leader) {
 		case <-l.ctx.Done():
 		}
 		stop()
+	}
+}
+
+// transferWatch sees a transfer of leadership that raft never ends
+// (hashicorp/raft#696): it refuses all proposals for as long as one goes on, and the
+// leader would keep its followers and take no write until it is restarted.
+type transferWatch struct {
+	mu          sync.Mutex
+	first, last time.Time // of the refusals
+}
+
+// note takes raft's answer to a proposal and reports whether it has refused
+// everything for longer than limit. Who is refused asks again soon; so refusals with
+// a longer pause than that between them belong to different transfers.
+func (w *transferWatch) note(err error, limit time.Duration) (hung bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		w.first = time.Time{}
+		return false
+	}
+	now := time.Now()
+	if w.first.IsZero() || now.Sub(w.last) > limit/3 {
+		w.first = now
+	}
+	w.last = now
+	return now.Sub(w.first) > limit
+}
+
+// watchTransfer ends the store when a transfer hangs. err is raft's answer to a
+// proposal.
+func (s *Store) watchTransfer(err error) {
+	limit := 3 * s.cfg.HeartbeatTimeout // a transfer takes one at most
+	if s.transfer.note(err, limit) {
+		s.fail(fmt.Errorf("raft has refused all writes for %v: %w, and does not end it (hashicorp/raft#696); stopping, so that another peer can lead", limit, err))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 type metrics struct {
 	txns            *prometheus.CounterVec
+	outcomes        outcomes
 	txnSeconds      prometheus.Histogram
 	batchTxns       prometheus.Histogram
 	applySeconds    prometheus.Histogram
@@ -14,6 +15,10 @@ type metrics struct {
 	snapshotSeconds prometheus.Histogram
 	leaderships     prometheus.Counter
 }
+
+// outcomes are the counters of metrics.txns: to find one by its label costs more than
+// to count.
+type outcomes struct{ committed, compareFailed, deposed, notLeader, unknown, overloaded prometheus.Counter }
 
 // newMetrics makes the store's metrics and registers them, unless reg is nil.
 func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
@@ -36,6 +41,14 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 			Namespace: "holdfast", Subsystem: "store", Name: "leaderships_total",
 			Help: "How often this peer began to lead.",
 		}),
+	}
+	m.outcomes = outcomes{
+		committed:     m.txns.WithLabelValues("committed"),
+		compareFailed: m.txns.WithLabelValues("compare_failed"),
+		deposed:       m.txns.WithLabelValues("deposed"),
+		notLeader:     m.txns.WithLabelValues("not_leader"),
+		unknown:       m.txns.WithLabelValues("unknown"),
+		overloaded:    m.txns.WithLabelValues("overloaded"),
 	}
 	if reg == nil {
 		return m, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 )
 
 // Linearizable reads from any peer, by term quorum (as tikv/raft-rs#427 proves):
@@ -261,4 +263,23 @@ func (s service) ReadIndex(context.Context, *peerv1.ReadIndexRequest) (*peerv1.R
 		return nil, connect.NewError(connect.CodeUnavailable, "the store is starting")
 	}
 	return s.sample(), nil
+}
+
+// ReadIndexes implements peerv1connect.StoreServiceHandler.
+func (s service) ReadIndexes(ctx context.Context, stream peerv1connect.StoreServiceReadIndexesServerStream) error {
+	for {
+		if _, err := stream.Receive(); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		answer, err := s.ReadIndex(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&peerv1.ReadIndexesResponse{Answer: answer}); err != nil {
+			return err
+		}
+	}
 }

@@ -33,9 +33,10 @@ type Store struct {
 	forwarder  *forwarder
 	reader     *indexReader
 
-	current atomic.Pointer[published]  // what readers see
-	leader  atomic.Pointer[leaderInfo] // of the cluster, as known here
-	reign   atomic.Pointer[reign]      // this peer's leadership
+	current  atomic.Pointer[published]  // what readers see
+	leader   atomic.Pointer[leaderInfo] // of the cluster, as known here
+	reign    atomic.Pointer[reign]      // this peer's leadership
+	transfer transferWatch
 
 	// instance tells this peer's disk from every other: random, made with it. It
 	// stands beside the address in raft's configuration.
@@ -53,6 +54,8 @@ type Store struct {
 	failed  chan error // capacity 1: what ends Run
 
 	alarms alarms
+	// room refuses what would fill the disk; nil admits all.
+	room interface{ admit(txn []byte) error }
 
 	snapshotWanted chan struct{} // capacity 1
 	reloading      sync.Mutex    // of raft's reloadable configuration
@@ -180,6 +183,7 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { s.watchSilence(running) })
 	parts.Go(func() { s.snapshots(running) })
 	parts.Go(func() { s.autopilot(running) })
+	parts.Go(func() { _ = s.Lead(running, s.keepHistory) })
 
 	select {
 	case <-ctx.Done():

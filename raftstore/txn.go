@@ -129,7 +129,7 @@ func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
 			return Result{}, noLeader("in time", errors.Join(context.Cause(ctx), err))
 		}
 		leader := s.leader.Load()
-		p := newProposal(data)
+		p := newProposal(data, t.Then, t.Else)
 		switch leader.id {
 		case "":
 		case s.cfg.ID:
@@ -216,6 +216,35 @@ func (t Txn) result(out outcome) (Result, error) {
 		return Result{}, conflict
 	}
 	return Result{Revision: res.GetRevision(), Succeeded: res.GetSucceeded(), Ops: res.GetResults()}, nil
+}
+
+// askLeader calls ask with the leader's id, in time again with another's, until it
+// fails with anything but errNotProposed, or not at all; for at most leaderWait. what
+// says in an error what nobody did.
+func (s *Store) askLeader(ctx context.Context, what string, ask func(ctx context.Context, leader string) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, leaderWait, fmt.Errorf("no answer within %v", leaderWait))
+	defer cancel()
+	retry := newBackoff()
+	var last error
+	for ctx.Err() == nil {
+		leader := s.leader.Load()
+		if leader.id != "" {
+			if last = ask(ctx, leader.id); !errors.Is(last, errNotProposed) {
+				return last
+			}
+		}
+		again, stop := retry.timer(leader.id != "")
+		select {
+		case <-leader.changed:
+		case <-again:
+		case <-ctx.Done():
+		case <-s.stopped:
+			stop()
+			return ErrClosed
+		}
+		stop()
+	}
+	return fmt.Errorf("%w %s: %w", ErrNoLeader, what, errors.Join(context.Cause(ctx), last))
 }
 
 // encode checks t and returns it as a log entry holds it, stamped with a term

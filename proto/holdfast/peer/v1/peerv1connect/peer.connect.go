@@ -32,10 +32,14 @@ const (
 const (
 	// StoreServiceReadIndexProcedure is the procedure name of the StoreService's ReadIndex RPC.
 	StoreServiceReadIndexProcedure = "/holdfast.peer.v1.StoreService/ReadIndex"
+	// StoreServiceReadIndexesProcedure is the procedure name of the StoreService's ReadIndexes RPC.
+	StoreServiceReadIndexesProcedure = "/holdfast.peer.v1.StoreService/ReadIndexes"
 	// StoreServiceForwardProcedure is the procedure name of the StoreService's Forward RPC.
 	StoreServiceForwardProcedure = "/holdfast.peer.v1.StoreService/Forward"
 	// StoreServiceDescribeProcedure is the procedure name of the StoreService's Describe RPC.
 	StoreServiceDescribeProcedure = "/holdfast.peer.v1.StoreService/Describe"
+	// StoreServiceCompactProcedure is the procedure name of the StoreService's Compact RPC.
+	StoreServiceCompactProcedure = "/holdfast.peer.v1.StoreService/Compact"
 	// MembershipServiceAddPeerProcedure is the procedure name of the MembershipService's AddPeer RPC.
 	MembershipServiceAddPeerProcedure = "/holdfast.peer.v1.MembershipService/AddPeer"
 	// MembershipServiceMeetProcedure is the procedure name of the MembershipService's Meet RPC.
@@ -56,6 +60,13 @@ var (
 			Procedure:  StoreServiceReadIndexProcedure,
 		}
 	})
+	storeServiceReadIndexesSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeBidi,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("StoreService").Methods().ByName("ReadIndexes"),
+			Procedure:  StoreServiceReadIndexesProcedure,
+		}
+	})
 	storeServiceForwardSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeBidi,
@@ -70,6 +81,13 @@ var (
 			Procedure:  StoreServiceDescribeProcedure,
 		}
 	})
+	storeServiceCompactSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("StoreService").Methods().ByName("Compact"),
+			Procedure:  StoreServiceCompactProcedure,
+		}
+	})
 )
 
 // StoreServiceClient is a client for the holdfast.peer.v1.StoreService service.
@@ -79,20 +97,63 @@ type StoreServiceClient interface {
 	// majority of voters still in T, all sampled after the read began, prove that
 	// nothing acknowledged before it lies past the leader's commit index.
 	ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error)
-	// Forward carries transactions to the leader, many at a time over one stream;
-	// answers come in any order. The first has id 0, and comes at once: what is sent
-	// after it has reached a leader. Ends with FailedPrecondition when this peer is
-	// not the leader.
+	// ReadIndexes is ReadIndex again and again: each request is answered once, in
+	// order, with what holds after it has arrived.
+	ReadIndexes(context.Context) (StoreServiceReadIndexesClientStream, error)
+	// Forward carries transactions to the leader, many in a message; answers come in
+	// any order, many in a message, too. The first message has none, and comes at
+	// once: what is sent after it has reached a leader. Ends with FailedPrecondition
+	// when this peer is not the leader.
 	Forward(context.Context) (StoreServiceForwardClientStream, error)
 	// Describe tells how this peer's store stands. It answers without a leader, and
 	// while the store starts.
 	Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error)
+	// Compact discards history through the leader: FailedPrecondition when this peer
+	// is not, OutOfRange for a revision that is compacted already or to come. A
+	// repeated call is harmless.
+	Compact(context.Context, *v1.CompactRequest) (*v1.CompactResponse, error)
 }
 
 // NewStoreServiceClient constructs a client for the holdfast.peer.v1.StoreService service. Multiple
 // service clients may share a single connect.Client.
 func NewStoreServiceClient(client *connect.Client) StoreServiceClient {
 	return &storeServiceClient{client: client}
+}
+
+// StoreServiceReadIndexesClientStream is the client stream for the StoreService's ReadIndexes RPC.
+type StoreServiceReadIndexesClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s StoreServiceReadIndexesClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s StoreServiceReadIndexesClientStream) Send(req *v1.ReadIndexesRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseSend closes the request side of the stream.
+func (s StoreServiceReadIndexesClientStream) CloseSend() error {
+	return s.stream.CloseSend()
+}
+
+// Receive returns the next response message from the server.
+func (s StoreServiceReadIndexesClientStream) Receive() (*v1.ReadIndexesResponse, error) {
+	var res v1.ReadIndexesResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s StoreServiceReadIndexesClientStream) Close() error {
+	return s.stream.Close()
 }
 
 // StoreServiceForwardClientStream is the client stream for the StoreService's Forward RPC.
@@ -138,14 +199,21 @@ type StoreServiceHandler interface {
 	// majority of voters still in T, all sampled after the read began, prove that
 	// nothing acknowledged before it lies past the leader's commit index.
 	ReadIndex(context.Context, *v1.ReadIndexRequest) (*v1.ReadIndexResponse, error)
-	// Forward carries transactions to the leader, many at a time over one stream;
-	// answers come in any order. The first has id 0, and comes at once: what is sent
-	// after it has reached a leader. Ends with FailedPrecondition when this peer is
-	// not the leader.
+	// ReadIndexes is ReadIndex again and again: each request is answered once, in
+	// order, with what holds after it has arrived.
+	ReadIndexes(context.Context, StoreServiceReadIndexesServerStream) error
+	// Forward carries transactions to the leader, many in a message; answers come in
+	// any order, many in a message, too. The first message has none, and comes at
+	// once: what is sent after it has reached a leader. Ends with FailedPrecondition
+	// when this peer is not the leader.
 	Forward(context.Context, StoreServiceForwardServerStream) error
 	// Describe tells how this peer's store stands. It answers without a leader, and
 	// while the store starts.
 	Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error)
+	// Compact discards history through the leader: FailedPrecondition when this peer
+	// is not, OutOfRange for a revision that is compacted already or to come. A
+	// repeated call is harmless.
+	Compact(context.Context, *v1.CompactRequest) (*v1.CompactResponse, error)
 }
 
 // RegisterStoreServiceHandler registers svc as the holdfast.peer.v1.StoreService implementation on
@@ -154,9 +222,35 @@ func RegisterStoreServiceHandler(server *connect.Server, svc StoreServiceHandler
 	adapter := storeServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: storeServiceReadIndexSpec(), Handler: adapter.readIndex},
+		connect.Method{Spec: storeServiceReadIndexesSpec(), Handler: adapter.readIndexes},
 		connect.Method{Spec: storeServiceForwardSpec(), Handler: adapter.forward},
 		connect.Method{Spec: storeServiceDescribeSpec(), Handler: adapter.describe},
+		connect.Method{Spec: storeServiceCompactSpec(), Handler: adapter.compact},
 	)
+}
+
+// StoreServiceReadIndexesServerStream is the server stream for the StoreService's ReadIndexes RPC.
+type StoreServiceReadIndexesServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s StoreServiceReadIndexesServerStream) Receive() (*v1.ReadIndexesRequest, error) {
+	var req v1.ReadIndexesRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s StoreServiceReadIndexesServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s StoreServiceReadIndexesServerStream) Send(res *v1.ReadIndexesResponse) error {
+	return s.stream.Send(res)
 }
 
 // StoreServiceForwardServerStream is the server stream for the StoreService's Forward RPC.
@@ -190,12 +284,20 @@ func (UnimplementedStoreServiceHandler) ReadIndex(context.Context, *v1.ReadIndex
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.ReadIndex is not implemented")
 }
 
+func (UnimplementedStoreServiceHandler) ReadIndexes(context.Context, StoreServiceReadIndexesServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.ReadIndexes is not implemented")
+}
+
 func (UnimplementedStoreServiceHandler) Forward(context.Context, StoreServiceForwardServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Forward is not implemented")
 }
 
 func (UnimplementedStoreServiceHandler) Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Describe is not implemented")
+}
+
+func (UnimplementedStoreServiceHandler) Compact(context.Context, *v1.CompactRequest) (*v1.CompactResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Compact is not implemented")
 }
 
 type storeServiceClient struct {
@@ -210,6 +312,14 @@ func (c *storeServiceClient) ReadIndex(ctx context.Context, req *v1.ReadIndexReq
 	return &res, nil
 }
 
+func (c *storeServiceClient) ReadIndexes(ctx context.Context) (StoreServiceReadIndexesClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, storeServiceReadIndexesSpec())
+	if err != nil {
+		return StoreServiceReadIndexesClientStream{}, err
+	}
+	return StoreServiceReadIndexesClientStream{stream: stream}, nil
+}
+
 func (c *storeServiceClient) Forward(ctx context.Context) (StoreServiceForwardClientStream, error) {
 	stream, err := c.client.CallClientStream(ctx, storeServiceForwardSpec())
 	if err != nil {
@@ -221,6 +331,14 @@ func (c *storeServiceClient) Forward(ctx context.Context) (StoreServiceForwardCl
 func (c *storeServiceClient) Describe(ctx context.Context, req *v1.DescribeRequest) (*v1.DescribeResponse, error) {
 	var res v1.DescribeResponse
 	if err := c.client.CallUnary(ctx, storeServiceDescribeSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *storeServiceClient) Compact(ctx context.Context, req *v1.CompactRequest) (*v1.CompactResponse, error) {
+	var res v1.CompactResponse
+	if err := c.client.CallUnary(ctx, storeServiceCompactSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -240,6 +358,10 @@ func (h storeServiceHandler) readIndex(ctx context.Context, _ connect.Spec, stre
 	return stream.Send(res)
 }
 
+func (h storeServiceHandler) readIndexes(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	return h.svc.ReadIndexes(ctx, StoreServiceReadIndexesServerStream{stream: stream})
+}
+
 func (h storeServiceHandler) forward(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	return h.svc.Forward(ctx, StoreServiceForwardServerStream{stream: stream})
 }
@@ -250,6 +372,18 @@ func (h storeServiceHandler) describe(ctx context.Context, _ connect.Spec, strea
 		return err
 	}
 	res, err := h.svc.Describe(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h storeServiceHandler) compact(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.CompactRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Compact(ctx, &req)
 	if err != nil {
 		return err
 	}
