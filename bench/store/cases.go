@@ -108,6 +108,7 @@ func (s scale) cases() []testCase {
 			out = append(out, testCase{name: fmt.Sprintf("put 256 B, fsync 2 ms slower, %d clients", clients), contenders: allWays, clusters: slow, run: puts(256, clients)})
 		}
 	}
+	out = append(out, s.logCases()...)
 	return append(
 		out,
 		testCase{name: "leader killed", contenders: bothSides, clusters: own, repetitions: 1, run: failover},
@@ -125,8 +126,8 @@ func payload(size int) []byte {
 
 func key(n int64) []byte { return fmt.Appendf(nil, "key-%012d", n) }
 
-// connect makes as many connections as clients need, to members in turn.
-func connect(ctx context.Context, s side, way string, clients int, to ...int) ([]conn, func(), error) {
+// connectAll makes as many connections as clients need, to members in turn.
+func connectAll(ctx context.Context, s side, way string, clients int, to ...int) ([]conn, func(), error) {
 	n := min(clients, connections)
 	conns := make([]conn, n)
 	var group sync.WaitGroup
@@ -165,7 +166,7 @@ func puts(size, clients int) func(context.Context, *run, contender) (map[string]
 		if err != nil {
 			return nil, spent{}, err
 		}
-		conns, done, err := connect(ctx, s, c.way, clients, leader)
+		conns, done, err := connectAll(ctx, s, c.way, clients, leader)
 		if err != nil {
 			return nil, spent{}, err
 		}
@@ -187,7 +188,7 @@ func batches(size, clients int) func(context.Context, *run, contender) (map[stri
 		if err != nil {
 			return nil, spent{}, err
 		}
-		conns, done, err := connect(ctx, s, c.way, clients, leader)
+		conns, done, err := connectAll(ctx, s, c.way, clients, leader)
 		if err != nil {
 			return nil, spent{}, err
 		}
@@ -214,7 +215,7 @@ func pairsFrom(first int64, count int, space int64, value []byte) []pair {
 // fill puts keys 0 to count, in transactions, with some clients at once.
 func fill(ctx context.Context, s side, way string, leader, count, operations int, value []byte) error {
 	const clients = 16
-	conns, done, err := connect(ctx, s, way, clients, leader)
+	conns, done, err := connectAll(ctx, s, way, clients, leader)
 	if err != nil {
 		return err
 	}
@@ -257,7 +258,7 @@ func reads(clients int, linearizable bool) func(context.Context, *run, contender
 			}
 			r.filled[c.side] = true
 		}
-		conns, done, err := connect(ctx, s, c.way, clients, 0, 1, 2)
+		conns, done, err := connectAll(ctx, s, c.way, clients, 0, 1, 2)
 		if err != nil {
 			return nil, spent{}, err
 		}

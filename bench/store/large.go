@@ -86,7 +86,7 @@ func large(ctx context.Context, r *run, c contender) (map[string]float64, spent,
 // listWhileWriting lists all keys, page by page, while four clients write.
 func listWhileWriting(ctx context.Context, r *run, s side, c contender, leader int) (seconds, writes float64, err error) {
 	const writers = 4
-	conns, done, err := connect(ctx, s, c.way, writers+1, leader)
+	conns, done, err := connectAll(ctx, s, c.way, writers+1, leader)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -196,7 +196,7 @@ func (r *run) measure(ctx context.Context, c testCase) (failures int) {
 	gaveUp := map[string]bool{}
 	for rep := range reps {
 		for _, who := range c.contenders {
-			if gaveUp[who.name] || (r.onlySide != "" && who.side != r.onlySide) || ctx.Err() != nil {
+			if gaveUp[who.name] || (r.onlySide != "" && who.side != "" && who.side != r.onlySide) || ctx.Err() != nil {
 				continue
 			}
 			s := sample{Case: c.name, Contender: who.name, Repetition: rep}
@@ -234,6 +234,9 @@ func (r *run) measure(ctx context.Context, c testCase) (failures int) {
 // prepare makes the clusters of a kind run, and no others. Of a case's own it is
 // only the one side's: the other would take memory and time for nothing.
 func (r *run) prepare(ctx context.Context, which, wanted string) error {
+	if which == "" {
+		return nil // it runs in this process; the members may stay, idle
+	}
 	if r.which != which {
 		r.stop()
 		r.which, r.sides, r.filled = which, map[string]side{}, map[string]bool{}

@@ -25,6 +25,9 @@ func (r *run) startProfile(ctx context.Context, c testCase, who contender) func(
 	name := filepath.Join(r.profile, strings.NewReplacer(" ", "-", ",", "").Replace(c.name+" "+who.name))
 	var fetches sync.WaitGroup
 	for i := range members {
+		if who.side == "" {
+			break // this process is all there is
+		}
 		fetches.Go(func() {
 			if err := r.fetchProfile(ctx, who.side, i, fmt.Sprintf("%s-%d.pprof", name, i)); err != nil {
 				fmt.Fprintln(os.Stderr, "profile:", err)

@@ -107,12 +107,12 @@ func watchBurst(watchers, puts int) func(context.Context, *run, contender) (map[
 		if err != nil {
 			return nil, spent{}, err
 		}
-		conns, done, err := connect(ctx, s, c.way, watchConnections, leader)
+		conns, done, err := connectAll(ctx, s, c.way, watchConnections, leader)
 		if err != nil {
 			return nil, spent{}, err
 		}
 		defer done()
-		writers, doneWriters, err := connect(ctx, s, c.way, 10, leader)
+		writers, doneWriters, err := connectAll(ctx, s, c.way, 10, leader)
 		if err != nil {
 			return nil, spent{}, err
 		}
@@ -164,12 +164,12 @@ func watchSteady(watchers, putsPerSecond int, what string) func(context.Context,
 		if what == "memory" {
 			at = (leader + 1) % members
 		}
-		conns, done, err := connect(ctx, s, c.way, max(watchConnections, watchers/watchStreams), at)
+		conns, done, err := connectAll(ctx, s, c.way, max(watchConnections, watchers/watchStreams), at)
 		if err != nil {
 			return nil, spent{}, err
 		}
 		defer done()
-		writers, doneWriter, err := connect(ctx, s, c.way, 1, leader)
+		writers, doneWriter, err := connectAll(ctx, s, c.way, 1, leader)
 		if err != nil {
 			return nil, spent{}, err
 		}
