@@ -1,0 +1,444 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-io/holdfast/client"
+	"github.com/holdfast-io/holdfast/pki"
+	storev1 "github.com/holdfast-io/holdfast/proto/holdfast/store/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// holdfast is three `holdfast server`.
+type holdfast struct {
+	dir       string
+	binary    string
+	syncDelay time.Duration
+	addresses []string // of the API
+	gossip    []string
+	procs     [members]*process
+	creds     *pki.Credentials
+}
+
+func (h *holdfast) config() string { return filepath.Join(h.dir, "config.yaml") }
+
+func (h *holdfast) start(ctx context.Context) error {
+	if err := os.MkdirAll(h.dir, 0o700); err != nil {
+		return err
+	}
+	addresses, err := freeAddresses(2 * members)
+	if err != nil {
+		return err
+	}
+	h.addresses, h.gossip = addresses[:members], addresses[members:]
+	if err := h.serve(ctx, 0, "--init"); err != nil {
+		return err
+	}
+	file, err := client.LoadConfig(h.config())
+	if err != nil {
+		return err
+	}
+	admin, err := file.Context("")
+	if err != nil {
+		return err
+	}
+	if h.creds, err = admin.Credentials(); err != nil {
+		return err
+	}
+	token, err := h.token(ctx)
+	if err != nil {
+		return err
+	}
+	for i := 1; i < members; i++ {
+		if err := h.serve(ctx, i, "--join", h.addresses[0], "--token", token); err != nil {
+			return err
+		}
+	}
+	return h.settled(ctx)
+}
+
+// serve starts a peer.
+func (h *holdfast) serve(ctx context.Context, i int, more ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	name := fmt.Sprintf("p%d", i)
+	log := filepath.Join(h.dir, name+".log")
+	p, err := begin(ctx, command{
+		args: append([]string{
+			h.binary, "server", "--name", name, "--data-dir", filepath.Join(h.dir, name),
+			"--listen", h.addresses[i], "--gossip", h.gossip[i],
+		}, more...),
+		env: []string{client.EnvConfig + "=" + h.config(), "JOURNAL_STREAM="},
+		log: log, syncDelay: h.syncDelay,
+	})
+	if err != nil {
+		return err
+	}
+	h.procs[i] = p
+	if h.creds == nil {
+		return h.admitted(ctx, p)
+	}
+	return h.ready(ctx, i)
+}
+
+// admitted waits until the first peer has written the administrator's context and
+// serves.
+func (h *holdfast) admitted(ctx context.Context, p *process) error {
+	for {
+		token := exec.CommandContext(ctx, h.binary, "cluster", "status")
+		token.Env = append(os.Environ(), client.EnvConfig+"="+h.config())
+		if out, err := token.CombinedOutput(); err == nil && strings.Contains(string(out), "p0") {
+			return nil
+		}
+		select {
+		case <-p.exited:
+			return fmt.Errorf("the first peer ended:\n%s", tail(p.log))
+		default:
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return fmt.Errorf("the first peer is not ready: %w\n%s", err, tail(p.log))
+		}
+	}
+}
+
+func (h *holdfast) client(to ...int) *client.Client {
+	var peers []string
+	for _, i := range to {
+		peers = append(peers, h.addresses[i])
+	}
+	return client.New(client.Config{Peers: peers, Credentials: h.creds})
+}
+
+func (h *holdfast) token(ctx context.Context) (string, error) {
+	c := h.client(0)
+	defer c.Close()
+	resp, err := c.Cluster().CreateToken(ctx, &holdfastv1.CreateTokenRequest{Role: holdfastv1.Role_ROLE_PEER})
+	return resp.GetToken(), err
+}
+
+// status asks one peer.
+func (h *holdfast) status(ctx context.Context, i int) (*holdfastv1.StatusResponse, error) {
+	c := h.client(i)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return c.Cluster().Status(ctx, &holdfastv1.StatusRequest{})
+}
+
+// ready waits until a peer knows a leader.
+func (h *holdfast) ready(ctx context.Context, i int) error {
+	for {
+		status, err := h.status(ctx, i)
+		if err == nil && status.GetLeader() != "" {
+			return nil
+		}
+		select {
+		case <-h.procs[i].exited:
+			return fmt.Errorf("peer %d ended:\n%s", i, tail(h.procs[i].log))
+		default:
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("peer %d is not ready: %w\n%s", i, err, tail(h.procs[i].log))
+		}
+	}
+}
+
+// settled waits until all peers vote.
+func (h *holdfast) settled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		status, err := h.status(ctx, 0)
+		voters := 0
+		for _, p := range status.GetPeers() {
+			if p.GetVoter() {
+				voters++
+			}
+		}
+		if err == nil && voters == members {
+			return nil
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return fmt.Errorf("%d of %d peers vote: %w", voters, members, err)
+		}
+	}
+}
+
+func (h *holdfast) restart(ctx context.Context, i int) error { return h.serve(ctx, i) }
+
+func (h *holdfast) stop() {
+	for i, p := range h.procs {
+		if p != nil {
+			p.kill()
+			h.procs[i] = nil
+		}
+	}
+	_ = os.RemoveAll(h.dir)
+}
+
+func (h *holdfast) member(i int) *process { return h.procs[i] }
+func (h *holdfast) pids() []int           { return pidsOf(h.procs[:]) }
+
+func (h *holdfast) leader(ctx context.Context) (int, error) {
+	for {
+		for i := range members {
+			status, err := h.status(ctx, i)
+			if err == nil && status.GetLeader() != "" && status.GetLeader() == status.GetServedBy() {
+				return i, nil
+			}
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return 0, fmt.Errorf("holdfast has no leader: %w", err)
+		}
+	}
+}
+
+func (h *holdfast) dial(ctx context.Context, way string, to ...int) (conn, error) {
+	c := h.client(to...)
+	u := holdfastConn{c: c, store: storev1connect.NewStoreServiceClient(c.Connect())}
+	switch way {
+	case unary:
+		return u, nil
+	case session:
+		s, err := newPipeline(u)
+		if err != nil {
+			c.Close()
+			return nil, err
+		}
+		return s, nil
+	}
+	c.Close()
+	return nil, fmt.Errorf("holdfast has no way %q", way)
+}
+
+// holdfastConn is the unary API.
+type holdfastConn struct {
+	c     *client.Client
+	store storev1connect.StoreServiceClient
+}
+
+func (u holdfastConn) close() { u.c.Close() }
+
+func (u holdfastConn) put(ctx context.Context, p pair) error {
+	_, err := u.store.Put(ctx, &storev1.PutRequest{Key: p.key, Value: p.value})
+	return err
+}
+
+func txnOf(pairs []pair) *storev1.TxnRequest {
+	req := &storev1.TxnRequest{Success: make([]*storev1.Op, len(pairs))}
+	for i, p := range pairs {
+		req.Success[i] = &storev1.Op{Op: &storev1.Op_Put{Put: &storev1.PutRequest{Key: p.key, Value: p.value}}}
+	}
+	return req
+}
+
+func (u holdfastConn) putAll(ctx context.Context, pairs []pair) error {
+	_, err := u.store.Txn(ctx, txnOf(pairs))
+	return err
+}
+
+func rangeOf(key []byte, linearizable bool) *storev1.RangeRequest {
+	req := &storev1.RangeRequest{Key: key}
+	if !linearizable {
+		req.Read = &storev1.ReadOptions{Consistency: storev1.Consistency_CONSISTENCY_LOCAL}
+	}
+	return req
+}
+
+func found(key []byte, resp *storev1.RangeResponse, err error) error {
+	if err == nil && len(resp.GetKvs()) == 0 {
+		return fmt.Errorf("%s is not there", key)
+	}
+	return err
+}
+
+func (u holdfastConn) get(ctx context.Context, key []byte, linearizable bool) error {
+	resp, err := u.store.Range(ctx, rangeOf(key, linearizable))
+	return found(key, resp, err)
+}
+
+func (u holdfastConn) watch(ctx context.Context, key []byte, event func([]byte)) error {
+	stream, err := u.store.Watch(ctx, &storev1.WatchRequest{Key: key})
+	if err != nil {
+		return err
+	}
+	if _, err := stream.Receive(); err != nil { // the first says that it has begun
+		return errors.Join(err, stream.Close())
+	}
+	go func() {
+		defer stream.Close()
+		for {
+			resp, err := stream.Receive()
+			if err != nil {
+				return
+			}
+			for _, ev := range resp.GetEvents() {
+				event(ev.GetKv().GetValue())
+			}
+		}
+	}()
+	return nil
+}
+
+func (u holdfastConn) list(ctx context.Context, prefix []byte) (int, error) {
+	end := append([]byte(nil), prefix...)
+	end[len(end)-1]++
+	total, req := 0, &storev1.RangeRequest{Key: prefix, RangeEnd: end, Limit: pageSize}
+	for {
+		resp, err := u.store.Range(ctx, req)
+		if err != nil {
+			return total, err
+		}
+		total += len(resp.GetKvs())
+		if !resp.GetMore() {
+			return total, nil
+		}
+		if req.Revision == 0 {
+			req.Revision = resp.GetHeader().GetRevision()
+		}
+		req.Key = append(resp.GetKvs()[len(resp.GetKvs())-1].GetKey(), 0)
+	}
+}
+
+func (u holdfastConn) backup(context.Context) (int64, error) {
+	return 0, errors.ErrUnsupported
+}
+
+// pipeline is the session stream: calls of many callers, many in a message.
+type pipeline struct {
+	holdfastConn
+	stream storev1connect.StoreServiceSessionClientStream
+	wake   chan struct{}
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	mu      sync.Mutex
+	queue   []*storev1.Call
+	waiting map[uint64]chan *storev1.Reply
+	last    uint64
+	broken  error
+}
+
+func newPipeline(u holdfastConn) (*pipeline, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	stream, err := u.store.Session(ctx)
+	if err == nil {
+		err = stream.SendHeaders()
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	p := &pipeline{holdfastConn: u, stream: stream, cancel: cancel, wake: make(chan struct{}, 1), waiting: make(map[uint64]chan *storev1.Reply)}
+	p.done.Go(func() { p.send(ctx) })
+	p.done.Go(p.receive)
+	return p, nil
+}
+
+func (p *pipeline) close() {
+	p.cancel()
+	p.stream.Close()
+	p.done.Wait()
+	p.holdfastConn.close()
+}
+
+func (p *pipeline) send(ctx context.Context) {
+	for {
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return
+		}
+		p.mu.Lock()
+		calls := p.queue
+		p.queue = nil
+		p.mu.Unlock()
+		if len(calls) == 0 {
+			continue
+		}
+		if err := p.stream.Send(&storev1.SessionRequest{Calls: calls}); err != nil {
+			return // receive says why
+		}
+	}
+}
+
+func (p *pipeline) receive() {
+	for {
+		resp, err := p.stream.Receive()
+		p.mu.Lock()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			p.broken = err
+			for _, waiter := range p.waiting {
+				close(waiter)
+			}
+			p.waiting = nil
+			p.mu.Unlock()
+			return
+		}
+		for _, reply := range resp.GetReplies() {
+			if waiter, ok := p.waiting[reply.GetId()]; ok {
+				delete(p.waiting, reply.GetId())
+				waiter <- reply
+			}
+		}
+		p.mu.Unlock()
+	}
+}
+
+func (p *pipeline) call(ctx context.Context, call *storev1.Call) (*storev1.Reply, error) {
+	waiter := make(chan *storev1.Reply, 1)
+	p.mu.Lock()
+	if p.broken != nil {
+		defer p.mu.Unlock()
+		return nil, p.broken
+	}
+	p.last++
+	call.Id = p.last
+	p.waiting[call.Id] = waiter
+	p.queue = append(p.queue, call)
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case reply, ok := <-waiter:
+		if !ok {
+			return nil, p.broken
+		}
+		if f := reply.GetFailure(); f != nil {
+			return nil, fmt.Errorf("%s: %s", f.GetCode(), f.GetMessage())
+		}
+		return reply, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (p *pipeline) put(ctx context.Context, kv pair) error {
+	_, err := p.call(ctx, &storev1.Call{Call: &storev1.Call_Put{Put: &storev1.PutRequest{Key: kv.key, Value: kv.value}}})
+	return err
+}
+
+func (p *pipeline) putAll(ctx context.Context, pairs []pair) error {
+	_, err := p.call(ctx, &storev1.Call{Call: &storev1.Call_Txn{Txn: txnOf(pairs)}})
+	return err
+}
+
+func (p *pipeline) get(ctx context.Context, key []byte, linearizable bool) error {
+	reply, err := p.call(ctx, &storev1.Call{Call: &storev1.Call_Range{Range: rangeOf(key, linearizable)}})
+	return found(key, reply.GetRange(), err)
+}
