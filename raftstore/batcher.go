@@ -31,7 +31,7 @@ const (
 var errNotProposed = errors.New("not proposed")
 
 // outcome is what became of a proposal: a result, or an error that is
-// errNotProposed, ErrOutcomeUnknown, ErrOverloaded or ErrInvalid.
+// errNotProposed, ErrOutcomeUnknown, ErrOverloaded, ErrNoSpace or ErrInvalid.
 type outcome struct {
 	result *raftv1.TxnResult
 	err    error
@@ -94,8 +94,13 @@ func newBatcher(s *Store) *batcher {
 	}
 }
 
-// submit queues p, or finishes it with ErrOverloaded.
+// submit queues p, or finishes it with ErrOverloaded or ErrNoSpace.
 func (b *batcher) submit(p *proposal) {
+	if err := b.store.room.admit(p.txn); err != nil {
+		b.store.metrics.txns.WithLabelValues("no_space").Inc()
+		p.finish(outcome{err: err})
+		return
+	}
 	select {
 	case b.queue <- p:
 	default:

@@ -36,6 +36,13 @@ var (
 	// ErrOverloaded is returned by Txn when the leader's queue is full. Come back
 	// later.
 	ErrOverloaded = errors.New("overloaded: the leader's queue is full")
+	// ErrNoSpace is returned by Txn, for all but deletes, revoked leases and reads,
+	// while the leader's disk is low on space and no other peer can lead in its
+	// place. Make room there; it goes on by itself.
+	ErrNoSpace = errors.New("no space: the disk is low on free space")
+	// ErrDamaged is returned by New, and by Run, when the peer's own files are not
+	// what it wrote. The text says which, and what to do.
+	ErrDamaged = errors.New("the data of this peer is damaged")
 	// ErrClosed is returned once Run has ended, and by calls that need it before.
 	ErrClosed = errors.New("store is not running")
 )

@@ -201,6 +201,8 @@ func received(resp *peerv1.ForwardResponse) outcome {
 			return outcome{err: fmt.Errorf("%w: %s", errNotProposed, e.GetMessage())}
 		case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_OVERLOADED:
 			return outcome{err: ErrOverloaded}
+		case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_NO_SPACE:
+			return outcome{err: ErrNoSpace}
 		default:
 			return outcome{err: fmt.Errorf("%w: %s", ErrInvalid, e.GetMessage())}
 		}
@@ -230,6 +232,8 @@ func sendable(id uint64, out outcome) *peerv1.ForwardResponse {
 		resp.Error.Reason = peerv1.ForwardReason_FORWARD_REASON_NOT_LEADER
 	case errors.Is(out.err, ErrOverloaded):
 		resp.Error.Reason = peerv1.ForwardReason_FORWARD_REASON_OVERLOADED
+	case errors.Is(out.err, ErrNoSpace):
+		resp.Error.Reason = peerv1.ForwardReason_FORWARD_REASON_NO_SPACE
 	}
 	return resp
 }

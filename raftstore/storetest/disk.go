@@ -25,6 +25,7 @@ type Disk struct {
 	last      uint64
 	hold      chan struct{} // writes wait for it to be closed, unless nil
 	err       error         // of writes
+	space     raftstore.Space
 }
 
 type snapshot struct {
@@ -34,12 +35,28 @@ type snapshot struct {
 
 // NewDisk returns an empty disk.
 func NewDisk() *Disk {
-	return &Disk{logs: make(map[uint64]raft.Log), stable: make(map[string][]byte)}
+	return &Disk{
+		logs: make(map[uint64]raft.Log), stable: make(map[string][]byte),
+		space: raftstore.Space{Free: 1 << 40, Total: 1 << 40},
+	}
 }
 
 // Storage returns the disk as a store takes it.
 func (d *Disk) Storage() *raftstore.Storage {
-	return &raftstore.Storage{Logs: diskLogs{d}, Stable: diskStable{d}, Snapshots: diskSnapshots{d}}
+	return &raftstore.Storage{Logs: diskLogs{d}, Stable: diskStable{d}, Snapshots: diskSnapshots{d}, Space: d.room}
+}
+
+// SetFree changes how much room the disk says it has. It starts with plenty.
+func (d *Disk) SetFree(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.space.Free = bytes
+}
+
+func (d *Disk) room() (raftstore.Space, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.space, nil
 }
 
 // Clone returns a disk with the same contents, as a crash would leave them.
@@ -48,7 +65,7 @@ func (d *Disk) Clone() *Disk {
 	defer d.mu.Unlock()
 	return &Disk{
 		logs: maps.Clone(d.logs), stable: maps.Clone(d.stable),
-		snapshots: slices.Clone(d.snapshots), last: d.last,
+		snapshots: slices.Clone(d.snapshots), last: d.last, space: d.space,
 	}
 }
 

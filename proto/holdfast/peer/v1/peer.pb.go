@@ -32,6 +32,9 @@ const (
 	ForwardReason_FORWARD_REASON_NOT_LEADER ForwardReason = 1
 	// The leader's queue is full. Nothing was proposed: come back later.
 	ForwardReason_FORWARD_REASON_OVERLOADED ForwardReason = 2
+	// The leader's disk is low on space, and the transaction is not one that only
+	// deletes. Nothing was proposed: come back when there is room.
+	ForwardReason_FORWARD_REASON_NO_SPACE ForwardReason = 8
 )
 
 // Enum value maps for ForwardReason.
@@ -40,11 +43,13 @@ var (
 		0: "FORWARD_REASON_UNSPECIFIED",
 		1: "FORWARD_REASON_NOT_LEADER",
 		2: "FORWARD_REASON_OVERLOADED",
+		8: "FORWARD_REASON_NO_SPACE",
 	}
 	ForwardReason_value = map[string]int32{
 		"FORWARD_REASON_UNSPECIFIED": 0,
 		"FORWARD_REASON_NOT_LEADER":  1,
 		"FORWARD_REASON_OVERLOADED":  2,
+		"FORWARD_REASON_NO_SPACE":    8,
 	}
 )
 
@@ -119,7 +124,9 @@ type ReadIndexResponse struct {
 	CommitIndex uint64 `protobuf:"varint,3,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
 	// The ids of the voters, as the answering peer knows them. Only a leader's are
 	// good for a quorum: another peer's may be those of a past configuration.
-	Voters        []string `protobuf:"bytes,4,rep,name=voters,proto3" json:"voters,omitempty"`
+	Voters []string `protobuf:"bytes,4,rep,name=voters,proto3" json:"voters,omitempty"`
+	// True when the peer's disk is low on space, so that it had better not lead.
+	LowSpace      bool `protobuf:"varint,15,opt,name=low_space,json=lowSpace,proto3" json:"low_space,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -180,6 +187,13 @@ func (x *ReadIndexResponse) GetVoters() []string {
 		return x.Voters
 	}
 	return nil
+}
+
+func (x *ReadIndexResponse) GetLowSpace() bool {
+	if x != nil {
+		return x.LowSpace
+	}
+	return false
 }
 
 type ForwardRequest struct {
@@ -1036,12 +1050,13 @@ var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10ReadIndexRequest\"z\n" +
+	"\x10ReadIndexRequest\"\x97\x01\n" +
 	"\x11ReadIndexResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\bR\x06leader\x12!\n" +
 	"\fcommit_index\x18\x03 \x01(\x04R\vcommitIndex\x12\x16\n" +
-	"\x06voters\x18\x04 \x03(\tR\x06voters\"2\n" +
+	"\x06voters\x18\x04 \x03(\tR\x06voters\x12\x1b\n" +
+	"\tlow_space\x18\x0f \x01(\bR\blowSpace\"2\n" +
 	"\x0eForwardRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
 	"\x03txn\x18\x02 \x01(\fR\x03txn\"o\n" +
@@ -1097,11 +1112,12 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x10\n" +
-	"\x03uid\x18\x05 \x01(\tR\x03uid*m\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid*\x8a\x01\n" +
 	"\rForwardReason\x12\x1e\n" +
 	"\x1aFORWARD_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19FORWARD_REASON_NOT_LEADER\x10\x01\x12\x1d\n" +
-	"\x19FORWARD_REASON_OVERLOADED\x10\x022\xb8\x01\n" +
+	"\x19FORWARD_REASON_OVERLOADED\x10\x02\x12\x1b\n" +
+	"\x17FORWARD_REASON_NO_SPACE\x10\b2\xb8\x01\n" +
 	"\fStoreService\x12T\n" +
 	"\tReadIndex\x12\".holdfast.peer.v1.ReadIndexRequest\x1a#.holdfast.peer.v1.ReadIndexResponse\x12R\n" +
 	"\aForward\x12 .holdfast.peer.v1.ForwardRequest\x1a!.holdfast.peer.v1.ForwardResponse(\x010\x012c\n" +
