@@ -45,6 +45,8 @@ func storeError(what string, err error) error {
 		code, hint = connect.CodeInvalidArgument, err.Error()
 	case errors.Is(err, raftstore.ErrOverloaded):
 		code, hint = connect.CodeResourceExhausted, "too many writes are waiting; retry later"
+	case errors.Is(err, raftstore.ErrNoSpace):
+		code, hint = connect.CodeResourceExhausted, "the peers' disks are low on space; make room there, or delete something"
 	case errors.Is(err, context.Canceled):
 		code, hint = connect.CodeCanceled, "the caller ended the call"
 	case errors.Is(err, context.DeadlineExceeded):

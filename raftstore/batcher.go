@@ -46,7 +46,7 @@ func newBatcher(s *Store) *batcher {
 
 // submit queues p, or finishes it with what speaks against it.
 func (b *batcher) submit(p *proposal) {
-	if err := b.store.admit(p.txn); err != nil {
+	if err := b.store.room.admit(p.txn); err != nil {
 		p.finish(outcome{err: err})
 		return
 	}
@@ -54,14 +54,6 @@ func (b *batcher) submit(p *proposal) {
 		b.store.metrics.outcomes.overloaded.Inc()
 		p.finish(outcome{err: ErrOverloaded})
 	}
-}
-
-// admit says what the lack of space has against an encoded transaction.
-func (s *Store) admit(txn []byte) error {
-	if s.room == nil {
-		return nil
-	}
-	return s.room.admit(txn)
 }
 
 // run proposes what is queued until ctx ends; then it gives back what is still

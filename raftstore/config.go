@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 	"github.com/holdfast-io/holdfast/raftstore/mvcc"
+	"github.com/holdfast-io/holdfast/raftstore/seal"
 )
 
 // Config says what a Store is made of.
@@ -61,6 +62,15 @@ type Config struct {
 	// Optional; 5 min. Negative: for ever.
 	HistoryAge time.Duration
 
+	// Keys wraps the keys that seal what is in Dir. With nil they are wrapped by one
+	// in a file of Dir, which protects copies of the other files and nothing else.
+	// The same Keys are needed at each start.
+	Keys seal.Keys
+	// LowSpace is the free space, in bytes, on the disk of Dir below which this peer
+	// hands over the leadership, or takes only deletes if nobody else can lead.
+	// Optional; a tenth of the disk, but 1 to 4 GiB, and at most a quarter.
+	LowSpace int64
+
 	// Logger and Registerer are optional; nil discards.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -84,6 +94,10 @@ type Storage struct {
 	Logs      raft.LogStore
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
+	// Space returns the room there is. Optional; nil: enough.
+	Space func() (Space, error)
+
+	files *files // nil in tests
 }
 
 const (

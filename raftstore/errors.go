@@ -45,6 +45,13 @@ var (
 	ErrForeignDisk = errors.New("not the disk with which the peer became part of the cluster: it must not return; remove the peer (holdfast peer remove), delete its data directory and join under another name")
 	// ErrNoPeer is returned for an id that no member of raft has.
 	ErrNoPeer = errors.New("no such peer is part of the cluster")
+	// ErrNoSpace is returned by Txn, for all but deletes, revoked leases and reads,
+	// while the leader's disk is low on space and no other peer can lead in its
+	// place. Make room there; it goes on by itself.
+	ErrNoSpace = errors.New("no space: the disk is low on free space")
+	// ErrDamaged is returned by New, and by Run, when the peer's own files are not
+	// what it wrote. The text says which, and what to do.
+	ErrDamaged = errors.New("the data of this peer is damaged")
 	// ErrClosed is returned once Run has ended, and by calls that need it before.
 	ErrClosed = errors.New("store is not running")
 )

@@ -197,6 +197,8 @@ func received(a *peerv1.ForwardAnswer) outcome {
 		return outcome{err: fmt.Errorf("%w: %s", errNotProposed, e.GetMessage())}
 	case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_OVERLOADED:
 		return outcome{err: ErrOverloaded}
+	case e.GetReason() == peerv1.ForwardReason_FORWARD_REASON_NO_SPACE:
+		return outcome{err: ErrNoSpace}
 	default:
 		return outcome{err: fmt.Errorf("%w: %s", ErrInvalid, e.GetMessage())}
 	}
@@ -215,6 +217,8 @@ func sendable(id uint64, out outcome) *peerv1.ForwardAnswer {
 		e.Reason = peerv1.ForwardReason_FORWARD_REASON_NOT_LEADER
 	case errors.Is(out.err, ErrOverloaded):
 		e.Reason = peerv1.ForwardReason_FORWARD_REASON_OVERLOADED
+	case errors.Is(out.err, ErrNoSpace):
+		e.Reason = peerv1.ForwardReason_FORWARD_REASON_NO_SPACE
 	}
 	return &peerv1.ForwardAnswer{Id: id, Error: e}
 }

@@ -53,10 +53,7 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 	}
 	f.store.metrics.applySeconds.Observe(time.Since(begin).Seconds())
 	if f.bytes.Load() >= f.store.cfg.SnapshotBytes || f.entries.Load() >= snapshotEntries {
-		select {
-		case f.store.snapshotWanted <- struct{}{}:
-		default: // wanted already
-		}
+		f.store.wantSnapshot()
 	}
 	return results
 }

@@ -336,7 +336,7 @@ level=WARN msg="failed to heartbeat to" part=raft peer=p2
 // TestAdmit covers whose calls reach raft: those for this peer and this disk.
 func TestAdmit(t *testing.T) {
 	call := func(to raft.ServerID, instance string) any {
-		return &raft.RequestVoteRequest{RPCHeader: seal(raft.RPCHeader{ID: []byte("p2"), Addr: []byte("b:1")}, to, instance)}
+		return &raft.RequestVoteRequest{RPCHeader: addressed(raft.RPCHeader{ID: []byte("p2"), Addr: []byte("b:1")}, to, instance)}
 	}
 	for _, tt := range []struct {
 		name  string
@@ -368,7 +368,7 @@ func TestAdmit(t *testing.T) {
 		})
 	}
 	_, inmem := raft.NewInmemTransport("a")
-	header := seal(raft.RPCHeader{Addr: []byte("b:1")}, "p1", "mine")
+	header := addressed(raft.RPCHeader{Addr: []byte("b:1")}, "p1", "mine")
 	if got := (&transport{carrier: inmem}).DecodePeer(header.Addr); got != "b:1" {
 		t.Errorf("raft reads the sender's address as %q", got)
 	}

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -27,6 +28,7 @@ type disk struct {
 	dead    atomic.Pointer[error]
 	done    chan struct{} // closed by stop
 	once    sync.Once
+	running atomic.Bool // raft's goroutines are
 }
 
 func newDisk(m *metrics, fail func(error)) *disk {
@@ -59,6 +61,16 @@ func (d *disk) write(what string, fn func() error) error {
 	return nil
 }
 
+// giveUp ends the calling goroutine, if it is one of raft's, once the store is
+// stopping: raft would panic over what failed, and take the whole process along with
+// whatever else it runs. The store knows of the failure already.
+func (d *disk) giveUp() {
+	if d.running.Load() {
+		<-d.done
+		runtime.Goexit()
+	}
+}
+
 func (d *disk) poison(err error) {
 	if d.dead.CompareAndSwap(nil, &err) {
 		d.fail(err)
@@ -80,6 +92,8 @@ func (d *disk) stalled(limit time.Duration) bool {
 type logStore struct {
 	under raft.LogStore
 	disk  *disk
+	// before is called before an append of about so many bytes, unless nil.
+	before func(bytes int64)
 
 	mu    sync.RWMutex
 	tail  []*raft.Log // consecutive, ending with the last entry
@@ -106,7 +120,14 @@ func (l *logStore) GetLog(index uint64, entry *raft.Log) error {
 		return nil
 	}
 	l.mu.RUnlock()
-	return l.under.GetLog(index, entry)
+	err := l.under.GetLog(index, entry)
+	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+		// What cannot be read was perhaps acknowledged. This peer must neither go
+		// on without it, nor vote as if it had it.
+		l.disk.poison(fmt.Errorf("read the log: %w", err))
+		l.disk.giveUp()
+	}
+	return err
 }
 
 // StoreLog implements raft.LogStore.
@@ -114,6 +135,13 @@ func (l *logStore) StoreLog(entry *raft.Log) error { return l.StoreLogs([]*raft.
 
 // StoreLogs implements raft.LogStore. It returns once the entries are on disk.
 func (l *logStore) StoreLogs(entries []*raft.Log) error {
+	if l.before != nil {
+		size := int64(0)
+		for _, e := range entries {
+			size += cost(e)
+		}
+		l.before(size)
+	}
 	err := l.disk.write("append to the log", func() error { return l.under.StoreLogs(entries) })
 	if err != nil {
 		return err
@@ -174,8 +202,7 @@ func (l *logStore) DeleteRange(first, last uint64) error {
 // latch.
 type stableStore struct {
 	raft.StableStore
-	disk    *disk
-	running atomic.Bool // raft's goroutines are
+	disk *disk
 }
 
 // Set implements raft.StableStore.
@@ -186,12 +213,8 @@ func (s *stableStore) Set(key, value []byte) error {
 // SetUint64 implements raft.StableStore.
 func (s *stableStore) SetUint64(key []byte, value uint64) error {
 	err := s.disk.write("write the term", func() error { return s.StableStore.SetUint64(key, value) })
-	if err != nil && s.running.Load() {
-		// Raft would panic and take the whole process along, with whatever else
-		// it runs. Its goroutine ends here instead, once the store, which knows
-		// of the failure, is stopping.
-		<-s.disk.done
-		runtime.Goexit()
+	if err != nil {
+		s.disk.giveUp()
 	}
 	return err
 }

@@ -29,7 +29,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	m := &metrics{
 		txns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "holdfast", Subsystem: "store", Name: "txns_total",
-			Help: "Transactions proposed by this peer as leader, by outcome: committed, compare_failed, deposed, not_leader, unknown, overloaded.",
+			Help: "Transactions proposed by this peer as leader, by outcome: committed, compare_failed, deposed, not_leader, unknown, overloaded, no_space.",
 		}, []string{"outcome"}),
 		txnSeconds:      histogram("txn_seconds", "Time from a transaction's arrival at the leader to its result.", seconds),
 		batchTxns:       histogram("batch_txns", "Transactions in a log entry, on the leader.", prometheus.ExponentialBuckets(1, 2, 10)),

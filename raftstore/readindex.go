@@ -242,7 +242,7 @@ func confirms(lead *peerv1.ReadIndexResponse, terms map[string]uint64) bool {
 func (s *Store) sample() *peerv1.ReadIndexResponse {
 	term := s.raft.CurrentTerm()
 	leads := s.raft.State() == raft.Leader && s.current.Load().root.MarkerTerm() == term
-	resp := &peerv1.ReadIndexResponse{CommitIndex: s.raft.CommitIndex()}
+	resp := &peerv1.ReadIndexResponse{CommitIndex: s.raft.CommitIndex(), LowSpace: s.room.low.Load()}
 	for _, server := range s.configuration().Servers {
 		if server.Suffrage == raft.Voter {
 			resp.Voters = append(resp.Voters, string(server.ID))

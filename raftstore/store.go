@@ -27,6 +27,8 @@ type Store struct {
 	logs       *logStore
 	stable     *stableStore
 	snapshotDB raft.SnapshotStore
+	files      *files // nil over another Storage
+	room       *room
 	closeFiles func() error
 	fsm        *fsm
 	batcher    *batcher
@@ -54,8 +56,6 @@ type Store struct {
 	failed  chan error // capacity 1: what ends Run
 
 	alarms alarms
-	// room refuses what would fill the disk; nil admits all.
-	room interface{ admit(txn []byte) error }
 
 	snapshotWanted chan struct{} // capacity 1
 	reloading      sync.Mutex    // of raft's reloadable configuration
@@ -85,6 +85,7 @@ func New(cfg Config) (*Store, error) {
 	s.reign.Store(&reign{changed: make(chan struct{})})
 	s.batcher, s.forwarder, s.reader = newBatcher(s), newForwarder(s), newIndexReader(s)
 	s.fsm = &fsm{store: s, state: mvcc.New()}
+	s.room = &room{store: s}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Registerer, s); err != nil {
 		return nil, err
@@ -96,9 +97,15 @@ func New(cfg Config) (*Store, error) {
 		}
 	}
 	s.disk = newDisk(s.metrics, s.fail)
+	s.room.space = storage.Space
+	if s.files = storage.files; s.files != nil {
+		s.room.dir = cfg.Dir
+		s.files.onDamage(s.snapshotDamaged)
+	}
 	faulty := underFaults(*storage, cfg.Faults)
 	storage = &faulty
 	s.logs = newLogStore(storage.Logs, s.disk, logCacheBytes)
+	s.logs.before = s.room.beforeAppend
 	s.stable = &stableStore{StableStore: storage.Stable, disk: s.disk}
 	s.snapshotDB = storage.Snapshots
 	if err := s.identify(); err != nil {
@@ -184,6 +191,8 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { s.snapshots(running) })
 	parts.Go(func() { s.autopilot(running) })
 	parts.Go(func() { _ = s.Lead(running, s.keepHistory) })
+	parts.Go(func() { s.room.run(running) })
+	parts.Go(func() { s.rotateKeys(running) })
 
 	select {
 	case <-ctx.Done():
@@ -256,7 +265,7 @@ func (s *Store) startRaft(changes chan raft.Observation) (err error) {
 		}
 		return false
 	}))
-	s.stable.running.Store(true)
+	s.disk.running.Store(true)
 	close(s.ready)
 	return nil
 }
@@ -361,8 +370,84 @@ func (s *Store) snapshots(ctx context.Context) {
 			continue
 		}
 		s.metrics.snapshotSeconds.Observe(time.Since(begin).Seconds())
+		s.alarms.clear(alarmSnapshot)
+		if s.files != nil {
+			if err := s.files.dropKeys(); err != nil {
+				s.log.Error("keys that nothing needs any more could not be dropped", "err", err)
+			}
+		}
 	}
 }
+
+// wantSnapshot asks for a snapshot, soon.
+func (s *Store) wantSnapshot() {
+	select {
+	case s.snapshotWanted <- struct{}{}:
+	default: // wanted already
+	}
+}
+
+const alarmSnapshot = "snapshot-damaged"
+
+// snapshotDamaged is called when a snapshot of this peer turns out to be damaged. The
+// state is in memory, whole: it is written again.
+func (s *Store) snapshotDamaged(err error) {
+	if s.alarms.raise(alarmSnapshot, err.Error()+"; another is being taken; check the disk") {
+		s.log.Error("snapshot damaged", "err", err)
+	}
+	s.wantSnapshot()
+}
+
+// RotateKey makes a new key for what is written to this peer's disk from now on. It
+// returns once that key seals. What is sealed with older keys stays readable; they are
+// forgotten as soon as a snapshot and the cut of the log behind it, the first of which
+// follows at once, have left nothing that needs them. Call it on each peer after
+// somebody may have seen its keys. A peer calls it by itself each month, at each
+// start, and when a key has sealed much.
+func (s *Store) RotateKey(ctx context.Context) error {
+	if s.files == nil {
+		return errors.New("rotate the key: this store keeps nothing in files")
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-s.stopped:
+		return ErrClosed
+	default:
+	}
+	if err := s.files.rotate(s.disk); err != nil {
+		return fmt.Errorf("rotate the key: %w", err)
+	}
+	s.log.Info("sealing with a new key", "key", s.files.ring.Current())
+	s.wantSnapshot()
+	return nil
+}
+
+// rotateKeys rotates the key when it is due, until ctx ends.
+func (s *Store) rotateKeys(ctx context.Context) {
+	if s.files == nil {
+		return
+	}
+	tick := time.NewTicker(keyPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if s.files.ring.Due(time.Now()) {
+			if err := s.RotateKey(ctx); err != nil {
+				s.log.Error("the key is due to be replaced, and was not", "err", err)
+			}
+		}
+	}
+}
+
+// keyPeriod is how often the key's age and use are looked at. A disk does not write
+// anything near what a key may seal in it.
+const keyPeriod = 10 * time.Second
 
 // Status is what a store knows of itself and of the cluster.
 type Status struct {

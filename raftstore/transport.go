@@ -123,8 +123,8 @@ func splitInstance(address raft.ServerAddress) (_ raft.ServerAddress, instance s
 	return raft.ServerAddress(host), instance
 }
 
-// seal returns header with the envelope for a peer.
-func seal(header raft.RPCHeader, id raft.ServerID, instance string) raft.RPCHeader {
+// addressed returns header with the envelope for a peer.
+func addressed(header raft.RPCHeader, id raft.ServerID, instance string) raft.RPCHeader {
 	header.Addr = []byte(string(header.Addr) + envelopeMark + string(id) + envelopeMark + instance)
 	return header
 }
@@ -241,14 +241,14 @@ func (*transport) SetHeartbeatHandler(func(raft.RPC)) {}
 // for a while, would have to wait for that before it gets what it has missed.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	target, instance := splitInstance(target)
-	sealed := *args
-	sealed.RPCHeader = seal(args.RPCHeader, id, instance)
+	letter := *args
+	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
 	send := func() error {
 		if t.disk.stalled(t.limit) {
 			return errDiskStalled
 		}
 		*resp = raft.AppendEntriesResponse{}
-		return t.heard(id, t.carrier.AppendEntries(id, target, &sealed, resp))
+		return t.heard(id, t.carrier.AppendEntries(id, target, &letter, resp))
 	}
 	if heartbeat := args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0; heartbeat {
 		return send()
@@ -259,9 +259,9 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 // InstallSnapshot waits, as AppendEntries does, until the peer can be reached.
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	target, instance := splitInstance(target)
-	sealed := *args
-	sealed.RPCHeader = seal(args.RPCHeader, id, instance)
-	knock := &raft.AppendEntriesRequest{RPCHeader: sealed.RPCHeader, Term: args.Term} // a heartbeat
+	letter := *args
+	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	knock := &raft.AppendEntriesRequest{RPCHeader: letter.RPCHeader, Term: args.Term} // a heartbeat
 	err := t.persist(id, args.Term, func() error {
 		if t.disk.stalled(t.limit) {
 			return errDiskStalled
@@ -271,7 +271,7 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	if err != nil {
 		return err
 	}
-	return t.heard(id, t.carrier.InstallSnapshot(id, target, &sealed, resp, data))
+	return t.heard(id, t.carrier.InstallSnapshot(id, target, &letter, resp, data))
 }
 
 // AppendEntriesPipeline implements raft.Transport: there is none (see Store.startRaft).
@@ -282,9 +282,9 @@ func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (ra
 // TimeoutNow implements raft.Transport.
 func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	target, instance := splitInstance(target)
-	sealed := *args
-	sealed.RPCHeader = seal(args.RPCHeader, id, instance)
-	return t.heard(id, t.carrier.TimeoutNow(id, target, &sealed, resp))
+	letter := *args
+	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	return t.heard(id, t.carrier.TimeoutNow(id, target, &letter, resp))
 }
 
 // persistPause is the time between attempts to reach a peer with what it misses.
@@ -313,17 +313,17 @@ func (t *transport) persist(id raft.ServerID, term uint64, send func() error) er
 // vote twice is the same as once.
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	target, instance := splitInstance(target)
-	sealed := *args
-	sealed.RPCHeader = seal(args.RPCHeader, id, instance)
-	return t.vote(func() error { return t.heard(id, t.carrier.RequestPreVote(id, target, &sealed, resp)) })
+	letter := *args
+	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	return t.vote(func() error { return t.heard(id, t.carrier.RequestPreVote(id, target, &letter, resp)) })
 }
 
 // RequestVote is as RequestPreVote.
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	target, instance := splitInstance(target)
-	sealed := *args
-	sealed.RPCHeader = seal(args.RPCHeader, id, instance)
-	return t.vote(func() error { return t.heard(id, t.carrier.RequestVote(id, target, &sealed, resp)) })
+	letter := *args
+	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	return t.vote(func() error { return t.heard(id, t.carrier.RequestVote(id, target, &letter, resp)) })
 }
 
 func (t *transport) vote(call func() error) error {

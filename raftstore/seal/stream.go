@@ -88,6 +88,7 @@ func streamEnd(err error) error {
 type StreamWriter struct {
 	w      io.Writer
 	aead   cipher.AEAD
+	key    uint32
 	chunk  []byte // what waits to be sealed, with room for the tag
 	number uint64
 	err    error // the first; nothing is written after it
@@ -113,8 +114,11 @@ func (r *Ring) NewStreamWriter(w io.Writer, purpose string) (*StreamWriter, erro
 	if _, err := w.Write(head); err != nil {
 		return nil, err
 	}
-	return &StreamWriter{w: w, aead: aead, chunk: make([]byte, 0, chunkSize+tagSize)}, nil
+	return &StreamWriter{w: w, aead: aead, key: k.id, chunk: make([]byte, 0, chunkSize+tagSize)}, nil
 }
+
+// Key returns the key that the stream needs.
+func (s *StreamWriter) Key() uint32 { return s.key }
 
 // Write implements io.Writer.
 func (s *StreamWriter) Write(p []byte) (n int, err error) {

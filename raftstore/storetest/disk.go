@@ -29,6 +29,7 @@ type Disk struct {
 	snapshots []*snapshot // oldest first
 	last      uint64
 	err       error // of writes
+	space     raftstore.Space
 }
 
 type snapshot struct {
@@ -38,12 +39,29 @@ type snapshot struct {
 
 // NewDisk returns an empty disk.
 func NewDisk() *Disk {
-	return &Disk{plane: faults.New(0), own: true, logs: make(map[uint64]raft.Log), stable: make(map[string][]byte)}
+	return &Disk{
+		plane: faults.New(0), own: true,
+		logs: make(map[uint64]raft.Log), stable: make(map[string][]byte),
+		space: raftstore.Space{Free: 1 << 40, Total: 1 << 40},
+	}
 }
 
 // Storage returns the disk as a store takes it.
 func (d *Disk) Storage() *raftstore.Storage {
-	return &raftstore.Storage{Logs: diskLogs{d}, Stable: diskStable{d}, Snapshots: diskSnapshots{d}}
+	return &raftstore.Storage{Logs: diskLogs{d}, Stable: diskStable{d}, Snapshots: diskSnapshots{d}, Space: d.room}
+}
+
+// SetFree changes how much room the disk says it has. It starts with plenty.
+func (d *Disk) SetFree(bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.space.Free = bytes
+}
+
+func (d *Disk) room() (raftstore.Space, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.space, nil
 }
 
 // Clone returns a disk with the same contents, as a crash would leave them.
@@ -53,7 +71,7 @@ func (d *Disk) Clone() *Disk {
 	return &Disk{
 		plane: d.plane, own: d.own,
 		logs: maps.Clone(d.logs), stable: maps.Clone(d.stable),
-		snapshots: slices.Clone(d.snapshots), last: d.last,
+		snapshots: slices.Clone(d.snapshots), last: d.last, space: d.space,
 	}
 }
 

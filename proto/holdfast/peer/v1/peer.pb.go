@@ -124,7 +124,9 @@ type ReadIndexResponse struct {
 	CommitIndex uint64 `protobuf:"varint,3,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
 	// The ids of the voters, as the answering peer knows them. Only a leader's are
 	// good for a quorum: another peer's may be those of a past configuration.
-	Voters        []string `protobuf:"bytes,4,rep,name=voters,proto3" json:"voters,omitempty"`
+	Voters []string `protobuf:"bytes,4,rep,name=voters,proto3" json:"voters,omitempty"`
+	// True when the peer's disk is low on space, so that it had better not lead.
+	LowSpace      bool `protobuf:"varint,15,opt,name=low_space,json=lowSpace,proto3" json:"low_space,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -185,6 +187,13 @@ func (x *ReadIndexResponse) GetVoters() []string {
 		return x.Voters
 	}
 	return nil
+}
+
+func (x *ReadIndexResponse) GetLowSpace() bool {
+	if x != nil {
+		return x.LowSpace
+	}
+	return false
 }
 
 type DescribeRequest struct {
@@ -1524,12 +1533,13 @@ var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\"\x12\n" +
-	"\x10ReadIndexRequest\"z\n" +
+	"\x10ReadIndexRequest\"\x97\x01\n" +
 	"\x11ReadIndexResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\bR\x06leader\x12!\n" +
 	"\fcommit_index\x18\x03 \x01(\x04R\vcommitIndex\x12\x16\n" +
-	"\x06voters\x18\x04 \x03(\tR\x06voters\")\n" +
+	"\x06voters\x18\x04 \x03(\tR\x06voters\x12\x1b\n" +
+	"\tlow_space\x18\x0f \x01(\bR\blowSpace\")\n" +
 	"\x0fDescribeRequest\x12\x16\n" +
 	"\x06caller\x18\x01 \x01(\tR\x06caller\"\xe4\x02\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
