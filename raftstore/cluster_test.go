@@ -686,6 +686,7 @@ func TestWatch(t *testing.T) {
 		for i := range 300 {
 			mustTxn(t, store, put("c", fmt.Sprint(i)))
 		}
+		synctest.Wait() // compaction goes on behind writes
 		_, _, err = w.Next(t.Context())
 		compacted, _ := errors.AsType[*raftstore.CompactedError](err)
 		if compacted == nil || !errors.Is(err, raftstore.ErrCompacted) {

@@ -25,25 +25,13 @@ import (
 // roundTimeout bounds one attempt to gather the evidence.
 const roundTimeout = time.Second
 
-// Sync returns a view, on this peer, that holds everything that was acknowledged
-// anywhere before the call: a linearizable read. Concurrent calls share their
-// rounds. It fails with an ErrNoLeader, within 10 s, while no majority can be
-// reached or this peer cannot catch up; with ErrClosed.
-func (s *Store) Sync(ctx context.Context) (View, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, leaderWait, fmt.Errorf("not confirmed within %v", leaderWait))
-	defer cancel()
-	index, err := s.reader.index(ctx)
-	if err == nil {
-		var view View
-		if view, err = s.waitIndex(ctx, index); err == nil {
-			return view, nil
-		}
-		err = fmt.Errorf("this peer has not caught up with entry %d: %w", index, err)
-	}
-	if errors.Is(err, ErrClosed) {
-		return View{}, ErrClosed
-	}
-	return View{}, fmt.Errorf("%w confirmed the read: %w", ErrNoLeader, err)
+// confirmation is what a round has found out: everything that was acknowledged
+// anywhere before begin lies at or below index, and leader led in term after begin.
+type confirmation struct {
+	begin  time.Time
+	index  uint64
+	leader string
+	term   uint64
 }
 
 // indexReader finds indexes to read at. It runs one round at a time; reads that
@@ -54,42 +42,82 @@ type indexReader struct {
 
 	mu      sync.Mutex
 	waiting []*pendingRead
+	refresh bool  // a round is wanted, though nobody waits for it
 	lastErr error // of the last round, for those that give up
+	// For reads that may be old: the newest confirmation whose entry this peer has
+	// applied, and one that it may apply any moment.
+	served, coming *confirmation
+
+	links map[string]chan request // owned by run
+	ended sync.WaitGroup          // the links' goroutines
 }
 
 type pendingRead struct {
-	ctx   context.Context // of the caller, who waits
-	index chan uint64     // capacity 1
+	ctx  context.Context   // of the caller, who waits
+	done chan confirmation // capacity 1
 }
 
 func newIndexReader(s *Store) *indexReader {
-	return &indexReader{store: s, wake: make(chan struct{}, 1)}
+	return &indexReader{store: s, wake: make(chan struct{}, 1), links: make(map[string]chan request)}
 }
 
-// index returns the index of an entry that is not older than anything acknowledged
-// before the call.
-func (r *indexReader) index(ctx context.Context) (uint64, error) {
-	p := &pendingRead{ctx: ctx, index: make(chan uint64, 1)}
+// confirm returns the finding of a round that begins after the call.
+func (r *indexReader) confirm(ctx context.Context) (confirmation, error) {
+	p := &pendingRead{ctx: ctx, done: make(chan confirmation, 1)}
 	r.mu.Lock()
 	r.waiting = append(r.waiting, p)
 	r.mu.Unlock()
+	r.rouse()
+	select {
+	case c := <-p.done:
+		return c, nil
+	case <-ctx.Done():
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return confirmation{}, errors.Join(context.Cause(ctx), r.lastErr)
+	case <-r.store.stopped:
+		return confirmation{}, ErrClosed
+	}
+}
+
+func (r *indexReader) rouse() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
-	select {
-	case index := <-p.index:
-		return index, nil
-	case <-ctx.Done():
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return 0, errors.Join(context.Cause(ctx), r.lastErr)
-	case <-r.store.stopped:
-		return 0, ErrClosed
+}
+
+// latest returns the newest confirmation whose entry applied covers, nil if none. If
+// that is older than stale, it asks for another round and does not wait for it.
+func (r *indexReader) latest(applied uint64, stale time.Duration) *confirmation {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.promote(applied)
+	if r.served != nil && time.Since(r.served.begin) > stale && !r.refresh && r.coming == nil {
+		r.refresh = true
+		r.rouse()
+	}
+	return r.served
+}
+
+func (r *indexReader) promote(applied uint64) {
+	if r.coming != nil && r.coming.index <= applied {
+		r.served, r.coming = r.coming, nil
+	}
+}
+
+// note keeps c for reads that may be old. One that is still to be applied is kept
+// until it is: under load there is always a newer one, which is not.
+func (r *indexReader) note(c confirmation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.promote(r.store.current.Load().root.Index()); r.coming == nil {
+		r.coming = &c
 	}
 }
 
 func (r *indexReader) run(ctx context.Context) {
+	defer r.ended.Wait()
 	var reads []*pendingRead
 	retry := newBackoff()
 	for {
@@ -105,20 +133,23 @@ func (r *indexReader) run(ctx context.Context) {
 		r.mu.Lock()
 		reads = append(reads, r.waiting...)
 		r.waiting = nil
+		refresh := r.refresh
+		r.refresh = false
 		r.mu.Unlock()
 		reads = stillWaiting(reads)
-		if len(reads) == 0 {
+		if len(reads) == 0 && !refresh {
 			continue
 		}
 		begin := time.Now()
-		index, err := r.round(ctx)
+		c, err := r.round(ctx)
 		r.mu.Lock()
 		r.lastErr = err
 		r.mu.Unlock()
 		if err == nil {
 			r.store.metrics.syncSeconds.Observe(time.Since(begin).Seconds())
+			r.note(c)
 			for _, p := range reads {
-				p.index <- index
+				p.done <- c
 			}
 			reads, retry = nil, newBackoff()
 			continue
@@ -145,73 +176,70 @@ func stillWaiting(reads []*pendingRead) []*pendingRead {
 	return kept
 }
 
-// round gathers the evidence once. All of it is sampled after the call began.
-func (r *indexReader) round(ctx context.Context) (uint64, error) {
-	s := r.store
-	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
-	defer cancel()
-
-	type answer struct {
+// request asks a peer for its evidence; the answer goes to it. evidence is that.
+type (
+	request  chan<- evidence
+	evidence struct {
 		id   string
 		resp *peerv1.ReadIndexResponse
 		err  error
 	}
-	asked := make(map[string]bool)
-	answers := make(chan answer)
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	defer cancel() // before the wait
-	ask := func(id string) {
-		if asked[id] {
-			return
-		}
-		asked[id] = true
-		asking.Go(func() {
-			a := answer{id: id}
-			if id == s.cfg.ID {
-				a.resp = s.sample()
-			} else if client, err := s.cfg.Remote(id); err != nil {
-				a.err = err
-			} else {
-				a.resp, a.err = client.ReadIndex(ctx, &peerv1.ReadIndexRequest{})
-			}
-			select {
-			case answers <- a:
-			case <-ctx.Done():
-			}
-		})
-	}
+)
 
+// maxAnswers is far above the number of voters. An answer beyond it is lost.
+const maxAnswers = 64
+
+// round gathers the evidence once. All of it is sampled after the call began.
+func (r *indexReader) round(ctx context.Context) (confirmation, error) {
+	s := r.store
+	begin := time.Now()
+	timeout := time.NewTimer(roundTimeout)
+	defer timeout.Stop()
 	leader, _ := s.Leader()
 	if leader == "" {
-		return 0, errors.New("no leader is known")
+		return confirmation{}, errors.New("no leader is known")
 	}
-	ask(s.cfg.ID)
+	asked := make(map[string]bool, 4)
+	answers := make(chan evidence, maxAnswers)
+	ask := func(id string) {
+		switch {
+		case asked[id]:
+			return
+		case id == s.cfg.ID:
+			answers <- evidence{id: id, resp: s.sample()}
+		default:
+			r.ask(ctx, id, answers)
+		}
+		asked[id] = true
+	}
 	ask(leader)
-	terms := make(map[string]uint64)
+	ask(s.cfg.ID)
+	terms := make(map[string]uint64, 4)
 	var lead *peerv1.ReadIndexResponse
+	var leadID string
 	var errs []error
-	for got := 0; got < len(asked); {
-		var a answer
+	for got := 0; got < len(asked); got++ {
+		var a evidence
 		select {
 		case a = <-answers:
+		case <-timeout.C:
+			return confirmation{}, errors.Join(append(errs, fmt.Errorf("no majority answered within %v", roundTimeout))...)
 		case <-ctx.Done():
-			return 0, errors.Join(append(errs, fmt.Errorf("no majority answered: %w", ctx.Err()))...)
+			return confirmation{}, context.Cause(ctx)
 		}
-		got++
 		if a.err != nil {
 			errs = append(errs, fmt.Errorf("peer %s: %w", a.id, a.err))
 			continue
 		}
 		terms[a.id] = a.resp.GetTerm()
 		if a.resp.GetLeader() && a.resp.GetTerm() > lead.GetTerm() {
-			lead = a.resp
+			lead, leadID = a.resp, a.id
 		}
 		if lead == nil {
 			continue
 		}
 		if confirms(lead, terms) {
-			return lead.GetCommitIndex(), nil
+			return confirmation{begin: begin, index: lead.GetCommitIndex(), leader: leadID, term: lead.GetTerm()}, nil
 		}
 		for _, id := range lead.GetVoters() {
 			ask(id)
@@ -222,7 +250,82 @@ func (r *indexReader) round(ctx context.Context) (uint64, error) {
 	} else {
 		errs = append(errs, fmt.Errorf("no majority is in term %d", lead.GetTerm()))
 	}
-	return 0, errors.Join(errs...)
+	return confirmation{}, errors.Join(errs...)
+}
+
+// ask sends the request to a peer over its link, in place of one of an earlier round
+// that has not gone out yet.
+func (r *indexReader) ask(ctx context.Context, id string, to request) {
+	link := r.links[id]
+	if link == nil {
+		link = make(chan request, 1)
+		r.links[id] = link
+		r.ended.Go(func() { r.serve(ctx, id, link) })
+	}
+	select {
+	case <-link:
+	default:
+	}
+	link <- to
+}
+
+// serve asks another peer over a stream that it keeps, one request at a time, until
+// ctx ends. A call of its own for each request costs several times as much.
+func (r *indexReader) serve(ctx context.Context, id string, link <-chan request) {
+	var stream peerv1connect.StoreServiceReadIndexesClientStream
+	end := func() {}
+	defer func() { end() }()
+	open := false
+	exchange := func() (*peerv1.ReadIndexResponse, error) {
+		if !open {
+			client, err := r.store.cfg.Remote(id)
+			if err != nil {
+				return nil, err
+			}
+			streaming, cancel := context.WithCancel(ctx)
+			if stream, err = client.ReadIndexes(streaming); err != nil {
+				cancel()
+				return nil, err
+			}
+			open, end = true, func() { cancel(); stream.Close() }
+		}
+		late := time.AfterFunc(roundTimeout, end)
+		defer late.Stop()
+		if err := stream.Send(&peerv1.ReadIndexesRequest{}); err != nil {
+			// Why is for Receive to say.
+			_, err = stream.Receive()
+			return nil, err
+		}
+		resp, err := stream.Receive()
+		return resp.GetAnswer(), err
+	}
+	for {
+		select {
+		case to := <-link:
+			used, begin := open, time.Now()
+			resp, err := exchange()
+			if err != nil && used && time.Since(begin) < roundTimeout/2 {
+				// The stream may have ended long ago.
+				end()
+				open = false
+				resp, err = exchange()
+			}
+			if err == nil && resp == nil {
+				err = errors.New("its answer is empty")
+			}
+			if err != nil {
+				// A late answer must not be taken for the next one's.
+				end()
+				open = false
+			}
+			select {
+			case to <- evidence{id: id, resp: resp, err: err}:
+			default:
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // confirms reports whether a majority of the leader's own voters is in its term.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -488,6 +489,7 @@ type linkedStream struct {
 	from, to addressed
 	release  func()
 	received time.Time // the last message
+	asked    atomic.Bool
 }
 
 // pass fails, and breaks the stream, when a message has not got through after
@@ -513,6 +515,7 @@ func (s *linkedStream) Send(msg any) error {
 	if err := s.pass(s.from, s.to); err != nil {
 		return err
 	}
+	s.asked.Store(true)
 	return s.ClientStream.Send(msg)
 }
 
@@ -520,7 +523,9 @@ func (s *linkedStream) Receive(msg any) error {
 	if err := s.ClientStream.Receive(msg); err != nil {
 		return err
 	}
-	if time.Since(s.received) > 0 { // messages of one moment travel together
+	// Messages of one moment travel together, unless one may be the answer to what
+	// was sent after another: then it was under way.
+	if s.asked.Swap(false) || time.Since(s.received) > 0 {
 		time.Sleep(2 * latency)
 	}
 	s.received = time.Now()
