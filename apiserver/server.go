@@ -105,7 +105,8 @@ type Server struct {
 	heartbeats *Heartbeats
 	desired    *desiredIndex
 	sessions   *sessions
-	streams    streamCount // of the raw-store service
+	streams    streamCount // of the raw-store service, as are these
+	events     *eventCache
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -155,6 +156,7 @@ func New(cfg Config) (*Server, error) {
 		heartbeats: newHeartbeats(),
 		desired:    newDesiredIndex(),
 		sessions:   newSessions(),
+		events:     newEventCache(),
 	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.metrics = newMetrics(cfg.Registerer, s)

@@ -34,6 +34,7 @@ type Store struct {
 	batcher    *batcher
 	forwarder  *forwarder
 	reader     *indexReader
+	hub        *watchHub
 
 	current  atomic.Pointer[published]  // what readers see
 	leader   atomic.Pointer[leaderInfo] // of the cluster, as known here
@@ -80,6 +81,7 @@ func New(cfg Config) (*Store, error) {
 		membership:     make(chan struct{}, 1),
 		closeFiles:     func() error { return nil },
 	}
+	s.hub = newWatchHub(s)
 	s.publish(mvcc.New().Root())
 	s.leader.Store(&leaderInfo{changed: make(chan struct{})})
 	s.reign.Store(&reign{changed: make(chan struct{})})
@@ -186,6 +188,7 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { s.batcher.run(running) })
 	parts.Go(func() { s.forwarder.run(running) })
 	parts.Go(func() { s.reader.run(running) })
+	parts.Go(func() { s.hub.run(running) })
 	parts.Go(func() { s.followLeadership(running, changes) })
 	parts.Go(func() { s.watchSilence(running) })
 	parts.Go(func() { s.snapshots(running) })

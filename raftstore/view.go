@@ -28,6 +28,7 @@ func (s *Store) publish(root *mvcc.Root) {
 		close(last.advanced)
 		if next.revised != last.revised {
 			close(last.revised)
+			s.hub.revised()
 		}
 	}
 }
