@@ -3,6 +3,7 @@ package peer_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -179,5 +180,62 @@ spec:
 	<-time.After(10 * time.Second)
 	if now := index(); now != last {
 		t.Errorf("an idle cluster has appended %d entries in 10 s, want none", now-last)
+	}
+}
+
+// TestAllAddressesChange: peers are who they are, not where they are. All of them come
+// back elsewhere at once, then two in each other's place. One address that is right
+// is all that they are told.
+func TestAllAddressesChange(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Config{Peers: 3})
+	create(t, c, "before")
+	move := func(addresses ...string) {
+		t.Helper()
+		for _, p := range c.Peers {
+			p.Stop()
+		}
+		for i, p := range c.Peers {
+			p.Address = addresses[i]
+			p.Seeds = []string{addresses[0] + ":7443"}
+		}
+		for _, p := range c.Peers {
+			p.Start()
+		}
+	}
+	settled := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), testcluster.Patience)
+		defer cancel()
+		c.WaitFor(ctx, "raft to know the new addresses", func() (bool, string) {
+			status, err := c.Client().Cluster().Status(ctx, &holdfastv1.StatusRequest{})
+			if err != nil {
+				return false, err.Error()
+			}
+			for _, p := range status.GetPeers() {
+				for _, m := range c.Peers {
+					if p.GetId() == m.Name && (p.GetAddress() != m.Address+":7443" || !p.GetVoter()) {
+						return false, fmt.Sprint(p)
+					}
+				}
+			}
+			return len(status.GetPeers()) == 3, fmt.Sprint(status.GetPeers())
+		})
+	}
+	network := c.Peers[0].Address[:strings.LastIndexByte(c.Peers[0].Address, '.')]
+
+	move(network+".11", network+".12", network+".13")
+	begin := time.Now()
+	create(t, c, "elsewhere")
+	t.Logf("a write %v after all peers came back elsewhere", time.Since(begin))
+	settled()
+	move(network+".11", network+".13", network+".12")
+	create(t, c, "swapped")
+	settled()
+
+	got := names(c)
+	for _, name := range []string{"before", "elsewhere", "swapped"} {
+		if !got[name] {
+			t.Errorf("%s is gone", name)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -46,6 +47,7 @@ func (p *Peer) openStore() error {
 		},
 		Resolve:    p.gossiped,
 		Faults:     p.faults,
+		Alive:      p.gossipedAlive,
 		Logger:     p.log.With("part", "store"),
 		Registerer: p.registry,
 	})
@@ -68,6 +70,15 @@ func (p *Peer) gossiped(id string) (string, bool) {
 	return member.API, true
 }
 
+// gossipedAlive reports whether gossip sees a peer alive.
+func (p *Peer) gossipedAlive(id string) bool {
+	if p.gossip == nil {
+		return false
+	}
+	member, ok := p.gossip.Member(id)
+	return ok && member.Role == gossip.RolePeer && member.State == gossip.StateAlive
+}
+
 // addressOf returns where to dial a peer: gossip knows of moves, raft's
 // configuration knows everybody.
 func (p *Peer) addressOf(id string) (string, bool) {
@@ -88,7 +99,7 @@ func (p *Peer) Run(ctx context.Context) error {
 	defer p.Close()
 	defer p.remotes.close()
 
-	seeds := p.rec.Gossip
+	met := &seeds{addresses: p.rec.Gossip}
 	var err error
 	p.gossip, err = gossip.New(gossip.Config{
 		Name:      p.rec.ID,
@@ -97,7 +108,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		Advertise: hostOf(p.rec.Address),
 		ClusterID: p.rec.ClusterID,
 		Key:       p.gossipKey,
-		Join:      func() []string { return seeds },
+		Join:      met.get,
 		API:       p.rec.Address,
 		Faults:    p.faults,
 		Logger:    p.log.With("part", "gossip"),
@@ -151,6 +162,9 @@ func (p *Peer) Run(ctx context.Context) error {
 	// waits by itself for a store that is not ready.
 	parts.start("api", api.Run)
 	parts.start("http", func(ctx context.Context) error { return p.serve(ctx, api.Handler()) })
+	// Peers whose addresses have all changed find each other again through the one
+	// that the operator names.
+	parts.start("rendezvous", func(ctx context.Context) error { return p.rendezvous(ctx, met) })
 	// A peer that joined, or moved, asks to be (or to be found) in raft.
 	parts.start("membership", p.keepMembership)
 	// Last, because it acts on the world: stopped first, so that a leader that
@@ -285,21 +299,93 @@ func (h health) Gossip(node string) string {
 	return string(member.State)
 }
 
+// seeds are gossip addresses to try.
+type seeds struct {
+	mu        sync.Mutex
+	addresses []string
+}
+
+func (s *seeds) get() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.addresses)
+}
+
+func (s *seeds) add(addresses []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, address := range addresses {
+		if !slices.Contains(s.addresses, address) {
+			s.addresses = append(s.addresses, address)
+		}
+	}
+}
+
+// rendezvousPause is the time between attempts to find another peer.
+const rendezvousPause = time.Second
+
+// rendezvous asks the peers named by --join where they gossip, as long as gossip
+// sees no other peer alive. Raft's configuration and this peer's notes may hold
+// nothing but addresses of the past; one that is right is enough, since gossip has
+// the others.
+func (p *Peer) rendezvous(ctx context.Context, met *seeds) error {
+	if len(p.cfg.Join) == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	asked := client.New(client.Config{Peers: p.cfg.Join, Credentials: p.creds, Logger: p.log})
+	defer asked.Close()
+	service := peerv1connect.NewMembershipServiceClient(asked.Connect())
+	for {
+		if !slices.ContainsFunc(p.gossip.Members(), func(m gossip.Member) bool {
+			return m.Role == gossip.RolePeer && m.Name != p.rec.ID && m.State == gossip.StateAlive
+		}) {
+			attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+			resp, err := service.Meet(attempt, &peerv1.MeetRequest{})
+			cancel()
+			if err == nil {
+				met.add(resp.GetGossip())
+			} else if ctx.Err() == nil {
+				p.log.Info("no other peer found yet", "asked", p.cfg.Join, "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(rendezvousPause):
+		}
+	}
+}
+
+// knownAddresses returns the API addresses of peers from everywhere.
+func (p *Peer) knownAddresses() []string {
+	addresses := slices.Concat(p.cfg.Join, p.rec.Peers)
+	for _, member := range p.gossip.Members() {
+		if member.Role == gossip.RolePeer && member.API != "" {
+			addresses = append(addresses, member.API)
+		}
+	}
+	return append(addresses, p.rec.Address)
+}
+
 // keepMembership asks the cluster to make this peer part of raft, and to know its
-// present address, until that is so. A peer that asks is a learner first and gets
-// a vote when it has caught up.
+// present address, until that is so. A peer that asks is a learner first; the
+// leader gives it a vote when that makes the cluster stronger.
 func (p *Peer) keepMembership(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-p.store.Ready():
 	}
-	seeds := client.New(client.Config{Peers: append(p.rec.Peers, p.rec.Address), Credentials: p.creds, Logger: p.log})
+	seeds := client.New(client.Config{Peers: p.knownAddresses(), Credentials: p.creds, Logger: p.log})
 	defer seeds.Close()
 	backoff := 100 * time.Millisecond
 	for !p.isMember() {
+		seeds.SetPeers(p.knownAddresses())
 		attempt, cancel := context.WithTimeout(ctx, 20*time.Second)
-		_, err := peerv1connect.NewMembershipServiceClient(seeds.Connect()).AddPeer(attempt, &peerv1.AddPeerRequest{Id: p.rec.ID, Address: p.rec.Address})
+		_, err := peerv1connect.NewMembershipServiceClient(seeds.Connect()).AddPeer(attempt, &peerv1.AddPeerRequest{
+			Id: p.rec.ID, Address: p.rec.Address, Instance: p.store.Instance(), Learner: p.cfg.Learner,
+		})
 		cancel()
 		if ctx.Err() != nil {
 			return nil
@@ -331,11 +417,11 @@ func (p *Peer) keepMembership(ctx context.Context) error {
 	}
 }
 
-// isMember reports whether this peer votes, under its present address.
+// isMember reports whether this peer is part of raft, under its present address.
 func (p *Peer) isMember() bool {
 	for _, peer := range p.store.Status().Peers {
 		if peer.ID == p.rec.ID {
-			return peer.Voter && peer.Address == p.rec.Address
+			return peer.Address == p.rec.Address
 		}
 	}
 	return false

@@ -53,10 +53,13 @@ type Config struct {
 	// Init makes the directory the first peer of a new cluster, if it holds no
 	// peer yet.
 	Init bool
-	// Join are API addresses of peers to join, and Token what they ask for. Used
-	// if the directory holds no peer yet.
+	// Join are API addresses of peers to join, and Token what they ask for: the
+	// token is used if the directory holds no peer yet. Later, Join helps to find
+	// peers whose addresses have changed.
 	Join  []string
 	Token string
+	// Learner keeps a peer that joins from getting a vote by itself.
+	Learner bool
 
 	// PodCIDR is where pods' addresses come from. Optional: 10.244.0.0/16.
 	PodCIDR netip.Prefix
@@ -157,7 +160,7 @@ func (c *Config) complete() error {
 	if c.Init && len(c.Join) > 0 {
 		faults = append(faults, errors.New("--init starts a new cluster and --join enters one: say which"))
 	}
-	if len(c.Join) > 0 && c.Token == "" {
+	if len(c.Join) > 0 && c.Token == "" && !c.joinedBefore() {
 		faults = append(faults, errors.New("--join needs --token; any peer of the cluster makes one: holdfast token create --role peer"))
 	}
 	if c.Name == "" {
@@ -188,6 +191,12 @@ func (c *Config) complete() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return errors.Join(faults...)
+}
+
+// joinedBefore reports whether the data directory holds a peer.
+func (c *Config) joinedBefore() bool {
+	_, err := os.Stat(recordPath(c.DataDir))
+	return err == nil
 }
 
 func listen(address string) (net.Listener, error) {

@@ -16,6 +16,8 @@ import (
 // does so by its own rules and not with hashicorp/raft-autopilot: see DESIGN.md.
 const (
 	autopilotInterval = 2 * time.Second
+	// autopilotSoon is the interval while a young cluster waits for its voters.
+	autopilotSoon = 100 * time.Millisecond
 	// stableFor is how long a learner must have answered and kept up before it
 	// gets a vote.
 	stableFor = 10 * time.Second
@@ -39,7 +41,7 @@ type memberView struct {
 	alive bool
 	// silent is for how long it has not answered this leader's raft.
 	silent time.Duration
-	// stable is for how long it has answered and kept up; 0 if it does not.
+	// stable is for how long it has answered and kept up; negative if it does not.
 	stable time.Duration
 }
 
@@ -52,6 +54,8 @@ type memberStep struct {
 	waits []string
 	// dead are the voters that are dead and have no replacement.
 	dead []string
+	// soon: look again at once, as a young cluster gets its first voters.
+	soon bool
 }
 
 type memberAction string
@@ -69,7 +73,9 @@ const (
 //     more (an odd number of voters), or takes the place of a dead one. To go from
 //     three voters to five takes two learners. A fourth voter, with all others alive,
 //     would only raise the number that must agree; somebody has to ask for it. The
-//     exception is the second: from then on each write is on two disks.
+//     exception is the second: from then on each write is on two disks. Up to
+//     minVoters there is nothing to put at risk by haste: a learner need only have
+//     caught up.
 //   - A dead voter is removed if its replacement is there: if the voters are an even
 //     number, which survives no more losses than one less does. At least minVoters
 //     remain.
@@ -78,28 +84,36 @@ const (
 // it alive. One change at a time: the next plan begins with what came of it.
 func planMembers(members []memberView, deadAfter time.Duration) memberStep {
 	var dead, ready, waits []string
-	voters := 0
+	voters, soon := 0, false
+	for _, m := range members {
+		if m.voter {
+			voters++
+		}
+	}
+	needs := stableFor
+	if voters < minVoters {
+		needs = 0
+	}
 	for _, m := range members {
 		if m.removed {
 			return memberStep{action: stepRemove, id: m.id, reason: "its removal was begun"}
 		}
 		switch {
+		case m.voter && deadAfter > 0 && m.silent >= deadAfter && !m.alive:
+			dead = append(dead, m.id)
 		case m.voter:
-			voters++
-			if deadAfter > 0 && m.silent >= deadAfter && !m.alive {
-				dead = append(dead, m.id)
-			}
 		case m.pinned:
 			waits = append(waits, fmt.Sprintf("%s stays a learner, as somebody wished", m.id))
-		case m.stable < stableFor:
-			waits = append(waits, fmt.Sprintf("%s is not voting yet: it must have kept up for %v", m.id, stableFor))
+		case m.stable < needs:
+			soon = soon || needs == 0 && m.alive
+			waits = append(waits, fmt.Sprintf("%s is not voting yet: it must have kept up for %v", m.id, needs))
 		default:
 			ready = append(ready, m.id)
 		}
 	}
 	if len(ready) > 0 {
 		promote := func(reason string, args ...any) memberStep {
-			return memberStep{action: stepPromote, id: ready[0], reason: fmt.Sprintf(reason, args...), waits: waits}
+			return memberStep{action: stepPromote, id: ready[0], reason: fmt.Sprintf(reason, args...), waits: waits, soon: true}
 		}
 		even := voters%2 == 0
 		switch {
@@ -122,11 +136,13 @@ func planMembers(members []memberView, deadAfter time.Duration) memberStep {
 	for _, id := range ready {
 		waits = append(waits, fmt.Sprintf("%s stays a learner: one more than %d voters would survive no more losses, and more would have to agree", id, voters))
 	}
-	return memberStep{waits: waits, dead: dead}
+	return memberStep{waits: waits, dead: dead, soon: soon}
 }
 
 // pilot is the leader's memory for the autopilot.
 type pilot struct {
+	wake chan struct{} // capacity 1: members changed
+
 	mu    sync.Mutex
 	waits []string // of the last plan
 
@@ -144,11 +160,12 @@ func (p *pilot) notes() []string {
 
 // autopilot looks after the members while this peer leads, until ctx ends.
 func (s *Store) autopilot(ctx context.Context) {
-	tick := time.NewTicker(autopilotInterval)
-	defer tick.Stop()
+	timer := time.NewTimer(autopilotInterval)
+	defer timer.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-timer.C:
+		case <-s.pilot.wake:
 		case <-ctx.Done():
 			return
 		}
@@ -168,6 +185,11 @@ func (s *Store) autopilot(ctx context.Context) {
 		s.alarmDead(step.dead)
 		if step.action != stepNone {
 			s.carryOut(l, step)
+		}
+		if step.soon {
+			timer.Reset(autopilotSoon)
+		} else {
+			timer.Reset(autopilotInterval)
 		}
 	}
 }
@@ -233,6 +255,7 @@ func (s *Store) memberViews(ctx context.Context) []memberView {
 		m.alive = m.alive || descs[i] != nil || s.cfg.Alive(m.id)
 		if descs[i] == nil || descs[i].GetCommitIndex()+keepsUp < commit {
 			delete(s.pilot.stable, m.id)
+			m.stable = -1
 			continue
 		}
 		if _, ok := s.pilot.stable[m.id]; !ok {

@@ -402,7 +402,10 @@ func TestInstalls(t *testing.T) {
 func TestPlanMembers(t *testing.T) {
 	for _, tt := range []struct{ members, want string }{
 		{"p1 p2 p3", ""},
-		{"p1 l1:new", ""},
+		{"p1 l1:lags", ""},
+		{"p1 l1:new", "promote l1"}, // a young cluster is in a hurry
+		{"p1 p2 l1:new", "promote l1"},
+		{"p1 p2 p3 p4 l1:new", ""},
 		{"p1 l1", "promote l1"},
 		{"p1 p2 l1", "promote l1"},
 		{"p1 p2 p3 l1", ""},
@@ -435,6 +438,8 @@ func TestPlanMembers(t *testing.T) {
 			m := memberView{id: id, voter: id[0] == 'p', alive: true, stable: stableFor}
 			for _, flag := range strings.Split(flags, ":") {
 				switch flag {
+				case "lags":
+					m.stable = -1
 				case "new":
 					m.stable = stableFor - 1
 				case "pinned":

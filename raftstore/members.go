@@ -431,6 +431,10 @@ func (c *change) apply(ctx context.Context, what, id string, begin func() raft.I
 	switch {
 	case err == nil:
 		c.s.log.Info("members changed", "change", what, "id", id)
+		select {
+		case c.s.pilot.wake <- struct{}{}:
+		default:
+		}
 		return nil
 	case errors.Is(err, raft.ErrNotLeader):
 		err = ErrNotLeader

@@ -79,6 +79,7 @@ func New(cfg Config) (*Store, error) {
 		failed:         make(chan error, 1),
 		snapshotWanted: make(chan struct{}, 1),
 		membership:     make(chan struct{}, 1),
+		pilot:          pilot{wake: make(chan struct{}, 1)},
 		closeFiles:     func() error { return nil },
 	}
 	s.hub = newWatchHub(s)

@@ -52,9 +52,13 @@ type Machine struct {
 	Address string // IP
 
 	cluster *Cluster
-	start   func(ctx context.Context) (run func(context.Context) error, err error)
-	cancel  context.CancelFunc
-	done    chan error
+	// Seeds are what the machine is told, from its next start on, of where peers
+	// are; nil: where the first one was at the beginning.
+	Seeds []string
+
+	start  func(ctx context.Context) (run func(context.Context) error, err error)
+	cancel context.CancelFunc
+	done   chan error
 }
 
 // Start brings a cluster up and takes it down when the test ends.
@@ -115,7 +119,7 @@ func (c *Cluster) peer(name, address string, first bool) *Machine {
 	dir, token := filepath.Join(c.t.TempDir(), name), ""
 	m.start = func(ctx context.Context) (func(context.Context) error, error) {
 		cfg := peer.Config{
-			DataDir: dir, Name: name, Listen: address + ":7443", Gossip: address + ":7946", Advertise: address,
+			DataDir: dir, Name: name, Listen: m.Address + ":7443", Gossip: m.Address + ":7946", Advertise: m.Address,
 			Init: first, Version: "test", Logger: c.logger(name),
 		}
 		if !first {
@@ -123,6 +127,9 @@ func (c *Cluster) peer(name, address string, first bool) *Machine {
 				token = c.token(ctx, holdfastv1.Role_ROLE_PEER)
 			}
 			cfg.Join, cfg.Token = apiAddresses(c.Peers[:1]), token
+		}
+		if m.Seeds != nil {
+			cfg.Join, cfg.Init = m.Seeds, false
 		}
 		p, err := peer.Prepare(ctx, cfg)
 		if err != nil {
