@@ -30,6 +30,9 @@ const roundTimeout = time.Second
 // rounds. It fails with an ErrNoLeader, within 10 s, while no majority can be
 // reached or this peer cannot catch up; with ErrClosed.
 func (s *Store) Sync(ctx context.Context) (View, error) {
+	if err := s.Refusal(); err != nil {
+		return View{}, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, leaderWait, fmt.Errorf("not confirmed within %v", leaderWait))
 	defer cancel()
 	index, err := s.reader.index(ctx)
@@ -203,6 +206,11 @@ func (r *indexReader) round(ctx context.Context) (uint64, error) {
 			errs = append(errs, fmt.Errorf("peer %s: %w", a.id, a.err))
 			continue
 		}
+		if theirs := a.resp.GetIncarnation(); theirs != s.Incarnation() {
+			s.superseded(theirs)
+			errs = append(errs, fmt.Errorf("peer %s is in incarnation %d of the cluster, not %d", a.id, theirs, s.Incarnation()))
+			continue
+		}
 		terms[a.id] = a.resp.GetTerm()
 		if a.resp.GetLeader() && a.resp.GetTerm() > lead.GetTerm() {
 			lead = a.resp
@@ -242,7 +250,7 @@ func confirms(lead *peerv1.ReadIndexResponse, terms map[string]uint64) bool {
 func (s *Store) sample() *peerv1.ReadIndexResponse {
 	term := s.raft.CurrentTerm()
 	leads := s.raft.State() == raft.Leader && s.current.Load().root.MarkerTerm() == term
-	resp := &peerv1.ReadIndexResponse{CommitIndex: s.raft.CommitIndex()}
+	resp := &peerv1.ReadIndexResponse{CommitIndex: s.raft.CommitIndex(), Incarnation: s.Incarnation()}
 	for _, server := range s.configuration().Servers {
 		if server.Suffrage == raft.Voter {
 			resp.Voters = append(resp.Voters, string(server.ID))
@@ -250,7 +258,7 @@ func (s *Store) sample() *peerv1.ReadIndexResponse {
 	}
 	// All of the above belongs to one term if the term has not moved meanwhile.
 	resp.Term = s.raft.CurrentTerm()
-	resp.Leader = leads && resp.Term == term
+	resp.Leader = leads && resp.Term == term && s.Refusal() == nil
 	return resp
 }
 
