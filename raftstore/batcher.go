@@ -46,6 +46,10 @@ func newBatcher(s *Store) *batcher {
 
 // submit queues p, or finishes it with what speaks against it.
 func (b *batcher) submit(p *proposal) {
+	if err := b.store.Refusal(); err != nil {
+		p.finish(outcome{err: fmt.Errorf("%w: %w", errNotProposed, err)})
+		return
+	}
 	if err := b.store.room.admit(p.txn); err != nil {
 		p.finish(outcome{err: err})
 		return

@@ -22,6 +22,9 @@ type Config struct {
 	// Dir holds log, votes and snapshots. Made if it does not exist. Required,
 	// unless there is Storage.
 	Dir string
+	// Incarnation is the cluster's, as it was told when this peer joined. It is kept
+	// in an empty store only. Optional: the first peer that is heard from has it.
+	Incarnation uint64
 	// Address is the host:port at which other peers reach this one's Stream; it
 	// stands in raft's configuration. Required.
 	Address string

@@ -540,7 +540,10 @@ func (s *Store) description() *peerv1.DescribeResponse {
 	desc := &peerv1.DescribeResponse{
 		Id: st.ID, Instance: s.instance, Term: st.Term,
 		LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, AppliedIndex: st.AppliedIndex,
-		Revision: st.Revision, Hash: st.Hash[:], Alarms: st.Alarms,
+		Revision: st.Revision, Hash: st.Hash[:], Alarms: st.Alarms, Incarnation: s.Incarnation(),
+	}
+	if s.isReady() {
+		desc.LastTerm = s.lastTerm()
 	}
 	if !s.isReady() || st.Leader == s.cfg.ID {
 		return desc

@@ -231,6 +231,11 @@ func (r *indexReader) round(ctx context.Context) (confirmation, error) {
 			errs = append(errs, fmt.Errorf("peer %s: %w", a.id, a.err))
 			continue
 		}
+		if theirs := a.resp.GetIncarnation(); theirs != s.Incarnation() {
+			s.superseded(theirs)
+			errs = append(errs, fmt.Errorf("peer %s is in incarnation %d of the cluster, not %d", a.id, theirs, s.Incarnation()))
+			continue
+		}
 		terms[a.id] = a.resp.GetTerm()
 		if a.resp.GetLeader() && a.resp.GetTerm() > lead.GetTerm() {
 			lead, leadID = a.resp, a.id
@@ -345,7 +350,7 @@ func confirms(lead *peerv1.ReadIndexResponse, terms map[string]uint64) bool {
 func (s *Store) sample() *peerv1.ReadIndexResponse {
 	term := s.raft.CurrentTerm()
 	leads := s.raft.State() == raft.Leader && s.current.Load().root.MarkerTerm() == term
-	resp := &peerv1.ReadIndexResponse{CommitIndex: s.raft.CommitIndex(), LowSpace: s.room.low.Load()}
+	resp := &peerv1.ReadIndexResponse{CommitIndex: s.raft.CommitIndex(), LowSpace: s.room.low.Load(), Incarnation: s.Incarnation()}
 	for _, server := range s.configuration().Servers {
 		if server.Suffrage == raft.Voter {
 			resp.Voters = append(resp.Voters, string(server.ID))
@@ -353,7 +358,7 @@ func (s *Store) sample() *peerv1.ReadIndexResponse {
 	}
 	// All of the above belongs to one term if the term has not moved meanwhile.
 	resp.Term = s.raft.CurrentTerm()
-	resp.Leader = leads && resp.Term == term
+	resp.Leader = leads && resp.Term == term && s.Refusal() == nil
 	return resp
 }
 

@@ -45,6 +45,9 @@ const minRefresh = 50 * time.Millisecond
 // the read, or this peer cannot catch up; with ErrFutureRevision if it does not
 // reach MinRevision; with ErrInvalid, ErrClosed.
 func (s *Store) Read(ctx context.Context, opts ReadOptions) (View, time.Duration, error) {
+	if err := s.Refusal(); err != nil {
+		return View{}, 0, err
+	}
 	var view View
 	var begin time.Time // of the round that vouches for view
 	// The usual case first: no timer, no context.

@@ -58,6 +58,10 @@ type Store struct {
 
 	alarms alarms
 
+	incarnation atomic.Uint64
+	refusal     atomic.Pointer[error]
+	refused     chan struct{} // closed when refusal is set
+
 	snapshotWanted chan struct{} // capacity 1
 	reloading      sync.Mutex    // of raft's reloadable configuration
 	membership     chan struct{} // capacity 1: held during a change of members
@@ -80,6 +84,7 @@ func New(cfg Config) (*Store, error) {
 		snapshotWanted: make(chan struct{}, 1),
 		membership:     make(chan struct{}, 1),
 		pilot:          pilot{wake: make(chan struct{}, 1)},
+		refused:        make(chan struct{}),
 		closeFiles:     func() error { return nil },
 	}
 	s.hub = newWatchHub(s)
@@ -95,9 +100,12 @@ func New(cfg Config) (*Store, error) {
 	}
 	storage := cfg.Storage
 	if storage == nil {
-		if storage, s.closeFiles, err = openStorage(cfg); err != nil {
+		if storage, s.closeFiles, err = openCurrent(cfg); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.finishRecovery(storage); err != nil {
+		return nil, errors.Join(err, s.closeFiles())
 	}
 	s.disk = newDisk(s.metrics, s.fail)
 	s.room.space = storage.Space
@@ -111,7 +119,7 @@ func New(cfg Config) (*Store, error) {
 	s.logs.before = s.room.beforeAppend
 	s.stable = &stableStore{StableStore: storage.Stable, disk: s.disk}
 	s.snapshotDB = storage.Snapshots
-	if err := s.identify(); err != nil {
+	if err := errors.Join(s.identify(), s.loadIncarnation()); err != nil {
 		return nil, errors.Join(err, s.closeFiles())
 	}
 	return s, nil
@@ -147,7 +155,11 @@ func (s *Store) Bootstrap() error {
 	if errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("%s already holds a cluster's state: a new cluster begins with an empty directory", s.place())
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	s.incarnation.Store(firstIncarnation)
+	return s.writeStable("write the incarnation", keyIncarnation, firstIncarnation)
 }
 
 func (s *Store) place() string {
@@ -197,6 +209,7 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { _ = s.Lead(running, s.keepHistory) })
 	parts.Go(func() { s.room.run(running) })
 	parts.Go(func() { s.rotateKeys(running) })
+	parts.Go(func() { s.greet(running) })
 
 	select {
 	case <-ctx.Done():

@@ -142,9 +142,13 @@ func (t *transport) admit(command any) error {
 		return nil // raft refuses it
 	}
 	s, header := t.store, call.GetRPCHeader()
-	var to, instance string
+	var to, instance, stamp string
 	if _, envelope, ok := strings.Cut(string(header.Addr), envelopeMark); ok {
 		to, instance, _ = strings.Cut(envelope, envelopeMark)
+		instance, stamp, _ = strings.Cut(instance, envelopeMark)
+	}
+	if err := s.checkStamp(stamp); err != nil {
+		return err
 	}
 	if to != "" && to != s.cfg.ID {
 		return fmt.Errorf("this is peer %s, not %s: its address is another one now", s.cfg.ID, to)
@@ -168,7 +172,15 @@ func (t *transport) admit(command any) error {
 	if s.isOut(string(header.ID)) {
 		return fmt.Errorf("%s: %s", removedAnswer, header.ID)
 	}
-	return nil
+	return s.adopt(stamp)
+}
+
+// silenced returns why this peer must not speak as leader or candidate.
+func (t *transport) silenced() error {
+	if t.disk.stalled(t.limit) {
+		return errDiskStalled
+	}
+	return t.store.Refusal()
 }
 
 // removedAnswer is what a removed peer is told. It arrives as a text.
@@ -176,6 +188,7 @@ const removedAnswer = "the cluster has removed peer"
 
 // heard looks at the answer to a call.
 func (t *transport) heard(id raft.ServerID, err error) error {
+	t.store.heed(err)
 	switch {
 	case err == nil:
 		t.contacts.note(id)
@@ -242,10 +255,10 @@ func (*transport) SetHeartbeatHandler(func(raft.RPC)) {}
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	target, instance := splitInstance(target)
 	letter := *args
-	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	letter.RPCHeader = t.store.stamp(addressed(args.RPCHeader, id, instance))
 	send := func() error {
-		if t.disk.stalled(t.limit) {
-			return errDiskStalled
+		if err := t.silenced(); err != nil {
+			return err
 		}
 		*resp = raft.AppendEntriesResponse{}
 		return t.heard(id, t.carrier.AppendEntries(id, target, &letter, resp))
@@ -260,11 +273,11 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	target, instance := splitInstance(target)
 	letter := *args
-	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	letter.RPCHeader = t.store.stamp(addressed(args.RPCHeader, id, instance))
 	knock := &raft.AppendEntriesRequest{RPCHeader: letter.RPCHeader, Term: args.Term} // a heartbeat
 	err := t.persist(id, args.Term, func() error {
-		if t.disk.stalled(t.limit) {
-			return errDiskStalled
+		if err := t.silenced(); err != nil {
+			return err
 		}
 		return t.heard(id, t.carrier.AppendEntries(id, target, knock, new(raft.AppendEntriesResponse)))
 	})
@@ -283,7 +296,7 @@ func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (ra
 func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	target, instance := splitInstance(target)
 	letter := *args
-	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	letter.RPCHeader = t.store.stamp(addressed(args.RPCHeader, id, instance))
 	return t.heard(id, t.carrier.TimeoutNow(id, target, &letter, resp))
 }
 
@@ -314,7 +327,7 @@ func (t *transport) persist(id raft.ServerID, term uint64, send func() error) er
 func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	target, instance := splitInstance(target)
 	letter := *args
-	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	letter.RPCHeader = t.store.stamp(addressed(args.RPCHeader, id, instance))
 	return t.vote(func() error { return t.heard(id, t.carrier.RequestPreVote(id, target, &letter, resp)) })
 }
 
@@ -322,15 +335,15 @@ func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, 
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	target, instance := splitInstance(target)
 	letter := *args
-	letter.RPCHeader = addressed(args.RPCHeader, id, instance)
+	letter.RPCHeader = t.store.stamp(addressed(args.RPCHeader, id, instance))
 	return t.vote(func() error { return t.heard(id, t.carrier.RequestVote(id, target, &letter, resp)) })
 }
 
 func (t *transport) vote(call func() error) error {
 	begin := time.Now()
 	for tries := 0; ; tries++ {
-		if t.disk.stalled(t.limit) {
-			return errDiskStalled
+		if err := t.silenced(); err != nil {
+			return err
 		}
 		err := call()
 		if err == nil || tries == poolSize || time.Since(begin) > t.limit/4 {

@@ -125,6 +125,9 @@ func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
 	defer wait.Stop()
 	retry := newBackoff()
 	for {
+		if err := s.Refusal(); err != nil {
+			return Result{}, err
+		}
 		if ctx.Err() != nil {
 			return Result{}, noLeader("in time", errors.Join(context.Cause(ctx), err))
 		}

@@ -57,6 +57,8 @@ type Peer struct {
 	Disk  *Disk
 	// Faults is what goes wrong on this machine; it outlives the process.
 	Faults *faults.Plane
+	// Incarnation is what the next process is told when its disk is empty.
+	Incarnation uint64
 
 	c         *Cluster
 	process   int // counts restarts, so that calls to a former process fail
@@ -123,7 +125,7 @@ func (p *Peer) build() {
 	c.t.Helper()
 	_, p.transport = raft.NewInmemTransportWithTimeout(raft.ServerAddress(p.ID), callTimeout)
 	cfg := raftstore.Config{
-		ID: p.ID, ClusterID: "test", Address: p.ID,
+		ID: p.ID, ClusterID: "test", Address: p.ID, Incarnation: p.Incarnation,
 		Transport: &network{p.transport, p, p.process},
 		Storage:   p.Disk.Storage(),
 		Remote:    p.remote,

@@ -677,7 +677,9 @@ type JoinResponse struct {
 	// API addresses of all peers.
 	Peers []string `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
 	// Gossip addresses to join.
-	Gossip        []string `protobuf:"bytes,7,rep,name=gossip,proto3" json:"gossip,omitempty"`
+	Gossip []string `protobuf:"bytes,7,rep,name=gossip,proto3" json:"gossip,omitempty"`
+	// Peers only: the cluster's incarnation.
+	Incarnation   uint64 `protobuf:"varint,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -761,6 +763,13 @@ func (x *JoinResponse) GetGossip() []string {
 	return nil
 }
 
+func (x *JoinResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 var File_holdfast_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_cluster_proto_rawDesc = "" +
@@ -809,7 +818,7 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03csr\x18\x04 \x01(\fR\x03csr\x12\x18\n" +
-	"\aaddress\x18\x05 \x01(\tR\aaddress\"\xc5\x01\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\"\xe7\x01\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\"\n" +
@@ -819,7 +828,8 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"gossip_key\x18\x05 \x01(\fR\tgossipKey\x12\x14\n" +
 	"\x05peers\x18\x06 \x03(\tR\x05peers\x12\x16\n" +
-	"\x06gossip\x18\a \x03(\tR\x06gossip*:\n" +
+	"\x06gossip\x18\a \x03(\tR\x06gossip\x12 \n" +
+	"\vincarnation\x18\b \x01(\x04R\vincarnation*:\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_PEER\x10\x01\x12\r\n" +

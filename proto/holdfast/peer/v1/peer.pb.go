@@ -126,7 +126,9 @@ type ReadIndexResponse struct {
 	// good for a quorum: another peer's may be those of a past configuration.
 	Voters []string `protobuf:"bytes,4,rep,name=voters,proto3" json:"voters,omitempty"`
 	// True when the peer's disk is low on space, so that it had better not lead.
-	LowSpace      bool `protobuf:"varint,15,opt,name=low_space,json=lowSpace,proto3" json:"low_space,omitempty"`
+	LowSpace bool `protobuf:"varint,15,opt,name=low_space,json=lowSpace,proto3" json:"low_space,omitempty"`
+	// The incarnation of the cluster that the answer is about.
+	Incarnation   uint64 `protobuf:"varint,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,10 +198,21 @@ func (x *ReadIndexResponse) GetLowSpace() bool {
 	return false
 }
 
+func (x *ReadIndexResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type DescribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The calling peer.
-	Caller        string `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	Caller string `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Not 0: the state hash at this entry is asked for; hash is the caller's there. A
+	// peer that has another one begins to doubt, as the caller does.
+	Index         uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	Hash          []byte `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -241,6 +254,20 @@ func (x *DescribeRequest) GetCaller() string {
 	return ""
 }
 
+func (x *DescribeRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *DescribeRequest) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 type DescribeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -261,6 +288,12 @@ type DescribeResponse struct {
 	ContactAge *durationpb.Duration `protobuf:"bytes,10,opt,name=contact_age,json=contactAge,proto3" json:"contact_age,omitempty"`
 	// True when the cluster has removed the caller.
 	CallerRemoved bool `protobuf:"varint,11,opt,name=caller_removed,json=callerRemoved,proto3" json:"caller_removed,omitempty"`
+	// Of the cluster that the peer is part of.
+	Incarnation uint64 `protobuf:"varint,12,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Of the last entry of its log.
+	LastTerm uint64 `protobuf:"varint,13,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
+	// The state hash at the entry asked for; empty when it is not known.
+	HashAt        []byte `protobuf:"bytes,14,opt,name=hash_at,json=hashAt,proto3" json:"hash_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -370,6 +403,27 @@ func (x *DescribeResponse) GetCallerRemoved() bool {
 		return x.CallerRemoved
 	}
 	return false
+}
+
+func (x *DescribeResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetLastTerm() uint64 {
+	if x != nil {
+		return x.LastTerm
+	}
+	return 0
+}
+
+func (x *DescribeResponse) GetHashAt() []byte {
+	if x != nil {
+		return x.HashAt
+	}
+	return nil
 }
 
 type ReadIndexesRequest struct {
@@ -1533,15 +1587,18 @@ var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\"\x12\n" +
-	"\x10ReadIndexRequest\"\x97\x01\n" +
+	"\x10ReadIndexRequest\"\xb9\x01\n" +
 	"\x11ReadIndexResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\bR\x06leader\x12!\n" +
 	"\fcommit_index\x18\x03 \x01(\x04R\vcommitIndex\x12\x16\n" +
 	"\x06voters\x18\x04 \x03(\tR\x06voters\x12\x1b\n" +
-	"\tlow_space\x18\x0f \x01(\bR\blowSpace\")\n" +
+	"\tlow_space\x18\x0f \x01(\bR\blowSpace\x12 \n" +
+	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"S\n" +
 	"\x0fDescribeRequest\x12\x16\n" +
-	"\x06caller\x18\x01 \x01(\tR\x06caller\"\xe4\x02\n" +
+	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\"\xbc\x03\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
@@ -1556,7 +1613,10 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\vcontact_age\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"contactAge\x12%\n" +
-	"\x0ecaller_removed\x18\v \x01(\bR\rcallerRemoved\"\x14\n" +
+	"\x0ecaller_removed\x18\v \x01(\bR\rcallerRemoved\x12 \n" +
+	"\vincarnation\x18\f \x01(\x04R\vincarnation\x12\x1b\n" +
+	"\tlast_term\x18\r \x01(\x04R\blastTerm\x12\x17\n" +
+	"\ahash_at\x18\x0e \x01(\fR\x06hashAt\"\x14\n" +
 	"\x12ReadIndexesRequest\"R\n" +
 	"\x13ReadIndexesResponse\x12;\n" +
 	"\x06answer\x18\x01 \x01(\v2#.holdfast.peer.v1.ReadIndexResponseR\x06answer\"F\n" +
