@@ -4,6 +4,7 @@ go 1.26.6
 
 require (
 	connectrpc.com/connect/v2 v2.0.2
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/containerd/containerd/api v1.12.0
 	github.com/containerd/containerd/v2 v2.4.2
 	github.com/containerd/errdefs v1.0.0

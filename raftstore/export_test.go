@@ -1,7 +1,9 @@
 package raftstore
 
 import (
+	"reflect"
 	"time"
+	"unsafe"
 
 	"github.com/hashicorp/raft"
 
@@ -30,4 +32,24 @@ func LastRound(s *Store) (last time.Time) {
 		}
 	}
 	return last
+}
+
+// Drain answers what raft has taken from the batcher and, as it was shut down while
+// a disk hung, has never looked at: whoever waits for an answer waits for ever. In a
+// process that ends then that is no matter; in a bubble it is. Call it after Run.
+func Drain(s *Store) {
+	if !s.isReady() {
+		return
+	}
+	field := func(v reflect.Value, name string) reflect.Value {
+		f := v.FieldByName(name)
+		return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
+	}
+	for queue := field(reflect.ValueOf(s.raft).Elem(), "applyCh"); ; {
+		future, ok := queue.TryRecv()
+		if !ok {
+			return
+		}
+		field(field(future.Elem(), "deferError"), "errCh").Send(reflect.ValueOf(raft.ErrRaftShutdown))
+	}
 }

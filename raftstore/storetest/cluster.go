@@ -62,6 +62,7 @@ type Peer struct {
 
 	c         *Cluster
 	process   int // counts restarts, so that calls to a former process fail
+	killed    map[int]bool
 	up        bool
 	transport *raft.InmemTransport
 	service   *connect.Server
@@ -98,7 +99,7 @@ func NewCluster(t testing.TB, n int, options ...func(*raftstore.Config)) *Cluste
 func (c *Cluster) NewPeer() *Peer {
 	c.t.Helper()
 	plane := faults.New(uint64(len(c.Peers)))
-	p := &Peer{ID: fmt.Sprintf("p%d", len(c.Peers)+1), c: c, Faults: plane, Disk: NewDisk()}
+	p := &Peer{ID: fmt.Sprintf("p%d", len(c.Peers)+1), c: c, Faults: plane, Disk: NewDisk(), killed: make(map[int]bool)}
 	p.Disk.plane, p.Disk.own = plane, false // the store asks it
 	p.build()
 	c.mu.Lock()
@@ -167,9 +168,11 @@ func (p *Peer) Run() {
 		dead()
 		close(ended)
 	}()
+	process := p.process
 	p.c.running = append(p.c.running, func() {
 		cancel()
-		if err := <-ended; err != nil && !errors.Is(err, raftstore.ErrPeerRemoved) {
+		// A process that was killed is not asked how it felt.
+		if err := <-ended; err != nil && !p.killed[process] && !errors.Is(err, raftstore.ErrPeerRemoved) {
 			p.c.t.Errorf("run %s: %v", p.ID, err)
 		}
 	})
@@ -188,6 +191,14 @@ func (c *Cluster) stop() {
 	time.Sleep(11 * callTimeout)
 }
 
+// Up reports whether the peer's process was started and not stopped or killed. It may
+// have given up since: see Ended.
+func (p *Peer) Up() bool {
+	p.c.mu.Lock()
+	defer p.c.mu.Unlock()
+	return p.up
+}
+
 // Ended returns a channel with what the store's Run returns. To read from it
 // accepts the error; the test fails otherwise.
 func (p *Peer) Ended() <-chan error { return p.ended }
@@ -204,6 +215,7 @@ func (p *Peer) Stop() {
 // Kill ends the peer's process as kill -9 does: at once, and with nothing on its
 // disk that was not synced. A Disk.Hold ends with it; other faults last.
 func (p *Peer) Kill() {
+	p.killed[p.process] = true
 	p.down()
 	p.Disk = p.Disk.Clone()
 	p.Disk.Release()

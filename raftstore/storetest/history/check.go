@@ -1,0 +1,351 @@
+package history
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+	"github.com/holdfast-io/holdfast/raftstore"
+)
+
+// Stats is how much there was to check.
+type Stats struct {
+	Acked, Unknown, UnknownCommitted, Refused int // writes
+	Conflicts, Reads, Events, Compacted       int
+	Entries, Terms                            int
+	Undecided                                 int // histories that porcupine gave up on
+}
+
+// Add adds b to s.
+func (s *Stats) Add(b Stats) {
+	s.Acked += b.Acked
+	s.Unknown += b.Unknown
+	s.UnknownCommitted += b.UnknownCommitted
+	s.Refused += b.Refused
+	s.Conflicts += b.Conflicts
+	s.Reads += b.Reads
+	s.Events += b.Events
+	s.Compacted += b.Compacted
+	s.Entries += b.Entries
+	s.Terms += b.Terms
+	s.Undecided += b.Undecided
+}
+
+// committed is a recorded transaction at its place in the log.
+type committed struct {
+	index uint64
+	txn   *raftv1.Txn
+	term  uint64
+	want  result
+}
+
+// oracle is what the log says.
+type oracle struct {
+	txns     map[string][]committed // by the write's ID
+	changes  []change               // in order of revisions
+	versions map[string][]change    // of each key, in order of revisions
+	horizon  int64
+	last     int64 // revision
+}
+
+// Check compares all that was recorded. It returns the promises that were broken,
+// each with the property's name; nothing may be recorded any more.
+func (r *Recorder) Check() (Stats, []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var st Stats
+	o := r.replay(&st)
+	r.checkWrites(o, &st)
+	r.checkReads(o, &st)
+	r.checkRealTime(o)
+	r.checkWatches(o, &st)
+	if len(r.violations) == 0 { // it would say the same, after a long search
+		r.porcupine(o, &st)
+	}
+	return st, r.violations
+}
+
+// replay runs the committed log on the model, and compares the revisions that the
+// peers had.
+func (r *Recorder) replay(st *Stats) *oracle {
+	o := &oracle{txns: make(map[string][]committed), versions: make(map[string][]change)}
+	m := newModel()
+	terms := make(map[uint64]bool)
+	for _, index := range slices.Sorted(maps.Keys(r.entries)) {
+		e := r.entries[index]
+		st.Entries++
+		terms[e.Term] = true
+		if e.Type != raft.LogCommand {
+			continue
+		}
+		var cmd raftv1.Command
+		if err := proto.Unmarshal(e.Data, &cmd); err != nil {
+			r.violate("P6: entry %d: %v", index, err)
+			return o
+		}
+		if to := cmd.GetCompact().GetRevision(); to > o.horizon {
+			o.horizon = min(to, m.rev)
+		}
+		for _, t := range cmd.GetBatch().GetTxns() {
+			want, err := m.apply(t, e.Term)
+			if err != nil {
+				r.violate("P1: entry %d: %v", index, err)
+				return o
+			}
+			o.txns[t.GetReason()] = append(o.txns[t.GetReason()], committed{index, t, e.Term, want})
+			o.changes = append(o.changes, want.changes...)
+			for _, c := range want.changes {
+				o.versions[c.key] = append(o.versions[c.key], c)
+			}
+		}
+		if p, ok := r.points[index]; ok && p.rev != m.rev {
+			r.violate("P3: at index %d %s has revision %d, the log %d", index, p.peer, p.rev, m.rev)
+		}
+	}
+	o.last, st.Terms = m.rev, len(terms)
+	return o
+}
+
+func (r *Recorder) checkWrites(o *oracle, st *Stats) {
+	for _, w := range r.writes {
+		in := o.txns[w.ID]
+		switch w.Outcome {
+		case Refused:
+			st.Refused++
+			for _, c := range in {
+				if !c.want.deposed {
+					r.violate("P2: %s was refused (%s), and is entry %d", w.ID, w.Error, c.index)
+				}
+			}
+			continue
+		case Unknown:
+			st.Unknown++
+			st.UnknownCommitted += min(1, len(in))
+			if len(in) > 1 {
+				r.violate("P2: %s is in the log %d times", w.ID, len(in))
+			}
+			continue
+		}
+		st.Acked++
+		if len(in) != 1 {
+			r.violate("P2: %s was acknowledged at revision %d by %s, and is in the log %d times", w.ID, w.Result.Revision, w.Peer, len(in))
+			continue
+		}
+		want := in[0].want
+		if w.Error != "" { // a conflict
+			st.Conflicts++
+			if want.succeeded || !slices.Equal(w.Conflict, want.failed) {
+				r.violate("P1: %s was answered with a conflict of %v; by the log %v failed", w.ID, w.Conflict, want.failed)
+			}
+			continue
+		}
+		if w.Result.Revision != want.rev || w.Result.Succeeded != want.succeeded {
+			r.violate("P1: %s was answered with revision %d, succeeded %v; by the log %d, %v", w.ID, w.Result.Revision, w.Result.Succeeded, want.rev, want.succeeded)
+			continue
+		}
+		if why := differ(w.Result.Ops, want.ops); why != "" {
+			r.violate("P1: %s at revision %d: %s", w.ID, want.rev, why)
+		}
+	}
+}
+
+// differ says how an answer differs from what it should be.
+func differ(have []*raftv1.OpResult, want []opResult) string {
+	if len(have) != len(want) {
+		return fmt.Sprintf("%d results, want %d", len(have), len(want))
+	}
+	for i, w := range want {
+		h := have[i]
+		if w.put && len(h.GetKvs()) == 0 {
+			continue
+		}
+		if h.GetCount() != w.count || len(h.GetKvs()) != len(w.kvs) && len(h.GetKvs()) > 0 || h.GetSucceeded() != w.succeeded {
+			return fmt.Sprintf("operation %d: %d keys, want %d", i, h.GetCount(), w.count)
+		}
+		for j, kv := range h.GetKvs() {
+			if f := w.kvs[j]; kv.GetKey() != f.key || !sameAs(f.pair, kv.GetValue(), kv.GetCreateRevision(), kv.GetModRevision(), kv.GetVersion()) {
+				return fmt.Sprintf("operation %d: %s is %+v, want %s as %+v", i, kv.GetKey(), kv, f.key, *f.pair)
+			}
+		}
+		if why := differ(h.GetResults(), w.ops); why != "" {
+			return fmt.Sprintf("operation %d: %s", i, why)
+		}
+	}
+	return ""
+}
+
+func sameAs(p *pair, value []byte, create, mod, version int64) bool {
+	return p != nil && bytes.Equal(p.value, value) && p.create == create && p.mod == mod && p.version == version
+}
+
+// at returns the version of key at revision rev, nil if it did not exist.
+func (o *oracle) at(key string, rev int64) *pair {
+	list := o.versions[key]
+	i, _ := slices.BinarySearchFunc(list, rev+1, func(c change, rev int64) int {
+		if c.rev < rev {
+			return -1
+		}
+		return 1
+	})
+	if i == 0 {
+		return nil
+	}
+	return list[i-1].kv
+}
+
+func (r *Recorder) checkReads(o *oracle, st *Stats) {
+	keys := slices.Sorted(maps.Keys(o.versions))
+	for _, rd := range r.reads {
+		st.Reads++
+		if rd.Revision > o.last {
+			r.violate("P1: a read on %s is at revision %d; the log ends with %d", rd.Peer, rd.Revision, o.last)
+			continue
+		}
+		i := 0
+		for _, key := range keys {
+			want := o.at(key, rd.Revision)
+			if want == nil || !strings.HasPrefix(key, rd.Prefix) {
+				continue
+			}
+			if i >= len(rd.Keys) || rd.Keys[i].Key != key || !sameAs(want, rd.Keys[i].Value, rd.Keys[i].Create, rd.Keys[i].Mod, rd.Keys[i].Version) {
+				r.violate("P1: a read of %q on %s at revision %d does not show %s as %+v", rd.Prefix, rd.Peer, rd.Revision, key, *want)
+				break
+			}
+			i++
+		}
+		if i < len(rd.Keys) {
+			r.violate("P1: a read of %q on %s at revision %d shows %s, which is not there", rd.Prefix, rd.Peer, rd.Revision, rd.Keys[i].Key)
+		}
+	}
+}
+
+// checkRealTime compares the order of the log with that of the calls, in linear time.
+// All calls of one revision but the first, which made it, only read: they may stand
+// in any order.
+func (r *Recorder) checkRealTime(o *oracle) {
+	type call struct {
+		what         string
+		rev          int64
+		makes        bool
+		begin, until int64
+	}
+	var calls []call
+	for _, w := range r.writes {
+		in := o.txns[w.ID]
+		if len(in) != 1 || in[0].want.deposed || w.Outcome == Refused {
+			continue
+		}
+		c := call{w.ID + " on " + w.Peer, in[0].want.rev, len(in[0].want.changes) > 0, w.Call, w.Return}
+		if w.Outcome == Unknown {
+			c.until = math.MaxInt64
+		}
+		calls = append(calls, c)
+	}
+	for _, rd := range r.reads {
+		calls = append(calls, call{"a read on " + rd.Peer, rd.Revision, false, rd.Call, rd.Return})
+	}
+	slices.SortStableFunc(calls, func(a, b call) int {
+		if a.rev != b.rev {
+			return int(a.rev - b.rev)
+		}
+		if a.makes != b.makes {
+			return map[bool]int{true: -1, false: 1}[a.makes]
+		}
+		return 0
+	})
+	var latest, group call // with the latest beginning: of all revisions before, of this one
+	for i, c := range calls {
+		if i > 0 && (c.rev != calls[i-1].rev || calls[i-1].makes) && group.begin > latest.begin {
+			latest = group
+		}
+		if c.until < latest.begin {
+			r.violate("P1: %s (revision %d) had returned before %s (revision %d) began", c.what, c.rev, latest.what, latest.rev)
+		}
+		if c.begin > group.begin {
+			group = c
+		}
+	}
+}
+
+func (r *Recorder) checkWatches(o *oracle, st *Stats) {
+	for i, w := range r.watches {
+		pos, began := int64(0), false
+		for _, t := range w.turns {
+			name := fmt.Sprintf("P4: watch %d of %q on %s after revision %d", i, w.prefix, t.Peer, t.After)
+			if began && t.After != pos {
+				r.violate("%s: it had come to %d before", name, pos) // the caller's mistake, but then this checks nothing
+			}
+			began = t.CompactedFor == 0
+			if t.CompactedFor != 0 {
+				st.Compacted++
+				if t.After >= t.CompactedFor || t.CompactedFor > o.horizon {
+					r.violate("%s: it ended as compacted to %d, the log is to %d", name, t.CompactedFor, o.horizon)
+				}
+				continue
+			}
+			if t.UpTo < t.After {
+				r.violate("%s: bookmark %d goes back", name, t.UpTo)
+			}
+			if t.UpTo > o.last && t.UpTo > t.After {
+				r.violate("%s: bookmark %d lies beyond the log's revision %d", name, t.UpTo, o.last)
+			}
+			var want []change
+			from, _ := slices.BinarySearchFunc(o.changes, t.After+1, func(c change, rev int64) int { return int(c.rev - rev) })
+			for _, c := range o.changes[from:] {
+				if c.rev > t.UpTo {
+					break
+				}
+				if strings.HasPrefix(c.key, w.prefix) {
+					want = append(want, c)
+				}
+			}
+			st.Events += len(t.Events)
+			if why := differEvents(t.Events, want); why != "" {
+				r.violate("%s: up to %d %s", name, t.UpTo, why)
+			}
+			pos = t.UpTo
+		}
+	}
+}
+
+// differEvents says which of a watch's properties does not hold. That it is the whole
+// list, in order, with every field, covers them all.
+func differEvents(have []raftstore.Event, want []change) string {
+	for i, e := range have {
+		if i > 0 && e.Revision < have[i-1].Revision {
+			return fmt.Sprintf("ordered: revision %d comes after %d", e.Revision, have[i-1].Revision)
+		}
+		if slices.ContainsFunc(have[:i], func(f raftstore.Event) bool { return f.Revision == e.Revision && f.Key == e.Key }) {
+			return fmt.Sprintf("unique: %s of revision %d comes twice", e.Key, e.Revision)
+		}
+	}
+	for i := range max(len(have), len(want)) {
+		switch {
+		case i >= len(have):
+			return fmt.Sprintf("reliable, atomic, bookmark: %s of revision %d is missing", want[i].key, want[i].rev)
+		case i >= len(want):
+			return fmt.Sprintf("filter, resumable: %s of revision %d is too much", have[i].Key, have[i].Revision)
+		}
+		h, w := have[i], want[i]
+		if h.Key != w.key || h.Revision != w.rev {
+			return fmt.Sprintf("reliable: %s of revision %d is there, %s of %d should be", h.Key, h.Revision, w.key, w.rev)
+		}
+		if (h.Type == raftstore.EventDelete) != (w.kv == nil) {
+			return fmt.Sprintf("%s of revision %d has the wrong type", h.Key, h.Revision)
+		}
+		if w.kv != nil && !sameAs(w.kv, h.KV.Value, h.KV.Create, h.KV.Mod, h.KV.Version) {
+			return fmt.Sprintf("%s of revision %d is %+v, want %+v", h.Key, h.Revision, h.KV, *w.kv)
+		}
+		if h.IsCreate() != (w.kv != nil && w.prev == nil) {
+			return fmt.Sprintf("is-create: %s of revision %d", h.Key, h.Revision)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,256 @@
+package history
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/holdfast-io/holdfast/raftstore"
+	"github.com/holdfast-io/holdfast/raftstore/mvcc"
+)
+
+// Outcome is what a caller learned of a transaction.
+type Outcome string
+
+// Outcomes.
+const (
+	Acked   Outcome = "acked"
+	Unknown Outcome = "unknown" // also of a call that never returned
+	Refused Outcome = "refused" // nothing happened
+)
+
+// write is one call of Txn.
+type write struct {
+	ID           string // in the transaction's Reason, and so in the log
+	Peer         string
+	Call, Return int64 // places in the order of all that is recorded
+	At           time.Duration
+	Outcome      Outcome
+	Error        string `json:",omitempty"`
+	Result       raftstore.Result
+	Conflict     []string `json:",omitempty"` // keys whose compares failed
+}
+
+// read is a linearizable read of all keys that begin with Prefix.
+type read struct {
+	Peer, Prefix string
+	Call, Return int64
+	At           time.Duration
+	Revision     int64
+	Keys         []raftstore.KeyValue
+}
+
+// turn is one answer of a watch.
+type turn struct {
+	Peer         string
+	After, UpTo  int64
+	Events       []raftstore.Event
+	At           time.Duration
+	CompactedFor int64 `json:",omitempty"` // the horizon, if the watch ended with it
+}
+
+// Watch is one watcher's life, over all peers that served it.
+type Watch struct {
+	r      *Recorder
+	prefix string
+	turns  []turn
+}
+
+// point is what peers had when they had applied an index.
+type point struct {
+	peer string
+	rev  int64
+	hash mvcc.Hash
+}
+
+// Recorder takes down what happens. All methods are safe for concurrent use.
+type Recorder struct {
+	mu         sync.Mutex
+	begin      time.Time
+	last       int64
+	writes     []*write
+	reads      []*read
+	watches    []*Watch
+	entries    map[uint64]*raft.Log // applied, by index
+	by         map[uint64]string    // who applied it first
+	points     map[uint64]point
+	ids        int
+	notes      []string
+	violations []string
+}
+
+// New returns an empty recorder.
+func New() *Recorder {
+	return &Recorder{begin: time.Now(), entries: make(map[uint64]*raft.Log), by: make(map[uint64]string), points: make(map[uint64]point)}
+}
+
+// step returns the next place in the order. The caller holds the lock.
+func (r *Recorder) step() int64 {
+	r.last++
+	return r.last
+}
+
+// Note adds a line to the history for people, such as a fault.
+func (r *Recorder) Note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes = append(r.notes, fmt.Sprintf("%6d %10v %s", r.step(), time.Since(r.begin).Round(time.Millisecond), fmt.Sprintf(format, args...)))
+}
+
+// Violate records a broken promise that the caller found itself.
+func (r *Recorder) Violate(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.violate(format, args...)
+}
+
+func (r *Recorder) violate(format string, args ...any) {
+	if len(r.violations) < 20 { // the first ones tell
+		r.violations = append(r.violations, fmt.Sprintf(format, args...))
+	}
+}
+
+// Write calls txn, which must commit t with the given Reason and nothing else, and
+// records it.
+func (r *Recorder) Write(peer string, txn func(reason string) (raftstore.Result, error)) error {
+	r.mu.Lock()
+	r.ids++
+	w := &write{ID: fmt.Sprintf("op-%d", r.ids), Peer: peer, Call: r.step(), At: time.Since(r.begin), Outcome: Unknown}
+	r.writes = append(r.writes, w)
+	r.mu.Unlock()
+
+	res, err := txn(w.ID)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w.Return, w.Result = r.step(), res
+	if err != nil {
+		w.Error = err.Error()
+	}
+	conflict, isConflict := errors.AsType[*raftstore.ConflictError](err)
+	switch {
+	case err == nil:
+		w.Outcome = Acked
+	case isConflict:
+		w.Outcome = Acked
+		for _, kv := range conflict.Keys {
+			w.Conflict = append(w.Conflict, kv.Key)
+		}
+	case errors.Is(err, raftstore.ErrOutcomeUnknown):
+	case errors.Is(err, raftstore.ErrNoLeader), errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrOverloaded), errors.Is(err, raftstore.ErrDeposed):
+		w.Outcome = Refused
+	default:
+		r.violate("P1: %s: an error that no caller could expect: %v", w.ID, err)
+	}
+	return err
+}
+
+// Read calls sync, a linearizable read, and records what it shows of prefix.
+func (r *Recorder) Read(peer, prefix string, sync func() (raftstore.View, error)) error {
+	r.mu.Lock()
+	rd := &read{Peer: peer, Prefix: prefix, Call: r.step(), At: time.Since(r.begin)}
+	r.mu.Unlock()
+	view, err := sync()
+	if err != nil {
+		return err // it says nothing
+	}
+	rd.Keys = slices.Collect(view.Prefix(prefix))
+	rd.Revision = view.Revision()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rd.Return = r.step()
+	r.reads = append(r.reads, rd)
+	return nil
+}
+
+// Watch begins to record a watcher of prefix.
+func (r *Recorder) Watch(prefix string) *Watch {
+	w := &Watch{r: r, prefix: prefix}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watches = append(r.watches, w)
+	return w
+}
+
+// Turn records one answer of a watcher on peer that stood at after.
+func (w *Watch) Turn(peer string, after int64, events []raftstore.Event, upTo int64, err error) {
+	if len(events) == 0 && upTo == after && !errors.Is(err, raftstore.ErrCompacted) {
+		return
+	}
+	t := turn{Peer: peer, After: after, UpTo: upTo, Events: events}
+	if compacted, ok := errors.AsType[*raftstore.CompactedError](err); ok {
+		t.CompactedFor = compacted.Horizon
+	}
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	t.At = time.Since(w.r.begin)
+	w.turns = append(w.turns, t)
+}
+
+// Applied records entries that a peer has applied, and the state after them.
+func (r *Recorder) Applied(peer string, entries []*raft.Log, root *mvcc.Root) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range entries {
+		known := r.entries[e.Index]
+		if known == nil {
+			r.entries[e.Index], r.by[e.Index] = e, peer
+		} else if known.Term != e.Term || known.Type != e.Type || !bytes.Equal(known.Data, e.Data) {
+			r.violate("P6: entry %d is of term %d on %s and of term %d on %s, or differs", e.Index, known.Term, r.by[e.Index], e.Term, peer)
+		}
+	}
+	p := point{peer, root.Revision(), root.Hash()}
+	if q, ok := r.points[root.Index()]; !ok {
+		r.points[root.Index()] = p
+	} else if q.rev != p.rev || q.hash != p.hash {
+		r.violate("P7: at index %d %s has revision %d and state hash %x, %s revision %d and %x", root.Index(), q.peer, q.rev, q.hash, peer, p.rev, p.hash)
+	}
+}
+
+// Revision returns the highest revision that any peer has applied.
+func (r *Recorder) Revision() (rev int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.points {
+		rev = max(rev, p.rev)
+	}
+	return rev
+}
+
+// Dump writes all of it as lines of JSON, after the notes.
+func (r *Recorder) Dump(to io.Writer) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, v := range r.violations {
+		fmt.Fprintln(to, "violation:", v)
+	}
+	for _, n := range r.notes {
+		fmt.Fprintln(to, n)
+	}
+	enc := json.NewEncoder(to)
+	for _, w := range r.writes {
+		if err := enc.Encode(w); err != nil {
+			return err
+		}
+	}
+	for _, rd := range r.reads {
+		if err := enc.Encode(rd); err != nil {
+			return err
+		}
+	}
+	for i, w := range r.watches {
+		for _, t := range w.turns {
+			if err := enc.Encode(map[string]any{"watch": i, "prefix": w.prefix, "turn": t}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
