@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast-io/holdfast/internal/faults"
+	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 	"github.com/holdfast-io/holdfast/raftstore/mvcc"
 	"github.com/holdfast-io/holdfast/raftstore/seal"
@@ -90,6 +91,8 @@ type Config struct {
 	minTrailing int // minTrailing; less in tests
 	// onApply sees what is applied, and what became of it. For tests.
 	onApply func(id string, entries []*raft.Log, root *mvcc.Root)
+	// onSample may change the evidence for reads that this peer gives. For tests.
+	onSample func(id string, answer *peerv1.ReadIndexResponse)
 }
 
 // Storage is where raft keeps its log, its votes and its snapshots.

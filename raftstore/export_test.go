@@ -7,6 +7,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
+
 	"github.com/holdfast-io/holdfast/raftstore/mvcc"
 )
 
@@ -20,6 +22,11 @@ func Propose(s *Store, data []byte) { s.raft.ApplyLog(raft.Log{Data: data}, 0) }
 // OnApply shows fn all that is applied.
 func OnApply(fn func(id string, entries []*raft.Log, root *mvcc.Root)) func(*Config) {
 	return func(cfg *Config) { cfg.onApply = fn }
+}
+
+// OnSample lets fn change the evidence that the store called id gives for reads.
+func OnSample(fn func(id string, answer *peerv1.ReadIndexResponse)) func(*Config) {
+	return func(cfg *Config) { cfg.onSample = fn }
 }
 
 // LastRound returns when the last round began that confirmed reads on s.

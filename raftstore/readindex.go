@@ -359,6 +359,9 @@ func (s *Store) sample() *peerv1.ReadIndexResponse {
 	// All of the above belongs to one term if the term has not moved meanwhile.
 	resp.Term = s.raft.CurrentTerm()
 	resp.Leader = leads && resp.Term == term && s.Refusal() == nil
+	if s.cfg.onSample != nil {
+		s.cfg.onSample(s.cfg.ID, resp)
+	}
 	return resp
 }
 

@@ -1,10 +1,14 @@
 package raftstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -52,20 +56,24 @@ type votes struct {
 	// sealed is set once the log is in its sealed format: one without an end is not
 	// the log that was written.
 	sealed bool
+	// others are what else a peer must not lose without its votes: which disk this
+	// is, and which incarnation of the cluster it is part of.
+	others map[string][]byte
 }
 
 const (
-	voteSlot = 4096
-	// maxCandidate is the longest candidate that fits.
-	maxCandidate = voteSlot - 4 - seal.RecordOverhead - voteFields
-	voteFields   = 25 // term, vote's term, floor, flags
+	voteSlot   = 4096
+	maxVotes   = voteSlot - 4 - seal.RecordOverhead // bytes that fit into a slot
+	voteFields = 25                                 // term, vote's term, floor, flags
 )
 
 // Raft's names of what a StableStore keeps.
 const (
-	keyTerm      = "CurrentTerm"
-	keyVoteTerm  = "LastVoteTerm"
-	keyVoteCand  = "LastVoteCand"
+	keyTerm     = "CurrentTerm"
+	keyVoteTerm = "LastVoteTerm"
+	keyVoteCand = "LastVoteCand"
+	// Names of ours begin with it.
+	ownKeys      = "Holdfast"
 	flagSealed   = 1
 	stableAbsent = "not found" // the text that raft looks for
 )
@@ -140,31 +148,64 @@ func (v *votesFile) decode(slot int, data []byte) error {
 	if rec.Time <= v.generation {
 		return nil
 	}
-	v.generation, v.key = rec.Time, sealed.Key
-	v.state = votes{
-		term:      binary.BigEndian.Uint64(rec.Body),
-		voteTerm:  binary.BigEndian.Uint64(rec.Body[8:]),
-		floor:     binary.BigEndian.Uint64(rec.Body[16:]),
-		sealed:    rec.Body[24]&flagSealed != 0,
-		candidate: rec.Body[voteFields:],
+	state := votes{
+		term:     binary.BigEndian.Uint64(rec.Body),
+		voteTerm: binary.BigEndian.Uint64(rec.Body[8:]),
+		floor:    binary.BigEndian.Uint64(rec.Body[16:]),
+		sealed:   rec.Body[24]&flagSealed != 0,
+		others:   make(map[string][]byte),
 	}
+	rest, ok := rec.Body[voteFields:], true
+	if state.candidate, rest, ok = cutString(rest); !ok {
+		return seal.ErrDamaged
+	}
+	for len(rest) > 0 {
+		var key, value []byte
+		if key, rest, ok = cutString(rest); ok {
+			value, rest, ok = cutString(rest)
+		}
+		if !ok {
+			return seal.ErrDamaged
+		}
+		state.others[string(key)] = value
+	}
+	v.generation, v.key, v.state = rec.Time, sealed.Key, state
 	return nil
+}
+
+// Strings in the file have their length, two bytes, before them.
+func appendString(to, s []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(to, uint16(len(s))), s...)
+}
+
+func cutString(from []byte) (s, rest []byte, ok bool) {
+	if len(from) < 2 {
+		return nil, nil, false
+	}
+	n := int(binary.BigEndian.Uint16(from))
+	if from = from[2:]; n > len(from) {
+		return nil, nil, false
+	}
+	return from[:n:n], from[n:], true
 }
 
 // encode returns a slot. The generation is in the record's time, which is the
 // writer's to use.
 func (v *votesFile) encode(slot int, state *votes) ([]byte, error) {
-	if len(state.candidate) > maxCandidate {
-		return nil, fmt.Errorf("a candidate of %d bytes is too long to vote for", len(state.candidate))
-	}
-	body := make([]byte, voteFields, voteFields+len(state.candidate))
+	body := make([]byte, voteFields)
 	binary.BigEndian.PutUint64(body, state.term)
 	binary.BigEndian.PutUint64(body[8:], state.voteTerm)
 	binary.BigEndian.PutUint64(body[16:], state.floor)
 	if state.sealed {
 		body[24] |= flagSealed
 	}
-	body = append(body, state.candidate...)
+	body = appendString(body, state.candidate)
+	for _, key := range slices.Sorted(maps.Keys(state.others)) {
+		body = appendString(appendString(body, []byte(key)), state.others[key])
+	}
+	if len(body) > maxVotes {
+		return nil, fmt.Errorf("the vote, and what is kept with it, take %d bytes, and %d fit", len(body), maxVotes)
+	}
 	data, sealed, err := v.ring.Seal(&seal.Record{Kind: seal.KindVotes, Index: uint64(slot), Time: v.generation, Body: body})
 	if err != nil {
 		return nil, err
@@ -189,6 +230,10 @@ func (v *votesFile) changeLocked(fn func(*votes)) error {
 		return v.dead
 	}
 	next := v.state
+	next.others = maps.Clone(next.others)
+	if next.others == nil {
+		next.others = make(map[string][]byte)
+	}
 	fn(&next)
 	v.generation++
 	for slot := range 2 {
@@ -235,11 +280,14 @@ func (v *votesFile) addKeys(needed map[uint32]bool) {
 
 // Set implements raft.StableStore.
 func (v *votesFile) Set(key, value []byte) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if strings.HasPrefix(string(key), ownKeys) {
+		return v.changeLocked(func(s *votes) { s.others[string(key)] = bytes.Clone(value) })
+	}
 	if string(key) != keyVoteCand {
 		return fmt.Errorf("the votes file does not keep %q", key)
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	return v.changeLocked(func(s *votes) {
 		if v.voteTerm != 0 {
 			s.voteTerm = v.voteTerm
@@ -251,6 +299,9 @@ func (v *votesFile) Set(key, value []byte) error {
 // SetUint64 implements raft.StableStore. The term of a vote is only kept with the
 // candidate that raft sets next: half a vote is none.
 func (v *votesFile) SetUint64(key []byte, value uint64) error {
+	if strings.HasPrefix(string(key), ownKeys) {
+		return v.Set(key, binary.BigEndian.AppendUint64(nil, value))
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch string(key) {
@@ -268,8 +319,12 @@ func (v *votesFile) SetUint64(key []byte, value uint64) error {
 
 // Get implements raft.StableStore.
 func (v *votesFile) Get(key []byte) ([]byte, error) {
-	if s := v.get(); string(key) == keyVoteCand && len(s.candidate) > 0 {
-		return append([]byte(nil), s.candidate...), nil
+	s := v.get()
+	if value, ok := s.others[string(key)]; ok {
+		return bytes.Clone(value), nil
+	}
+	if string(key) == keyVoteCand && len(s.candidate) > 0 {
+		return bytes.Clone(s.candidate), nil
 	}
 	return nil, errStableAbsent
 }
@@ -277,6 +332,12 @@ func (v *votesFile) Get(key []byte) ([]byte, error) {
 // GetUint64 implements raft.StableStore.
 func (v *votesFile) GetUint64(key []byte) (uint64, error) {
 	s := v.get()
+	if other, ok := s.others[string(key)]; ok {
+		if len(other) != 8 {
+			return 0, fmt.Errorf("%s: %q is not a number", v.path, key)
+		}
+		return binary.BigEndian.Uint64(other), nil
+	}
 	value := map[string]uint64{keyTerm: s.term, keyVoteTerm: s.voteTerm}[string(key)]
 	if value == 0 {
 		return 0, errStableAbsent
