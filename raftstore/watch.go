@@ -53,7 +53,7 @@ func (w *Watcher) Poll() (events []Event, upTo Revision, ok bool, err error) {
 }
 
 func (w *Watcher) poll(at *published) (events []Event, upTo Revision, ok bool, err error) {
-	if w.pos < at.root.Horizon() {
+	if w.pos < at.root.EventHorizon() {
 		return nil, w.pos, false, &CompactedError{Horizon: at.root.Horizon()}
 	}
 	events, upTo = at.root.EventsOf(w.prefix, w.pos, watchBatch)

@@ -79,8 +79,10 @@ func (m *model) apply(txn *raftv1.Txn, term uint64) *raftv1.TxnResult {
 			if old.Version == 0 {
 				kv.Create = rev
 			} else {
-				out.Kvs, out.Count = []*raftv1.KeyValue{pb(old.Key, old)}, 1
-				e.Prev = &old
+				out.Count, e.Prev = 1, &old
+				if op.Put.PrevKv {
+					out.Kvs = []*raftv1.KeyValue{pb(old.Key, old)}
+				}
 			}
 			e.KV = kv
 			state[kv.Key] = kv
@@ -88,7 +90,9 @@ func (m *model) apply(txn *raftv1.Txn, term uint64) *raftv1.TxnResult {
 		case *raftv1.Op_Delete:
 			for _, key := range matching(state, op.Delete.Key, op.Delete.RangeEnd) {
 				old := state[key]
-				out.Kvs = append(out.Kvs, pb(key, old))
+				if op.Delete.PrevKv {
+					out.Kvs = append(out.Kvs, pb(key, old))
+				}
 				out.Count++
 				delete(state, key)
 				events = append(events, Event{Key: key, Type: Delete, KV: KeyValue{Key: key, Mod: rev}, Prev: &old, Revision: rev})
@@ -161,7 +165,7 @@ func randomTxn(r *rand.Rand, rev int64) *raftv1.Txn {
 			case 1:
 				if len(written) == 0 { // ranges first, so that nothing is written twice
 					k, end := bounds()
-					ops = append(ops, &raftv1.Op{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: k, RangeEnd: end}}})
+					ops = append(ops, &raftv1.Op{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: k, RangeEnd: end, PrevKv: r.IntN(2) == 0}}})
 					return ops
 				}
 			default:
@@ -170,7 +174,7 @@ func randomTxn(r *rand.Rand, rev int64) *raftv1.Txn {
 					continue
 				}
 				written[k] = true
-				ops = append(ops, &raftv1.Op{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: k, Value: value(), Lease: r.Int64N(2)}}})
+				ops = append(ops, &raftv1.Op{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: k, Value: value(), PrevKv: r.IntN(2) == 0}}})
 			}
 		}
 		return ops
@@ -279,7 +283,7 @@ func TestModel(t *testing.T) {
 
 // after returns the events after the horizon.
 func (m *model) after() []Event {
-	return slices.DeleteFunc(slices.Clone(m.events), func(e Event) bool { return e.Revision <= m.horizon })
+	return slices.DeleteFunc(slices.Clone(m.events), func(e Event) bool { return e.Revision < m.horizon })
 }
 
 func restored(t testing.TB, root *Root) *State {
@@ -312,12 +316,12 @@ func agree(root *Root, states []map[string]KeyValue, events []Event) error {
 	}
 	var sum hash128
 	for _, kv := range newest {
-		sum = sum.add(sumOf(&record{key: kv.Key, value: kv.Value, create: kv.Create, mod: kv.Mod, ver: kv.Version, lease: kv.Lease}))
+		sum = sum.add(newHasher().record(&record{key: kv.Key, value: string(kv.Value), create: kv.Create, mod: kv.Mod, ver: kv.Version, lease: kv.Lease}))
 	}
-	if root.Hash() != sum.bytes() {
-		return fmt.Errorf("state hash %x, want %x", root.Hash(), sum.bytes())
+	if root.meta.sum != sum {
+		return fmt.Errorf("state hash %x, want %x", root.meta.sum, sum)
 	}
-	for rev := root.Horizon(); rev <= root.Revision(); rev++ {
+	for rev := root.EventHorizon(); rev <= root.Revision(); rev++ {
 		want := states[rev]
 		var got []KeyValue
 		for kv := range root.Range("", "", rev) {
@@ -362,7 +366,7 @@ func agree(root *Root, states []map[string]KeyValue, events []Event) error {
 			return fmt.Errorf("events after %d: %+v, want %+v", rev, all, wantAll)
 		}
 	}
-	if got := slices.Collect(root.Events(root.Horizon())); !slices.EqualFunc(got, events, sameEvent) {
+	if got := slices.Collect(root.Events(root.EventHorizon())); !slices.EqualFunc(got, events, sameEvent) {
 		return fmt.Errorf("events %+v, want %+v", got, events)
 	}
 	// What the bounds on memory are made of.
@@ -370,9 +374,9 @@ func agree(root *Root, states []map[string]KeyValue, events []Event) error {
 		return fmt.Errorf("history of %d events, want %d", n, len(events))
 	}
 	var live, past int64
-	root.tree.Ascend(func(head *record) bool {
+	root.keys.Ascend(func(head *record) bool {
 		for r := head; r != nil; r = r.prev {
-			if r.mod <= root.Horizon() && (r.prev != nil || !r.live()) {
+			if r.mod <= root.EventHorizon() && (r.prev != nil || !r.live()) {
 				past = -1 << 60 // a version that nobody can read
 			}
 			if r == head && r.live() {
