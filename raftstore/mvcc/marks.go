@@ -50,16 +50,17 @@ type CheckResult struct {
 	Proposer   string
 }
 
-func (s *State) check(op *raftv1.HashCheck) *CheckResult {
+// check compares, before entry index has an effect.
+func (s *State) check(op *raftv1.HashCheck, index uint64) *CheckResult {
 	c := &CheckResult{Index: op.GetIndex(), Want: Hash(op.GetHash()), Proposer: op.GetProposer()}
-	c.Have, c.Known = hashAt(&s.hashes, c.Index, s.meta.index)
+	c.Have, c.Known = hashAt(&s.hashes, c.Index, index-1)
 	c.Equal = c.Known && c.Have == c.Want
 	return c
 }
 
-// Samples of when revisions were made: one for each period of sampleMillis in which
-// something changed, and so many of them. They reach back almost four days of
-// uninterrupted writing; a store that rests costs nothing.
+// Samples of when revisions were made: the last one of each period of sampleMillis
+// in which something changed, and so many of them. They reach back almost four days
+// of uninterrupted writing; a store that rests costs nothing.
 const (
 	sampleMillis = 10_000
 	maxSamples   = 1 << 15
@@ -72,13 +73,17 @@ type timeSample struct{ millis, revision int64 }
 // reached the current revision. Time never goes back here: a clock that was ahead
 // makes history look younger than it is, never older.
 func (s *State) sample(millis int64) {
-	if last, ok := s.samples.last(); ok && millis < last.millis+sampleMillis || millis <= 0 {
-		return
+	newest := &s.meta.newest
+	if millis = max(millis, newest.millis); millis == 0 {
+		return // nobody has told the time yet
 	}
-	s.samples.append(timeSample{millis, s.meta.revision})
-	if s.samples.len() > maxSamples {
-		s.samples.drop(1)
+	if newest.millis > 0 && millis/sampleMillis != newest.millis/sampleMillis {
+		s.samples.append(*newest)
+		if s.samples.len() > maxSamples {
+			s.samples.drop(1)
+		}
 	}
+	*newest = timeSample{millis, s.meta.revision}
 }
 
 // forgetSamples drops those below the horizon: nobody can compact to them again.
@@ -87,19 +92,24 @@ func (s *State) forgetSamples() {
 	s.samples.drop(n)
 }
 
-// RevisionBefore returns a revision that was reached before the time given in
-// milliseconds since 1970, the newest that is known to within 10 s; 0 when there is
-// none above the horizon. The times are those that proposers put into the log, so
-// this is for the leader to choose what to compact to, and for people.
+// RevisionBefore returns the newest revision that was reached before the time given
+// in milliseconds since 1970, as far as is known: it may be one of up to 10 s
+// earlier. It is 0 when there is none above the horizon. The times are those that
+// proposers put into the log, so this is for the leader to choose what to compact
+// to, and for people.
 func (r *Root) RevisionBefore(millis int64) int64 {
-	after := sort.Search(r.samples.len(), func(i int) bool { return r.samples.at(i).millis >= millis })
-	if after == 0 {
+	found := r.meta.newest
+	if found.millis >= millis {
+		after := sort.Search(r.samples.len(), func(i int) bool { return r.samples.at(i).millis >= millis })
+		if after == 0 {
+			return 0
+		}
+		found = r.samples.at(after - 1)
+	}
+	if found.revision <= r.meta.horizon {
 		return 0
 	}
-	if rev := r.samples.at(after - 1).revision; rev > r.meta.horizon {
-		return rev
-	}
-	return 0
+	return found.revision
 }
 
 // HashAt returns the state hash that this replica had once it had applied entry

@@ -123,6 +123,7 @@ func content(root *Root) string {
 	for s := range root.samples.all() {
 		fmt.Fprintf(&out, "revision %d at %d ms\n", s.revision, s.millis)
 	}
+	fmt.Fprintf(&out, "newest: revision %d at %d ms\n", root.meta.newest.revision, root.meta.newest.millis)
 	return out.String()
 }
 

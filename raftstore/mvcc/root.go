@@ -89,6 +89,7 @@ type meta struct {
 	liveBytes    int64   // of their records
 	pastBytes    int64   // of all older versions and tombstones
 	sum          hash128 // of the parts: live records, leases, ids
+	newest       timeSample
 }
 
 // Index returns the last log entry that the root holds.

@@ -85,20 +85,29 @@ func (r *Root) writeSnapshot(w io.Writer, enc *zstd.Encoder) error {
 		sw.add(len(t.id) + 32)
 	}
 	for t := range r.samples.all() {
-		sw.chunk.Samples = append(sw.chunk.Samples, &raftv1.SnapshotSample{ProposedMillis: t.millis, Revision: t.revision})
-		sw.add(16)
+		sw.sample(t)
+	}
+	samples := int64(r.samples.len())
+	if r.meta.newest.millis > 0 {
+		sw.sample(r.meta.newest)
+		samples++
 	}
 	sw.flush()
 	hash := r.Hash()
 	sw.frame(frameTrailer, &raftv1.SnapshotTrailer{
 		Keys: r.meta.live, Versions: sw.versions, Index: r.meta.index,
 		Revision: r.meta.revision, Hash: hash[:],
-		Leases: int64(r.leases.Len()), Ids: int64(r.ids.len()), Samples: int64(r.samples.len()),
+		Leases: int64(r.leases.Len()), Ids: int64(r.ids.len()), Samples: samples,
 	})
 	if sw.err != nil {
 		return sw.err
 	}
 	return sw.w.Flush()
+}
+
+func (sw *snapshotWriter) sample(t timeSample) {
+	sw.chunk.Samples = append(sw.chunk.Samples, &raftv1.SnapshotSample{ProposedMillis: t.millis, Revision: t.revision})
+	sw.add(16)
 }
 
 type snapshotWriter struct {
@@ -199,6 +208,7 @@ type snapshotReader struct {
 	state    *State
 	version  uint32
 	versions int64
+	samples  int64
 	events   []*record
 	head     *record // the newest version read of the last key
 }
@@ -282,7 +292,11 @@ func (sr *snapshotReader) chunk(chunk *raftv1.SnapshotChunk) error {
 	}
 	for _, t := range chunk.GetSamples() {
 		known = known && !strange(t)
-		s.samples.append(timeSample{t.GetProposedMillis(), t.GetRevision()})
+		if s.meta.newest.millis > 0 { // the last one is not among the others
+			s.samples.append(s.meta.newest)
+		}
+		s.meta.newest = timeSample{t.GetProposedMillis(), t.GetRevision()}
+		sr.samples++
 	}
 	if !known {
 		return fmt.Errorf("%w: it has a field that this program does not know", ErrBadSnapshot)
@@ -351,7 +365,7 @@ func (sr *snapshotReader) finish(t *raftv1.SnapshotTrailer) error {
 	if sr.version > 1 {
 		hash = s.hasher.whole(&s.meta).bytes()
 	}
-	leases, ids, samples := int64(s.leases.byID.tree.Len()), int64(s.ids.list.len()), int64(s.samples.len())
+	leases, ids, samples := int64(s.leases.byID.tree.Len()), int64(s.ids.list.len()), sr.samples
 	switch {
 	case strange(t):
 		return fmt.Errorf("%w: its trailer has a field that this program does not know", ErrBadSnapshot)

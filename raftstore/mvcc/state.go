@@ -83,7 +83,7 @@ func (s *State) Apply(e Entry) (Applied, error) {
 	case *raftv1.Command_Compact:
 		s.compact(op.Compact.GetRevision())
 	case *raftv1.Command_HashCheck:
-		out.Check = s.check(op.HashCheck)
+		out.Check = s.check(op.HashCheck, e.Index)
 	}
 	out.Changed = s.meta.revision != before
 	s.meta.index = e.Index

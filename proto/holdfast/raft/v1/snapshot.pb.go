@@ -320,7 +320,8 @@ func (x *SnapshotTxnId) GetRefusal() TxnRefusal {
 	return TxnRefusal_TXN_REFUSAL_UNSPECIFIED
 }
 
-// SnapshotSample says that revision was reached by an entry proposed at that time.
+// SnapshotSample says that revision was reached by an entry proposed at that time. The
+// last one is that of the newest change.
 type SnapshotSample struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ProposedMillis int64                  `protobuf:"varint,1,opt,name=proposed_millis,json=proposedMillis" json:"proposed_millis,omitempty"`
