@@ -107,9 +107,13 @@ func TestAnyPeerTakesWrites(t *testing.T) {
 				want error
 			}{
 				"empty key":                {put("", "x"), raftstore.ErrInvalid},
-				"key that is not UTF-8":    {put("a\xff", "x"), raftstore.ErrInvalid},
 				"key written twice":        {raftstore.Txn{Then: append(put("a", "1").Then, put("a", "2").Then...)}, raftstore.ErrInvalid},
 				"put into a deleted range": {raftstore.Txn{Then: append(put("a/b", "1").Then, raftstore.DeletePrefix("a/"))}, raftstore.ErrInvalid},
+				"key under no lease":       {raftstore.Txn{Then: []raftstore.Op{raftstore.PutWith("a", nil, raftstore.PutOptions{Lease: 9})}}, raftstore.ErrLeaseNotFound},
+				"end of no lease":          {raftstore.Txn{Then: []raftstore.Op{raftstore.RevokeLease(9)}}, raftstore.ErrLeaseNotFound},
+				"lease granted twice":      {raftstore.Txn{Then: []raftstore.Op{raftstore.GrantLease(9, 1e9), raftstore.GrantLease(9, 1e9)}}, raftstore.ErrLeaseExists},
+				"value of no key kept":     {raftstore.Txn{Then: []raftstore.Op{raftstore.PutWith("none", nil, raftstore.PutOptions{IgnoreValue: true})}}, raftstore.ErrKeyNotFound},
+				"range in the future":      {raftstore.Txn{Then: []raftstore.Op{raftstore.GetRange("a", "", raftstore.RangeOptions{Revision: 99})}}, raftstore.ErrFutureRevision},
 				"too many bytes":           {put("a", strings.Repeat("x", raftstore.MaxTxnBytes)), raftstore.ErrTooLarge},
 				"too many operations":      {raftstore.Txn{Then: slices.Repeat([]raftstore.Op{raftstore.Get("a")}, raftstore.MaxTxnOps+1)}, raftstore.ErrTooLarge},
 			} {

@@ -26,13 +26,27 @@ var (
 	// error is a *CompactedError. List again.
 	ErrCompacted = errors.New("compacted: that revision's history is discarded")
 	// ErrFutureRevision is returned by ViewAt for a revision that this peer has
-	// not reached; see WaitRevision.
+	// not reached, see WaitRevision; and by Txn for a range at a revision above the
+	// one before the transaction.
 	ErrFutureRevision = errors.New("future revision: this peer has not reached it")
 	// ErrTooLarge is returned by Txn for more than MaxTxnBytes or MaxTxnOps.
 	ErrTooLarge = errors.New("transaction too large")
 	// ErrInvalid is returned by Txn for a transaction that makes no sense: a bad
 	// key, or one key written twice.
 	ErrInvalid = errors.New("invalid transaction")
+	// ErrLeaseNotFound is returned by Txn when it puts a key under a lease, or
+	// revokes one, that does not exist, or not any more.
+	ErrLeaseNotFound = errors.New("lease not found")
+	// ErrLeaseExists is returned by Txn when it grants a lease with an id that is
+	// taken.
+	ErrLeaseExists = errors.New("lease exists already")
+	// ErrKeyNotFound is returned by Txn for a put that keeps the value or the lease
+	// of a key that does not exist.
+	ErrKeyNotFound = errors.New("key not found: there is nothing to keep")
+	// ErrNoSpace is returned by Txn while the store has little disk left: it takes
+	// only what makes room, which is deletes and the ends of leases. Delete what is
+	// not needed, or give it a larger disk.
+	ErrNoSpace = errors.New("no space: the store takes nothing that grows")
 	// ErrOverloaded is returned by Txn when the leader's queue is full. Come back
 	// later.
 	ErrOverloaded = errors.New("overloaded: the leader's queue is full")
@@ -45,10 +59,6 @@ var (
 	ErrForeignDisk = errors.New("not the disk with which the peer became part of the cluster: it must not return; remove the peer (holdfast peer remove), delete its data directory and join under another name")
 	// ErrNoPeer is returned for an id that no member of raft has.
 	ErrNoPeer = errors.New("no such peer is part of the cluster")
-	// ErrNoSpace is returned by Txn, for all but deletes, revoked leases and reads,
-	// while the leader's disk is low on space and no other peer can lead in its
-	// place. Make room there; it goes on by itself.
-	ErrNoSpace = errors.New("no space: the disk is low on free space")
 	// ErrDamaged is returned by New, and by Run, when the peer's own files are not
 	// what it wrote. The text says which, and what to do.
 	ErrDamaged = errors.New("the data of this peer is damaged")
@@ -73,6 +83,9 @@ func (e *ConflictError) Error() string {
 		} else {
 			names = append(names, fmt.Sprintf("%s (changed at revision %d)", kv.Key, kv.Mod))
 		}
+	}
+	if len(names) == 0 { // the answer to a repeated transaction: it is not kept
+		return ErrConflict.Error()
 	}
 	return ErrConflict.Error() + ": " + strings.Join(names, ", ")
 }

@@ -21,6 +21,9 @@ type fsm struct {
 	// What has been applied since the last snapshot; read by Store.snapshots.
 	bytes, entries atomic.Int64
 	installs       installs
+	// onCheck learns what a comparison of the replicas found; nil ignores it. Set
+	// it before raft starts. It must not block.
+	onCheck func(mvcc.CheckResult)
 }
 
 // ApplyBatch implements raft.BatchingFSM. It does no I/O and waits for nobody. The
@@ -43,6 +46,9 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 			// fork the replicas in silence, so this peer stops.
 			f.store.fail(fmt.Errorf("apply: %w", err))
 			runtime.Goexit()
+		}
+		if applied.Check != nil && f.onCheck != nil {
+			f.onCheck(*applied.Check)
 		}
 		results[i] = applied
 	}

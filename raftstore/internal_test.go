@@ -269,6 +269,14 @@ func TestCheckWrites(t *testing.T) {
 	del := func(key, end string) Op {
 		return &raftv1.Op{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: key, RangeEnd: end}}}
 	}
+	within := func(then, otherwise []Op) Op { return Nested(Txn{Then: then, Else: otherwise}) }
+	deep := func(n int) Op {
+		op := Get("a")
+		for range n {
+			op = Nested(Txn{Then: []Op{op}})
+		}
+		return op
+	}
 	for _, c := range []struct {
 		name string
 		ops  []Op
@@ -281,9 +289,26 @@ func TestCheckWrites(t *testing.T) {
 		{"the end of a deleted range", []Op{Put("c", nil), del("b", "c")}, true},
 		{"a key in a range without end", []Op{del("b", "\x00"), Put("z", nil)}, false},
 		{"ranges side by side", []Op{del("a", "b"), del("b", "c")}, true},
-		{"ranges that overlap", []Op{del("a", "c"), del("b", "d")}, false},
+		{"ranges that overlap", []Op{del("a", "c"), del("b", "d")}, true},
 		{"a range without end above another", []Op{del("b", "\x00"), del("a", "b")}, true},
-		{"a range without end over another", []Op{del("a", "b"), DeletePrefix("")}, false},
+		{"a range without end over another", []Op{del("a", "b"), DeletePrefix("")}, true},
+		{"one key in both branches within", []Op{within([]Op{Put("a", nil)}, []Op{Put("a", nil)})}, true},
+		{"put in one branch within, deleted in the other", []Op{within([]Op{Put("a", nil)}, []Op{Delete("a")})}, true},
+		{"put beside a branch within that puts", []Op{Put("a", nil), within(nil, []Op{Put("a", nil)})}, false},
+		{"put after a branch within that deletes", []Op{within([]Op{del("a", "b")}, nil), Put("a", nil)}, false},
+		{"put before a branch within that deletes", []Op{Put("a", nil), within([]Op{del("a", "b")}, nil)}, false},
+		{"two within that put the same", []Op{within([]Op{Put("a", nil)}, nil), within(nil, []Op{Put("a", nil)})}, false},
+		{"a key written twice deep within", []Op{within(nil, []Op{within([]Op{Put("a", nil), Put("a", nil)}, nil)})}, false},
+		{"put and the end of a lease", []Op{Put("a", nil), RevokeLease(1)}, false},
+		{"the ends of leases, and deletes", []Op{RevokeLease(1), RevokeLease(2), Delete("a")}, true},
+		{"a value that is to be ignored", []Op{PutWith("a", []byte("v"), PutOptions{IgnoreValue: true})}, false},
+		{"a lease that is to be ignored", []Op{PutWith("a", nil, PutOptions{Lease: 1, IgnoreLease: true})}, false},
+		{"a lease without time", []Op{GrantLease(1, 0)}, false},
+		{"a transaction within that has an id", []Op{Nested(Txn{ID: []byte("x")})}, false},
+		{"a compare of a key too long within", []Op{Nested(Txn{If: []Compare{Absent(strings.Repeat("k", MaxKeyBytes+1))}})}, false},
+		{"any bytes in a key", []Op{Put("\xff\x00", nil), DeletePrefix("\xff\xff")}, true},
+		{"eight within each other", []Op{deep(8)}, true},
+		{"nine within each other", []Op{deep(9)}, false},
 		{"reading what is written", []Op{Put("a", nil), Get("a"), GetPrefix("a", 0)}, true},
 		{"reading nothing", []Op{Get("")}, false},
 		{"a key too long", []Op{Put(strings.Repeat("k", MaxKeyBytes+1), nil)}, false},
@@ -468,6 +493,38 @@ func TestPlanMembers(t *testing.T) {
 		}
 		if step := planMembers(members, -1); step.action != stepNone && strings.Contains(tt.members, ":dead") && step.action == stepRemove {
 			t.Errorf("%s: %s %s although nobody counts as dead", tt.members, step.action, step.id)
+		}
+	}
+}
+
+// TestAllOps covers what authorization looks at: nothing may hide in a branch or in
+// a transaction within.
+func TestAllOps(t *testing.T) {
+	txn := Txn{
+		If:   []Compare{Absent("c1")},
+		Then: []Op{Put("a", nil), Nested(Txn{If: []Compare{Present("c2")}, Then: []Op{Get("b")}, Else: []Op{Nested(Txn{If: []Compare{Absent("c3")}, Else: []Op{Delete("c")}})}})},
+		Else: []Op{Delete("d")},
+	}
+	var ops, compares []string
+	for op := range txn.AllOps() {
+		ops = append(ops, op.GetPut().GetKey()+op.GetRange().GetKey()+op.GetDelete().GetKey())
+	}
+	for c := range txn.AllCompares() {
+		compares = append(compares, c.GetKey())
+	}
+	if got := strings.Join(ops, ","); got != "a,,b,,c,d" {
+		t.Errorf("operations %q", got)
+	}
+	if got := strings.Join(compares, ","); got != "c1,c2,c3" {
+		t.Errorf("compares %q", got)
+	}
+	// A caller that has seen enough ends the walk wherever it is.
+	for n := range ops {
+		left := n
+		for range txn.AllOps() {
+			if left--; left < 0 {
+				break
+			}
 		}
 	}
 }

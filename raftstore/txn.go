@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
+	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -16,8 +18,10 @@ import (
 // Limits of a transaction.
 const (
 	MaxTxnBytes = 1536 << 10 // encoded
-	MaxTxnOps   = 512        // compares, then and else operations together
+	MaxTxnOps   = 512        // compares and operations of both branches, nested ones too
 	MaxKeyBytes = 1024
+	MaxTxnDepth = mvcc.MaxDepth
+	MaxTxnID    = mvcc.MaxTxnID // bytes
 )
 
 // Revision counts the transactions that changed something.
@@ -29,40 +33,100 @@ type KeyValue = mvcc.KeyValue
 // Op is one operation of a transaction.
 type Op = *raftv1.Op
 
-// Compare is a condition on one key.
+// Compare is a condition on a key, or on all keys of a range.
 type Compare = *raftv1.Compare
 
+// NoEnd as the end of a range stands for no bound. An empty end means the start
+// alone, as a key.
+const NoEnd = mvcc.NoEnd
+
 // Put sets key to value, which must not be modified afterwards.
-func Put(key string, value []byte) Op {
-	return &raftv1.Op{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: key, Value: value}}}
+func Put(key string, value []byte) Op { return PutWith(key, value, PutOptions{}) }
+
+// PutOptions is what a put may do besides.
+type PutOptions struct {
+	// Lease is the lease that the key lives by, 0 for none. A put without it
+	// takes the key from its lease. Without that lease, ErrLeaseNotFound.
+	Lease int64
+	// PrevKV asks for the key as it was before, in the result.
+	PrevKV bool
+	// IgnoreValue and IgnoreLease keep what the key has. Without that key,
+	// ErrKeyNotFound.
+	IgnoreValue, IgnoreLease bool
+}
+
+// PutWith is Put with options.
+func PutWith(key string, value []byte, o PutOptions) Op {
+	return &raftv1.Op{Op: &raftv1.Op_Put{Put: &raftv1.Put{
+		Key: key, Value: value, Lease: o.Lease, PrevKv: o.PrevKV, IgnoreValue: o.IgnoreValue, IgnoreLease: o.IgnoreLease,
+	}}}
 }
 
 // Delete removes key, if it exists.
-func Delete(key string) Op {
-	return &raftv1.Op{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: key}}}
-}
+func Delete(key string) Op { return DeleteRange(key, "", false) }
 
 // DeletePrefix removes all keys that begin with prefix; "" is all there are.
-func DeletePrefix(prefix string) Op {
-	return &raftv1.Op{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: prefix, RangeEnd: rangeEnd(prefix)}}}
+func DeletePrefix(prefix string) Op { return DeleteRange(prefix, mvcc.PrefixEnd(prefix), false) }
+
+// DeleteRange removes the keys in [start, end). With prevKV the result has them as
+// they were.
+func DeleteRange(start, end string, prevKV bool) Op {
+	return &raftv1.Op{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: start, RangeEnd: end, PrevKv: prevKV}}}
 }
 
 // Get reads key within the transaction.
-func Get(key string) Op {
-	return &raftv1.Op{Op: &raftv1.Op_Range{Range: &raftv1.Range{Key: key}}}
-}
+func Get(key string) Op { return GetRange(key, "", RangeOptions{}) }
 
 // GetPrefix reads all keys that begin with prefix within the transaction, at most
 // limit of them; 0 is no limit.
 func GetPrefix(prefix string, limit int64) Op {
-	return &raftv1.Op{Op: &raftv1.Op_Range{Range: &raftv1.Range{Key: prefix, RangeEnd: rangeEnd(prefix), Limit: limit}}}
+	return GetRange(prefix, mvcc.PrefixEnd(prefix), RangeOptions{Limit: limit})
 }
 
-func rangeEnd(prefix string) string {
-	if end := mvcc.PrefixEnd(prefix); end != "" {
-		return end
-	}
-	return mvcc.NoEnd
+// RangeOptions is how a range is read.
+type RangeOptions struct {
+	// Limit bounds the keys returned, not those counted. 0 is no limit.
+	Limit int64
+	// Revision reads the keys as they were then; 0 is after the operations before
+	// this one. ErrCompacted or ErrFutureRevision if that cannot be read.
+	Revision Revision
+	// KeysOnly leaves out the values, CountOnly the keys, too.
+	KeysOnly, CountOnly bool
+}
+
+// GetRange reads the keys in [start, end) within the transaction.
+func GetRange(start, end string, o RangeOptions) Op {
+	return &raftv1.Op{Op: &raftv1.Op_Range{Range: &raftv1.Range{
+		Key: start, RangeEnd: end, Limit: o.Limit, Revision: o.Revision, KeysOnly: o.KeysOnly, CountOnly: o.CountOnly,
+	}}}
+}
+
+// Nested is a transaction within another: its compares see the state before the
+// outermost one, its operations what those before it have written. It has no
+// actor, reason or id of its own.
+func Nested(t Txn) Op {
+	return &raftv1.Op{Op: &raftv1.Op_Txn{Txn: &raftv1.Txn{
+		Compares: t.If, Then: t.Then, Otherwise: t.Else, Actor: t.Actor, Reason: t.Reason, Id: t.ID,
+	}}}
+}
+
+// GrantLease makes a lease of at least a millisecond. It takes no revision.
+// ErrLeaseExists if there is one with that id, which must not be 0. See
+// Store.GrantLease, which keeps its time.
+func GrantLease(id int64, ttl time.Duration) Op {
+	return &raftv1.Op{Op: &raftv1.Op_LeaseGrant{LeaseGrant: &raftv1.LeaseGrant{Id: id, TtlMillis: ttl.Milliseconds()}}}
+}
+
+// RevokeLease ends a lease and deletes its keys, in key order, at one revision; it
+// takes none if the lease has no keys. ErrLeaseNotFound if there is none.
+func RevokeLease(id int64) Op {
+	return &raftv1.Op{Op: &raftv1.Op_LeaseRevoke{LeaseRevoke: &raftv1.LeaseRevoke{Id: id}}}
+}
+
+// CheckpointLease notes how much of a lease's time is left, for a later leader. It
+// takes no revision; a lease that does not exist is passed over.
+func CheckpointLease(id int64, remaining time.Duration) Op {
+	return &raftv1.Op{Op: &raftv1.Op_LeaseCheckpoint{LeaseCheckpoint: &raftv1.LeaseCheckpoint{Id: id, RemainingMillis: remaining.Milliseconds()}}}
 }
 
 // ModIs holds if key was last changed at revision rev; 0 if it does not exist.
@@ -91,6 +155,50 @@ type Txn struct {
 	Then, Else []Op
 	// Actor is who asks, Reason why: for the audit.
 	Actor, Reason string
+	// ID, if not empty, makes the transaction take effect at most once: one with
+	// the same id that has been applied before, and is among the last 65,536 with
+	// an id, is answered with the result of then. So it can be sent again when its
+	// outcome is unknown. 16 random bytes will do; at most MaxTxnID.
+	ID []byte
+}
+
+// AllOps yields the operations of both branches, and those of nested transactions
+// after the nested one itself. Who may do all of them may do the transaction; its
+// AllCompares read keys, too.
+func (t Txn) AllOps() iter.Seq[Op] {
+	return func(yield func(Op) bool) { eachOp(t.Then, t.Else, yield) }
+}
+
+// AllCompares yields the compares of the transaction and of all nested ones.
+func (t Txn) AllCompares() iter.Seq[Compare] {
+	return func(yield func(Compare) bool) {
+		for _, c := range t.If {
+			if !yield(c) {
+				return
+			}
+		}
+		for op := range t.AllOps() {
+			for _, c := range op.GetTxn().GetCompares() {
+				if !yield(c) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func eachOp(then, otherwise []Op, yield func(Op) bool) bool {
+	for _, ops := range [...][]Op{then, otherwise} {
+		for _, op := range ops {
+			if !yield(op) {
+				return false
+			}
+			if t := op.GetTxn(); t != nil && !eachOp(t.GetThen(), t.GetOtherwise(), yield) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Result is what became of a transaction that was not refused.
@@ -100,9 +208,12 @@ type Result struct {
 	Revision Revision
 	// Succeeded is true if Then ran, false if Else.
 	Succeeded bool
-	// Ops has the result of each operation of the branch that ran. Values are
+	// Ops has the result of each operation of the branch that ran. They are
 	// shared: never modify them.
 	Ops []*raftv1.OpResult
+	// Replayed is true when a transaction with the same ID had been applied
+	// before: Revision and Succeeded are of then, and there are no Ops.
+	Replayed bool
 }
 
 // leaderWait bounds how long a call waits for a leader, and how long a proposed
@@ -113,7 +224,9 @@ const leaderWait = 10 * time.Second
 // Txn commits t through the leader, from any peer, and returns once the leader has
 // applied it; this peer may lag behind Result.Revision (see WaitRevision). While
 // there is no leader it waits. Errors: *ConflictError, ErrNoLeader,
-// ErrOutcomeUnknown, ErrOverloaded, ErrTooLarge, ErrInvalid, ErrClosed. If ctx ends
+// ErrOutcomeUnknown, ErrOverloaded, ErrTooLarge, ErrInvalid, ErrClosed, and for what
+// is impossible as things are ErrLeaseNotFound, ErrLeaseExists, ErrKeyNotFound,
+// ErrCompacted, ErrFutureRevision, ErrNoSpace. If ctx ends
 // before the transaction was proposed, the error is an ErrNoLeader as well as
 // ctx's, after that an ErrOutcomeUnknown.
 func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
@@ -208,6 +321,9 @@ func (t Txn) result(out outcome) (Result, error) {
 	if res.GetDeposed() {
 		return Result{}, ErrDeposed
 	}
+	if err := refusal(res); err != nil {
+		return Result{}, err
+	}
 	if !res.GetSucceeded() && len(t.Else) == 0 {
 		conflict := &ConflictError{Keys: make([]KeyValue, 0, len(res.GetFailed())), Revision: res.GetRevision()}
 		for _, kv := range res.GetFailed() {
@@ -218,7 +334,39 @@ func (t Txn) result(out outcome) (Result, error) {
 		}
 		return Result{}, conflict
 	}
-	return Result{Revision: res.GetRevision(), Succeeded: res.GetSucceeded(), Ops: res.GetResults()}, nil
+	return Result{
+		Revision: res.GetRevision(), Succeeded: res.GetSucceeded(), Ops: res.GetResults(), Replayed: res.GetReplayed(),
+	}, nil
+}
+
+// refusal returns the error for a transaction that was impossible, nil for others.
+func refusal(res *raftv1.TxnResult) error {
+	var err error
+	switch res.GetRefusal() {
+	case raftv1.TxnRefusal_TXN_REFUSAL_UNSPECIFIED:
+		return nil
+	case raftv1.TxnRefusal_TXN_REFUSAL_LEASE_NOT_FOUND:
+		err = ErrLeaseNotFound
+	case raftv1.TxnRefusal_TXN_REFUSAL_LEASE_EXISTS:
+		err = ErrLeaseExists
+	case raftv1.TxnRefusal_TXN_REFUSAL_KEY_NOT_FOUND:
+		err = ErrKeyNotFound
+	case raftv1.TxnRefusal_TXN_REFUSAL_COMPACTED:
+		if horizon, e := strconv.ParseInt(res.GetRefused(), 10, 64); e == nil {
+			return &CompactedError{Horizon: horizon}
+		}
+		err = ErrCompacted
+	case raftv1.TxnRefusal_TXN_REFUSAL_FUTURE_REVISION:
+		err = ErrFutureRevision
+	case raftv1.TxnRefusal_TXN_REFUSAL_NO_SPACE:
+		err = ErrNoSpace
+	default:
+		return fmt.Errorf("transaction refused for a reason that this version does not know (%v); upgrade this peer", res.GetRefusal())
+	}
+	if res.GetRefused() == "" {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, res.GetRefused())
 }
 
 // askLeader calls ask with the leader's id, in time again with another's, until it
@@ -255,7 +403,7 @@ func (s *Store) askLeader(ctx context.Context, what string, ask func(ctx context
 func (t Txn) encode(term uint64) ([]byte, error) {
 	msg := &raftv1.Txn{
 		Compares: t.If, Then: t.Then, Otherwise: t.Else,
-		Term: term, Actor: t.Actor, Reason: t.Reason,
+		Term: term, Actor: t.Actor, Reason: t.Reason, Id: t.ID,
 	}
 	if err := check(msg); err != nil {
 		return nil, err
@@ -271,81 +419,148 @@ func (t Txn) encode(term uint64) ([]byte, error) {
 }
 
 // check finds what is wrong with a transaction before it is proposed. The state
-// machine would take it, and all replicas alike; it is the caller who errs.
+// machine would take most of it, and all replicas alike; it is the caller who errs.
 func check(t *raftv1.Txn) error {
-	if n := len(t.GetCompares()) + len(t.GetThen()) + len(t.GetOtherwise()); n > MaxTxnOps {
-		return fmt.Errorf("%w: %d compares and operations, the limit is %d", ErrTooLarge, n, MaxTxnOps)
-	}
-	if err := mvcc.Check(t); err != nil {
+	if err := mvcc.Check(t); err != nil { // first: it bounds the depth
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	for _, c := range t.GetCompares() {
-		if err := checkKey(c.GetKey()); err != nil {
+	n := len(t.GetCompares())
+	for op := range (Txn{Then: t.GetThen(), Else: t.GetOtherwise()}).AllOps() {
+		n += 1 + len(op.GetTxn().GetCompares())
+	}
+	if n > MaxTxnOps {
+		return fmt.Errorf("%w: %d compares and operations, the limit is %d", ErrTooLarge, n, MaxTxnOps)
+	}
+	for c := range (Txn{If: t.GetCompares(), Then: t.GetThen(), Else: t.GetOtherwise()}).AllCompares() {
+		if err := checkRange(c.GetKey(), c.GetRangeEnd()); err != nil {
 			return err
 		}
 	}
-	if err := checkWrites(t.GetThen()); err != nil {
-		return err
-	}
-	return checkWrites(t.GetOtherwise())
-}
-
-func checkKey(key string) error {
-	switch {
-	case key == "":
-		return fmt.Errorf("%w: empty key", ErrInvalid)
-	case len(key) > MaxKeyBytes:
-		return fmt.Errorf("%w: key of %d bytes, the limit is %d", ErrInvalid, len(key), MaxKeyBytes)
-	case !utf8.ValidString(key):
-		return fmt.Errorf("%w: key %q is not UTF-8", ErrInvalid, key)
+	for _, ops := range [...][]Op{t.GetThen(), t.GetOtherwise()} {
+		if _, err := checkWrites(ops); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// checkWrites refuses a branch that writes a key twice: its history could then not
-// tell by revision what the key was.
-func checkWrites(ops []Op) error {
-	written := make(map[string]bool, len(ops))
-	type span struct{ start, end string }
-	var deleted []span
+// checkRange refuses what cannot be a key, or the bounds of a range.
+func checkRange(key, end string) error {
+	switch {
+	case key == "" && end == "":
+		return fmt.Errorf("%w: empty key", ErrInvalid)
+	case len(key) > MaxKeyBytes, len(end) > MaxKeyBytes:
+		return fmt.Errorf("%w: key of %d bytes, the limit is %d", ErrInvalid, max(len(key), len(end)), MaxKeyBytes)
+	}
+	return nil
+}
+
+// writes is what a list of operations may write, in one run or another.
+type writes struct {
+	puts    map[string]bool
+	deletes []span
+	revokes bool // what that deletes is not known before
+}
+
+// span is a key, or with an end the keys in [start, end).
+type span struct{ start, end string }
+
+func (d span) holds(key string) bool {
+	if d.end == "" {
+		return key == d.start
+	}
+	return key >= d.start && (d.end == mvcc.NoEnd || key < d.end)
+}
+
+// checkWrites refuses operations that can put a key twice, or put and delete it: its
+// history could then not tell by revision what the key was. As in etcd's
+// checkIntervals, the two branches of a nested transaction may write the same keys,
+// since only one of them runs, and deleting twice is no harm.
+func checkWrites(ops []Op) (all writes, err error) {
 	for _, op := range ops {
-		var key string
+		if err := checkOp(op); err != nil {
+			return all, err
+		}
+		var branches [2]writes
 		switch op := op.GetOp().(type) {
-		case *raftv1.Op_Range:
-			if op.Range.GetRangeEnd() == "" {
-				if err := checkKey(op.Range.GetKey()); err != nil {
-					return err
-				}
-			}
-			continue
-		case *raftv1.Op_Delete:
-			if end := op.Delete.GetRangeEnd(); end != "" {
-				deleted = append(deleted, span{op.Delete.GetKey(), end})
-				continue
-			}
-			key = op.Delete.GetKey()
 		case *raftv1.Op_Put:
-			key = op.Put.GetKey()
+			branches[0].puts = map[string]bool{op.Put.GetKey(): true}
+		case *raftv1.Op_Delete:
+			branches[0].deletes = []span{{op.Delete.GetKey(), op.Delete.GetRangeEnd()}}
+		case *raftv1.Op_LeaseRevoke:
+			branches[0].revokes = true
+		case *raftv1.Op_Txn:
+			if branches[0], err = checkWrites(op.Txn.GetThen()); err != nil {
+				return all, err
+			}
+			if branches[1], err = checkWrites(op.Txn.GetOtherwise()); err != nil {
+				return all, err
+			}
 		}
-		if err := checkKey(key); err != nil {
-			return err
+		for _, b := range branches {
+			if err := all.collide(b); err != nil {
+				return all, err
+			}
 		}
-		if written[key] {
+		for _, b := range branches {
+			all.merge(b)
+		}
+	}
+	return all, nil
+}
+
+// collide returns an error if w and other, both run, can write a key twice.
+func (w writes) collide(other writes) error {
+	for key := range other.puts {
+		if w.puts[key] {
 			return fmt.Errorf("%w: key %q is written twice", ErrInvalid, key)
 		}
-		written[key] = true
 	}
-	for i, d := range deleted {
-		for key := range written {
-			if key >= d.start && (d.end == mvcc.NoEnd || key < d.end) {
-				return fmt.Errorf("%w: key %q is written and lies in the deleted range from %q", ErrInvalid, key, d.start)
+	for _, pair := range [...][2]writes{{w, other}, {other, w}} {
+		for key := range pair[0].puts {
+			for _, d := range pair[1].deletes {
+				if d.holds(key) {
+					return fmt.Errorf("%w: key %q is written and deleted", ErrInvalid, key)
+				}
+			}
+			if pair[1].revokes {
+				return fmt.Errorf("%w: key %q is written beside the end of a lease, which may delete it", ErrInvalid, key)
 			}
 		}
-		for _, e := range deleted[:i] {
-			if (d.end == mvcc.NoEnd || e.start < d.end) && (e.end == mvcc.NoEnd || d.start < e.end) {
-				return fmt.Errorf("%w: the deleted ranges from %q and %q overlap", ErrInvalid, d.start, e.start)
-			}
+	}
+	return nil
+}
+
+func (w *writes) merge(other writes) {
+	if w.puts == nil {
+		w.puts = other.puts
+	} else {
+		maps.Copy(w.puts, other.puts)
+	}
+	w.deletes = append(w.deletes, other.deletes...)
+	w.revokes = w.revokes || other.revokes
+}
+
+// checkOp refuses an operation that is wrong by itself.
+func checkOp(op Op) error {
+	switch op := op.GetOp().(type) {
+	case *raftv1.Op_Put:
+		switch put := op.Put; {
+		case put.GetKey() == "":
+			return fmt.Errorf("%w: empty key", ErrInvalid)
+		case put.GetIgnoreValue() && len(put.GetValue()) > 0:
+			return fmt.Errorf("%w: key %q is to keep its value and is given one", ErrInvalid, put.GetKey())
+		case put.GetIgnoreLease() && put.GetLease() != 0:
+			return fmt.Errorf("%w: key %q is to keep its lease and is given one", ErrInvalid, put.GetKey())
 		}
+		return checkRange(op.Put.GetKey(), "")
+	case *raftv1.Op_Delete:
+		return checkRange(op.Delete.GetKey(), op.Delete.GetRangeEnd())
+	case *raftv1.Op_Range:
+		if op.Range.GetRevision() < 0 || op.Range.GetLimit() < 0 {
+			return fmt.Errorf("%w: a range with a negative limit or revision", ErrInvalid)
+		}
+		return checkRange(op.Range.GetKey(), op.Range.GetRangeEnd())
 	}
 	return nil
 }

@@ -52,10 +52,26 @@ func (v View) Prefix(prefix string) iter.Seq[KeyValue] {
 	return v.at.root.Range(prefix, mvcc.PrefixEnd(prefix), v.rev)
 }
 
-// Range yields the keys in [start, end), in key order. An empty end has no bound.
+// Range yields the keys in [start, end), in key order. An end that is empty, or
+// NoEnd, is no bound. To read in pages, go on from the last key with a zero byte
+// behind it, in this View or in a ViewAt of its revision: both show what was then.
 func (v View) Range(start, end string) iter.Seq[KeyValue] {
 	return v.at.root.Range(start, end, v.rev)
 }
+
+// Count returns the number of keys that Range yields. It looks at each of them.
+func (v View) Count(start, end string) int64 { return v.at.root.Count(start, end, v.rev) }
+
+// Lease returns the lease with that id, and false if there is none. How much of its
+// time is really left, the leader knows. Leases have no history: those of a View at
+// an older revision are the newest it knows.
+func (v View) Lease(id int64) (mvcc.Lease, bool) { return v.at.root.Lease(id) }
+
+// Leases yields all leases by id.
+func (v View) Leases() iter.Seq[mvcc.Lease] { return v.at.root.Leases() }
+
+// LeaseKeys yields the keys that live by lease id, in key order.
+func (v View) LeaseKeys(id int64) iter.Seq[string] { return v.at.root.LeaseKeys(id) }
 
 // Changed returns a channel that is closed once this peer has a newer revision.
 func (v View) Changed() <-chan struct{} {

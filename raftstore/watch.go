@@ -64,7 +64,7 @@ const (
 // begin with prefix. A revision that this peer has not reached yet is fine: events
 // come once it is passed.
 func (s *Store) Watch(prefix string, after Revision) *Watcher {
-	return s.WatchRange(prefix, rangeEnd(prefix), after)
+	return s.WatchRange(prefix, mvcc.PrefixEnd(prefix), after)
 }
 
 // WatchRange is Watch for the keys in [start, end). An empty end is the key start
@@ -114,7 +114,7 @@ func (w *Watcher) Poll() (events []Event, upTo Revision, ok bool, err error) {
 // poll moves the cursor. more is true when it has not come to the newest revision.
 func (w *Watcher) poll() (events []Event, more bool, err error) {
 	root := w.store.current.Load().root
-	if w.pos < root.Horizon() {
+	if w.pos < root.EventHorizon() {
 		return nil, false, &CompactedError{Horizon: root.Horizon()}
 	}
 	events, w.pos = root.EventsOf(w.prefix, w.pos, watchBatch)

@@ -10,26 +10,37 @@ func (s *State) Advance(rev int64) {
 		return
 	}
 	s.compact(s.meta.revision)
-	s.meta.revision, s.horizon = rev, rev
+	s.meta.revision = rev
+	s.compact(rev)
+	s.meta.eventHorizon = rev
 }
 
-// Rehash computes the state hash from all keys, which Hash does not: that one is
+// Rehash computes the state hash from all that it covers, which Hash does not: that one is
 // kept up to date with each change. They differ when memory was damaged. It calls
 // pace now and then with the bytes read since, and gives up when that returns false.
 func (r *Root) Rehash(pace func(bytes int64) bool) (h Hash, done bool) {
-	var sum hash128
+	hasher := newHasher()
+	meta := r.meta
+	meta.sum = hash128{}
 	var bytes int64
 	done = true
-	r.tree.Ascend(func(head *record) bool {
+	r.keys.Ascend(func(head *record) bool {
 		if head.live() {
-			sum = sum.add(sumOf(head))
+			meta.sum = meta.sum.add(hasher.record(head))
 		}
 		if bytes += head.size(); bytes >= rehashStep {
 			done, bytes = pace(bytes), 0
 		}
 		return done
 	})
-	return sum.bytes(), done
+	r.leases.Ascend(func(l Lease) bool {
+		meta.sum = meta.sum.add(hasher.lease(l))
+		return true
+	})
+	for i := range r.ids.len() {
+		meta.sum = meta.sum.add(hasher.txnID(r.ids.at(i)))
+	}
+	return hasher.whole(&meta).bytes(), done
 }
 
 // rehashStep is how many bytes Rehash reads between two calls of pace.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,15 +36,15 @@ func TestFormat(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if c := applied.Check; c != nil {
+				fmt.Fprintf(&out, "  -> check of entry %d by %s: known %v, equal %v, have %x\n", c.Index, c.Proposer, c.Known, c.Equal, c.Have)
+			}
 			for _, r := range applied.Results {
 				fmt.Fprintf(&out, "  -> %s\n", describe(r))
 			}
 		}
 		root := s.Root()
-		fmt.Fprintf(&out, "revision %d, horizon %d, marker %d, state hash %x\n", root.Revision(), root.Horizon(), root.MarkerTerm(), root.Hash())
-		for e := range root.Events(root.Horizon()) {
-			fmt.Fprintf(&out, "event %d %s %s\n", e.Revision, e.Type, e.Key)
-		}
+		out.WriteString(content(root))
 		fmt.Fprintf(&out, "snapshot:\n%s", hexLines(dump(t, root)))
 
 		// The compressed form depends on the compressor's version; only that it
@@ -73,6 +74,59 @@ func TestFormat(t *testing.T) {
 	})
 }
 
+// TestFormat1 reads snapshots as the first version wrote them.
+func TestFormat1(t *testing.T) {
+	golden.Run(t, "testdata/format1/*.txtar", func(t *testing.T, in golden.Input) string {
+		plain, err := hex.DecodeString(strings.Join(strings.Fields(string(in.File("snapshot"))), ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		compressed, err := os.ReadFile("testdata/format1/" + in.Name + ".snapshot")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var contents []string
+		for _, data := range [][]byte{plain, compressed} {
+			s, err := ReadSnapshot(bytes.NewReader(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			contents = append(contents, content(s.Root()))
+			if again := content(restored(t, s.Root()).Root()); again != contents[0] {
+				t.Errorf("written again it holds\n%swant\n%s", again, contents[0])
+			}
+		}
+		if contents[0] != contents[1] {
+			t.Errorf("compressed it holds\n%swant\n%s", contents[1], contents[0])
+		}
+		return contents[0]
+	})
+}
+
+// content is what can be read of a root, for people.
+func content(root *Root) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "index %d, revision %d, horizon %d, events after %d, marker %d, state hash %x\n",
+		root.Index(), root.Revision(), root.Horizon(), root.EventHorizon(), root.MarkerTerm(), root.Hash())
+	for kv := range root.Range("", "", root.Revision()) {
+		fmt.Fprintf(&out, "key %q = %q, created %d, modified %d, version %d, lease %d\n", kv.Key, kv.Value, kv.Create, kv.Mod, kv.Version, kv.Lease)
+	}
+	for l := range root.Leases() {
+		fmt.Fprintf(&out, "lease %d of %d ms, %d ms left, keys %q\n", l.ID, l.TTL, l.Remaining, slices.Collect(root.LeaseKeys(l.ID)))
+	}
+	for e := range root.Events(root.EventHorizon()) {
+		fmt.Fprintf(&out, "event %d %s %q, before %v\n", e.Revision, e.Type, e.Key, e.Prev != nil)
+	}
+	for id := range root.ids.all() {
+		fmt.Fprintf(&out, "id %q: entry %d, revision %d, succeeded %v, refusal %v\n", id.id, id.index, id.revision, id.succeeded, id.refusal)
+	}
+	for s := range root.samples.all() {
+		fmt.Fprintf(&out, "revision %d at %d ms\n", s.revision, s.millis)
+	}
+	fmt.Fprintf(&out, "newest: revision %d at %d ms\n", root.meta.newest.revision, root.meta.newest.millis)
+	return out.String()
+}
+
 func hexLines(data []byte) string {
 	var out strings.Builder
 	for ; len(data) > 0; data = data[min(32, len(data)):] {
@@ -82,17 +136,29 @@ func hexLines(data []byte) string {
 }
 
 func describe(r *raftv1.TxnResult) string {
-	if r.Deposed {
-		return fmt.Sprintf("revision %d, deposed", r.Revision)
-	}
 	text := fmt.Sprintf("revision %d, succeeded %v", r.Revision, r.Succeeded)
+	switch {
+	case r.Deposed:
+		return fmt.Sprintf("revision %d, deposed", r.Revision)
+	case r.Replayed:
+		text += ", replayed"
+	case r.Refusal != 0:
+		text += fmt.Sprintf(", %v %q", r.Refusal, r.Refused)
+	}
 	for _, kv := range r.Failed {
 		text += fmt.Sprintf(", failed %s@%d", kv.Key, kv.ModRevision)
 	}
-	for _, op := range r.Results {
+	return text + describeOps(r.Results)
+}
+
+func describeOps(results []*raftv1.OpResult) (text string) {
+	for _, op := range results {
 		text += fmt.Sprintf(", %d:", op.Count)
 		for _, kv := range op.Kvs {
 			text += fmt.Sprintf(" %s=%s@%d", kv.Key, kv.Value, kv.ModRevision)
+		}
+		if op.Results != nil {
+			text += fmt.Sprintf(" {%v%s}", op.Succeeded, describeOps(op.Results))
 		}
 	}
 	return text
@@ -131,7 +197,7 @@ func TestUnknownEntriesAreRefusedWhole(t *testing.T) {
 			if _, err := s.Apply(Entry{Index: 1, Term: 1, Data: encode(t, cmd)}); err == nil {
 				t.Fatal("it was applied")
 			}
-			if s.meta != (meta{}) {
+			if s.meta != (meta{}) || s.keys.tree.Len() > 0 {
 				t.Errorf("it was refused but left %+v", s.meta)
 			}
 		})
@@ -214,7 +280,7 @@ func TestRootsAreImmutable(t *testing.T) {
 			for root := range roots {
 				first := dump(t, root)
 				events := 0
-				for range root.Events(root.Horizon()) {
+				for range root.Events(root.EventHorizon()) {
 					events++
 				}
 				if n, _ := root.History(); n != events {
@@ -265,11 +331,12 @@ func TestMarkerOfAnotherTermProvesNothing(t *testing.T) {
 func TestPrefixEnd(t *testing.T) {
 	for _, c := range []struct{ prefix, want string }{
 		{"pods/", "pods0"},
-		{"", ""},
-		{"a\x7f", "a\u0080"},
-		{"a\U0010FFFF", "b"},
-		{"\U0010FFFF", ""},
-		{"x\uD7FF", "x\uE000"},
+		{"", NoEnd},
+		{"a\x7f", "a\x80"},
+		{"a\xff", "b"},
+		{"a\xff\xff", "b"},
+		{"\xff\xff", NoEnd},
+		{"\x00", "\x01"},
 	} {
 		if got := PrefixEnd(c.prefix); got != c.want {
 			t.Errorf("PrefixEnd(%q) = %q, want %q", c.prefix, got, c.want)

@@ -3,16 +3,18 @@ package mvcc
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 	"math/bits"
+	"unsafe"
 
 	"github.com/google/btree"
 )
 
-// record is one version of a key. It never changes once it is in a tree or in the
-// event log: readers hold it without locks.
+// record is one version of a key. It never changes once a root holds it: readers
+// have no locks. Its size is a class of the allocator's, exactly: see TestSizes.
 type record struct {
 	key    string
-	value  []byte // nil for a tombstone
+	value  string // bytes; a string's header is a word shorter than a slice's
 	create int64
 	mod    int64
 	ver    int64 // writes since creation; 0 for a tombstone
@@ -37,8 +39,22 @@ func (r *record) at(rev int64) *record {
 }
 
 func (r *record) keyValue() KeyValue {
-	return KeyValue{Key: r.key, Value: r.value, Create: r.create, Mod: r.mod, Version: r.ver, Lease: r.lease}
+	return KeyValue{Key: r.key, Value: r.bytes(), Create: r.create, Mod: r.mod, Version: r.ver, Lease: r.lease}
 }
+
+// bytes returns the value, nil for a tombstone only. It is shared, not copied:
+// nobody may write to it.
+func (r *record) bytes() []byte {
+	switch {
+	case !r.live():
+		return nil
+	case r.value == "":
+		return []byte{}
+	}
+	return bytesOf(r.value)
+}
+
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
 // size is the memory that the version takes, near enough for bounds.
 func (r *record) size() int64 { return int64(len(r.value)) + recordOverhead }
@@ -49,15 +65,43 @@ const recordOverhead = 128
 // measured for lookups, copies on write and scans.
 const treeDegree = 32
 
-type tree = btree.BTreeG[*record]
-
-func newTree() *tree {
-	return btree.NewG(treeDegree, func(a, b *record) bool { return a.key < b.key })
+// cow is a tree of which a snapshot costs nothing while it does not change.
+type cow[T any] struct {
+	tree   *btree.BTreeG[T]
+	shared *btree.BTreeG[T] // a clone of tree as it is, or nil
 }
 
-// hash128 is an element of the group of integers modulo 2^128. The sum of the
-// records' hashes is the state hash: it does not depend on their order, and a
-// change costs one subtraction and one addition.
+func newCow[T any](less btree.LessFunc[T]) cow[T] {
+	return cow[T]{tree: btree.NewG(treeDegree, less)}
+}
+
+// change returns the tree to write to.
+func (c *cow[T]) change() *btree.BTreeG[T] {
+	c.shared = nil
+	return c.tree
+}
+
+// snapshot returns the tree as it is, to read from only.
+func (c *cow[T]) snapshot() *btree.BTreeG[T] {
+	if c.shared == nil {
+		c.shared = c.tree.Clone()
+	}
+	return c.shared
+}
+
+func byKey(a, b *record) bool { return a.key < b.key }
+
+// byLease orders the records that live by a lease.
+func byLease(a, b *record) bool {
+	if a.lease != b.lease {
+		return a.lease < b.lease
+	}
+	return a.key < b.key
+}
+
+// hash128 is an element of the group of integers modulo 2^128. The sum over all
+// parts of the state is the core of the state hash: it does not depend on their
+// order, and a change costs one subtraction and one addition.
 type hash128 struct{ hi, lo uint64 }
 
 func (h hash128) add(o hash128) hash128 {
@@ -78,22 +122,79 @@ func (h hash128) bytes() (b Hash) {
 	return b
 }
 
-// hashKey separates these hashes from any other use of SHA-256. It is part of the
-// format: replicas compare hashes, and snapshots carry them.
-const hashKey = "holdfast/state/1\x00"
+// These separate the hashes of a state's parts from each other, and from any other
+// use of SHA-256. They are part of the format: replicas compare hashes, and
+// snapshots carry them.
+const (
+	recordHashKey = "holdfast/state/1\x00"
+	leaseHashKey  = "holdfast/lease/1\x00"
+	txnIDHashKey  = "holdfast/txnid/1\x00"
+	wholeHashKey  = "holdfast/whole/1\x00"
+)
 
-// sumOf hashes everything that a reader can see of a live record. The first half
-// of SHA-256 is enough against corruption and bugs, which is what the state hash
-// is for; it does not withstand somebody who chooses values to collide.
-func sumOf(r *record) hash128 {
-	var buf [512]byte
-	b := append(buf[:0], hashKey...)
+// hasher computes the hashes of a state's parts without allocating. Not safe for
+// concurrent use.
+type hasher struct {
+	sha hash.Hash
+	buf []byte
+	out [sha256.Size]byte
+}
+
+func newHasher() *hasher { return &hasher{sha: sha256.New()} }
+
+// record hashes everything that a reader can see of a live record.
+func (h *hasher) record(r *record) hash128 {
+	b := append(h.buf[:0], recordHashKey...)
 	b = binary.BigEndian.AppendUint64(b, uint64(len(r.key)))
 	b = append(b, r.key...)
 	for _, n := range [...]int64{r.create, r.mod, r.ver, r.lease} {
 		b = binary.BigEndian.AppendUint64(b, uint64(n))
 	}
-	b = append(b, r.value...)
-	d := sha256.Sum256(b)
+	h.buf = b
+	return h.sum(b, bytesOf(r.value))
+}
+
+func (h *hasher) lease(l Lease) hash128 {
+	b := append(h.buf[:0], leaseHashKey...)
+	for _, n := range [...]int64{l.ID, l.TTL, l.Remaining} {
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
+	h.buf = b
+	return h.sum(b, nil)
+}
+
+func (h *hasher) txnID(t txnID) hash128 {
+	b := append(h.buf[:0], txnIDHashKey...)
+	for _, n := range [...]uint64{t.index, uint64(t.revision), uint64(t.refusal)} {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	if t.succeeded {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	b = append(b, t.id...)
+	h.buf = b
+	return h.sum(b, nil)
+}
+
+// whole returns the state hash.
+func (h *hasher) whole(m *meta) hash128 {
+	b := append(h.buf[:0], wholeHashKey...)
+	for _, n := range [...]uint64{m.sum.hi, m.sum.lo, uint64(m.revision), uint64(m.horizon)} {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	h.buf = b
+	return h.sum(b, nil)
+}
+
+// sum is the first half of SHA-256. That is enough against corruption and bugs,
+// which is what the state hash is for; it does not withstand somebody who chooses
+// values to collide.
+func (h *hasher) sum(head, tail []byte) hash128 {
+	h.sha.Reset()
+	h.sha.Write(head)
+	h.sha.Write(tail)
+	d := h.sha.Sum(h.out[:0])
 	return hash128{binary.BigEndian.Uint64(d[:8]), binary.BigEndian.Uint64(d[8:16])}
 }

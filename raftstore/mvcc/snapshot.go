@@ -10,6 +10,7 @@ import (
 	"hash/crc32"
 	"io"
 	"slices"
+	"unsafe"
 
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
@@ -26,7 +27,7 @@ import (
 // others serve. The price is its size, which the history's bound bounds.
 const (
 	snapshotMagic   = "holdfast/snap\r\n\x1a"
-	snapshotVersion = 1
+	snapshotVersion = 2 // of what is written; 1 is still read
 
 	frameHeader  = 1
 	frameChunk   = 2
@@ -66,22 +67,47 @@ func (r *Root) writeSnapshot(w io.Writer, enc *zstd.Encoder) error {
 	}
 	sw.frame(frameHeader, &raftv1.SnapshotHeader{
 		Version: snapshotVersion, Index: r.meta.index, Revision: r.meta.revision,
-		Horizon: r.horizon, MarkerTerm: r.meta.markerTerm,
+		Horizon: r.meta.horizon, EventHorizon: r.meta.eventHorizon, MarkerTerm: r.meta.markerTerm,
 	})
-	r.tree.Ascend(func(head *record) bool {
+	for l := range r.Leases() {
+		sw.chunk.Leases = append(sw.chunk.Leases, &raftv1.SnapshotLease{Id: l.ID, TtlMillis: l.TTL, RemainingMillis: l.Remaining})
+		sw.add(32)
+	}
+	sw.flush()
+	r.keys.Ascend(func(head *record) bool {
 		sw.history(head)
 		return sw.err == nil
 	})
+	for t := range r.ids.all() {
+		sw.chunk.Ids = append(sw.chunk.Ids, &raftv1.SnapshotTxnId{
+			Id: []byte(t.id), Index: t.index, Revision: t.revision, Succeeded: t.succeeded, Refusal: t.refusal,
+		})
+		sw.add(len(t.id) + 32)
+	}
+	for t := range r.samples.all() {
+		sw.sample(t)
+	}
+	samples := int64(r.samples.len())
+	if r.meta.newest.millis > 0 {
+		sw.sample(r.meta.newest)
+		samples++
+	}
 	sw.flush()
 	hash := r.Hash()
 	sw.frame(frameTrailer, &raftv1.SnapshotTrailer{
 		Keys: r.meta.live, Versions: sw.versions, Index: r.meta.index,
 		Revision: r.meta.revision, Hash: hash[:],
+		Leases: int64(r.leases.Len()), Ids: int64(r.ids.len()), Samples: samples,
 	})
 	if sw.err != nil {
 		return sw.err
 	}
 	return sw.w.Flush()
+}
+
+func (sw *snapshotWriter) sample(t timeSample) {
+	sw.chunk.Samples = append(sw.chunk.Samples, &raftv1.SnapshotSample{ProposedMillis: t.millis, Revision: t.revision})
+	sw.add(16)
 }
 
 type snapshotWriter struct {
@@ -109,19 +135,28 @@ func (sw *snapshotWriter) history(head *record) {
 			sw.size += len(r.key)
 		}
 		key.Versions = append(key.Versions, &raftv1.SnapshotVersion{
-			Value: r.value, CreateRevision: r.create, ModRevision: r.mod,
+			Value: r.bytes(), CreateRevision: r.create, ModRevision: r.mod,
 			Version: r.ver, Lease: r.lease, Sub: r.sub,
 		})
 		sw.versions++
-		if sw.size += len(r.value) + 32; sw.size >= chunkSize {
-			sw.flush()
+		if sw.add(len(r.value) + 32) {
 			key = nil
 		}
 	}
 }
 
+// add notes that the chunk has grown, and reports whether it was full and is a new
+// one now.
+func (sw *snapshotWriter) add(size int) bool {
+	if sw.size += size; sw.size < chunkSize {
+		return false
+	}
+	sw.flush()
+	return true
+}
+
 func (sw *snapshotWriter) flush() {
-	if len(sw.chunk.Keys) > 0 {
+	if sw.size > 0 {
 		sw.frame(frameChunk, &sw.chunk)
 		sw.chunk.Reset()
 		sw.size = 0
@@ -168,9 +203,14 @@ func ReadSnapshot(src io.Reader) (*State, error) {
 type snapshotReader struct {
 	r        *bufio.Reader
 	dec      *zstd.Decoder
+	buf      bytes.Buffer
+	zip      []byte
 	state    *State
+	version  uint32
 	versions int64
+	samples  int64
 	events   []*record
+	head     *record // the newest version read of the last key
 }
 
 func (sr *snapshotReader) read() error {
@@ -188,19 +228,25 @@ func (sr *snapshotReader) read() error {
 	defer sr.dec.Close()
 
 	var header raftv1.SnapshotHeader
-	if kind, err := sr.frame(&header); err != nil {
+	if _, err := sr.frame(&header); err != nil {
 		return err
-	} else if kind != frameHeader {
-		return fmt.Errorf("%w: frame of kind %d in place of the header", ErrBadSnapshot, kind)
 	}
-	if v := header.GetVersion(); v != snapshotVersion {
-		return fmt.Errorf("%w: format version %d, this program reads %d", ErrBadSnapshot, v, snapshotVersion)
+	m := &sr.state.meta
+	m.index, m.revision, m.markerTerm = header.GetIndex(), header.GetRevision(), header.GetMarkerTerm()
+	m.horizon, m.eventHorizon = header.GetHorizon(), header.GetEventHorizon()
+	switch sr.version = header.GetVersion(); sr.version {
+	case 1:
+		m.eventHorizon = m.horizon
+	case snapshotVersion:
+	default:
+		return fmt.Errorf("%w: format version %d, this program reads 1 to %d", ErrBadSnapshot, sr.version, snapshotVersion)
 	}
-	s := sr.state
-	s.horizon = header.GetHorizon()
-	s.meta.index, s.meta.revision, s.meta.markerTerm = header.GetIndex(), header.GetRevision(), header.GetMarkerTerm()
-
-	var last *record // the newest version read of the last key
+	if strange(&header) {
+		return fmt.Errorf("%w: its header has a field that this program does not know", ErrBadSnapshot)
+	}
+	if m.eventHorizon < 0 || m.eventHorizon > m.horizon || m.horizon > m.revision {
+		return fmt.Errorf("%w: revision %d, horizon %d, events after %d", ErrBadSnapshot, m.revision, m.horizon, m.eventHorizon)
+	}
 	for {
 		var chunk raftv1.SnapshotChunk
 		var trailer raftv1.SnapshotTrailer
@@ -209,66 +255,124 @@ func (sr *snapshotReader) read() error {
 			return err
 		}
 		if kind == frameTrailer {
-			if last != nil {
-				sr.insert(last)
-			}
 			return sr.finish(&trailer)
 		}
-		for _, key := range chunk.GetKeys() {
-			if last != nil && key.GetKey() < last.key {
-				return fmt.Errorf("%w: key %q after %q", ErrBadSnapshot, key.GetKey(), last.key)
-			}
-			if last != nil && key.GetKey() != last.key {
-				sr.insert(last)
-				last = nil
-			}
-			for _, v := range key.GetVersions() {
-				r := &record{
-					key: key.GetKey(), value: v.GetValue(), create: v.GetCreateRevision(), mod: v.GetModRevision(),
-					ver: v.GetVersion(), lease: v.GetLease(), sub: v.GetSub(), prev: last,
-				}
-				if last != nil {
-					r.key = last.key
-					s.meta.pastBytes += last.size()
-				}
-				if r.mod > s.meta.revision || last != nil && r.mod < last.mod {
-					return fmt.Errorf("%w: versions of key %q are out of order", ErrBadSnapshot, r.key)
-				}
-				if r.live() {
-					if r.value == nil {
-						r.value = []byte{}
-					}
-					r.sum = sumOf(r)
-				}
-				if r.mod > s.horizon {
-					sr.events = append(sr.events, r)
-				}
-				sr.versions++
-				last = r
-			}
+		if err := sr.chunk(&chunk); err != nil {
+			return err
 		}
 	}
 }
 
-// insert puts a key's newest version into the tree.
-func (sr *snapshotReader) insert(head *record) {
-	m := &sr.state.meta
-	sr.state.tree.ReplaceOrInsert(head)
+func (sr *snapshotReader) chunk(chunk *raftv1.SnapshotChunk) error {
+	s := sr.state
+	known := !strange(chunk)
+	for _, l := range chunk.GetLeases() {
+		known = known && !strange(l)
+		if _, twice := s.leases.get(l.GetId()); twice || l.GetId() == 0 || sr.head != nil {
+			return fmt.Errorf("%w: lease %d out of place", ErrBadSnapshot, l.GetId())
+		}
+		s.putLease(Lease{ID: l.GetId(), TTL: l.GetTtlMillis(), Remaining: l.GetRemainingMillis()})
+	}
+	for _, key := range chunk.GetKeys() {
+		known = known && !strange(key)
+		if err := sr.key(key); err != nil {
+			return err
+		}
+		for _, v := range key.GetVersions() {
+			known = known && !strange(v)
+		}
+	}
+	for _, t := range chunk.GetIds() {
+		known = known && !strange(t)
+		id := string(t.GetId())
+		if _, twice := s.ids.byID[id]; twice || s.ids.list.len() >= maxTxnIDs {
+			return fmt.Errorf("%w: the transaction id %x out of place", ErrBadSnapshot, id)
+		}
+		s.remember(txnID{id: id, index: t.GetIndex(), revision: t.GetRevision(), succeeded: t.GetSucceeded(), refusal: t.GetRefusal()})
+	}
+	for _, t := range chunk.GetSamples() {
+		known = known && !strange(t)
+		if s.meta.newest.millis > 0 { // the last one is not among the others
+			s.samples.append(s.meta.newest)
+		}
+		s.meta.newest = timeSample{t.GetProposedMillis(), t.GetRevision()}
+		sr.samples++
+	}
+	if !known {
+		return fmt.Errorf("%w: it has a field that this program does not know", ErrBadSnapshot)
+	}
+	return nil
+}
+
+// key takes some versions of the last key, or the first ones of the next.
+func (sr *snapshotReader) key(key *raftv1.SnapshotKey) error {
+	s := sr.state
+	if sr.head != nil && key.GetKey() != sr.head.key {
+		if key.GetKey() < sr.head.key {
+			return fmt.Errorf("%w: key %q after %q", ErrBadSnapshot, key.GetKey(), sr.head.key)
+		}
+		sr.insert()
+	}
+	for _, v := range key.GetVersions() {
+		r := &record{
+			key: key.GetKey(), create: v.GetCreateRevision(), mod: v.GetModRevision(),
+			ver: v.GetVersion(), lease: v.GetLease(), sub: v.GetSub(), prev: sr.head,
+			value: unsafe.String(unsafe.SliceData(v.GetValue()), len(v.GetValue())), // nobody else has it
+		}
+		if last := sr.head; last != nil {
+			r.key = last.key
+			s.meta.pastBytes += last.size()
+		}
+		if r.mod > s.meta.revision || r.ver < 0 || sr.head != nil && r.mod < sr.head.mod {
+			return fmt.Errorf("%w: versions of key %q are out of order", ErrBadSnapshot, r.key)
+		}
+		if r.live() {
+			r.sum = s.hasher.record(r)
+		}
+		if r.mod > s.meta.eventHorizon {
+			sr.events = append(sr.events, r)
+		}
+		sr.versions++
+		sr.head = r
+	}
+	if sr.head == nil {
+		return fmt.Errorf("%w: key %q has no versions", ErrBadSnapshot, key.GetKey())
+	}
+	return nil
+}
+
+// insert puts the last key's newest version into the tree.
+func (sr *snapshotReader) insert() {
+	s, head := sr.state, sr.head
+	sr.head = nil
+	s.keys.change().ReplaceOrInsert(head)
+	s.leases.move(nil, head)
 	if head.live() {
-		m.live++
-		m.liveBytes += head.size()
-		m.hash = m.hash.add(head.sum)
+		s.meta.live++
+		s.meta.liveBytes += head.size()
+		s.meta.sum = s.meta.sum.add(head.sum)
 	} else {
-		m.pastBytes += head.size()
+		s.meta.pastBytes += head.size()
 	}
 }
 
 func (sr *snapshotReader) finish(t *raftv1.SnapshotTrailer) error {
+	if sr.head != nil {
+		sr.insert()
+	}
 	s := sr.state
-	hash := s.meta.hash.bytes()
+	hash := s.meta.sum.bytes()
+	if sr.version > 1 {
+		hash = s.hasher.whole(&s.meta).bytes()
+	}
+	leases, ids, samples := int64(s.leases.byID.tree.Len()), int64(s.ids.list.len()), sr.samples
 	switch {
+	case strange(t):
+		return fmt.Errorf("%w: its trailer has a field that this program does not know", ErrBadSnapshot)
 	case t.GetVersions() != sr.versions || t.GetKeys() != s.meta.live:
 		return fmt.Errorf("%w: %d keys and %d versions, its trailer says %d and %d", ErrBadSnapshot, s.meta.live, sr.versions, t.GetKeys(), t.GetVersions())
+	case t.GetLeases() != leases || t.GetIds() != ids || t.GetSamples() != samples:
+		return fmt.Errorf("%w: %d leases, %d ids and %d samples, its trailer says %d, %d and %d", ErrBadSnapshot, leases, ids, samples, t.GetLeases(), t.GetIds(), t.GetSamples())
 	case t.GetIndex() != s.meta.index || t.GetRevision() != s.meta.revision:
 		return fmt.Errorf("%w: header and trailer differ in index or revision", ErrBadSnapshot)
 	case !bytes.Equal(t.GetHash(), hash[:]):
@@ -278,8 +382,9 @@ func (sr *snapshotReader) finish(t *raftv1.SnapshotTrailer) error {
 		return cmp.Or(cmp.Compare(a.mod, b.mod), cmp.Compare(a.sub, b.sub))
 	})
 	for _, r := range sr.events {
-		s.log.append(r)
+		s.events.append(r)
 	}
+	s.markHash()
 	return nil
 }
 
@@ -295,17 +400,19 @@ func (sr *snapshotReader) frame(into ...proto.Message) (kind byte, err error) {
 	if size > maxFrame {
 		return 0, fmt.Errorf("%w: frame of %d bytes", ErrBadSnapshot, size)
 	}
-	payload := make([]byte, size)
-	if _, err := io.ReadFull(sr.r, payload); err != nil {
+	sr.buf.Reset() // grows as the bytes come: a damaged length takes no memory
+	if _, err := io.CopyN(&sr.buf, sr.r, int64(size)); err != nil {
 		return 0, err
 	}
+	payload := sr.buf.Bytes()
 	if got := crc32.Checksum(payload, castagnoli); got != sum {
 		return 0, fmt.Errorf("%w: a frame's sum is %08x, not %08x", ErrBadSnapshot, got, sum)
 	}
 	switch head[1] {
 	case codecPlain:
 	case codecZstd:
-		if payload, err = sr.dec.DecodeAll(payload, nil); err != nil {
+		sr.zip, err = sr.dec.DecodeAll(payload, sr.zip[:0])
+		if payload = sr.zip; err != nil {
 			return 0, fmt.Errorf("%w: decompress: %w", ErrBadSnapshot, err)
 		}
 	default:

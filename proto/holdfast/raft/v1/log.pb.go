@@ -1477,7 +1477,7 @@ type OpResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// For a put or delete with prev_kv: the keys before it. For a range: the keys.
 	Kvs []*KeyValue `protobuf:"bytes,1,rep,name=kvs" json:"kvs,omitempty"`
-	// Keys that were there: of a put 0 or 1.
+	// Keys that were there: of a put 0 or 1; of a lease's end those that it deleted.
 	Count int64 `protobuf:"varint,2,opt,name=count" json:"count,omitempty"`
 	// Of a transaction within.
 	Succeeded     bool        `protobuf:"varint,3,opt,name=succeeded" json:"succeeded,omitempty"`

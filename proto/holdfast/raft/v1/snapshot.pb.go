@@ -32,7 +32,9 @@ type SnapshotHeader struct {
 	// Revisions below it are not in the snapshot.
 	Horizon int64 `protobuf:"varint,4,opt,name=horizon" json:"horizon,omitempty"`
 	// The term of the last term marker applied.
-	MarkerTerm    uint64 `protobuf:"varint,5,opt,name=marker_term,json=markerTerm" json:"marker_term,omitempty"`
+	MarkerTerm uint64 `protobuf:"varint,5,opt,name=marker_term,json=markerTerm" json:"marker_term,omitempty"`
+	// Every event after this revision is in the snapshot. In version 1 the horizon.
+	EventHorizon  int64 `protobuf:"varint,6,opt,name=event_horizon,json=eventHorizon" json:"event_horizon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -102,10 +104,21 @@ func (x *SnapshotHeader) GetMarkerTerm() uint64 {
 	return 0
 }
 
-// SnapshotChunk is a frame of keys.
+func (x *SnapshotHeader) GetEventHorizon() int64 {
+	if x != nil {
+		return x.EventHorizon
+	}
+	return 0
+}
+
+// SnapshotChunk is a frame of keys in key order, of leases by id, and of ids and
+// samples, the oldest first. All leases come before the first key.
 type SnapshotChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Keys          []*SnapshotKey         `protobuf:"bytes,1,rep,name=keys" json:"keys,omitempty"`
+	Leases        []*SnapshotLease       `protobuf:"bytes,2,rep,name=leases" json:"leases,omitempty"`
+	Ids           []*SnapshotTxnId       `protobuf:"bytes,3,rep,name=ids" json:"ids,omitempty"`
+	Samples       []*SnapshotSample      `protobuf:"bytes,4,rep,name=samples" json:"samples,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +160,220 @@ func (x *SnapshotChunk) GetKeys() []*SnapshotKey {
 	return nil
 }
 
+func (x *SnapshotChunk) GetLeases() []*SnapshotLease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetIds() []*SnapshotTxnId {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *SnapshotChunk) GetSamples() []*SnapshotSample {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
+// SnapshotLease is a lease. Which keys live by it, their versions say.
+type SnapshotLease struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              int64                  `protobuf:"varint,1,opt,name=id" json:"id,omitempty"`
+	TtlMillis       int64                  `protobuf:"varint,2,opt,name=ttl_millis,json=ttlMillis" json:"ttl_millis,omitempty"`
+	RemainingMillis int64                  `protobuf:"varint,3,opt,name=remaining_millis,json=remainingMillis" json:"remaining_millis,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SnapshotLease) Reset() {
+	*x = SnapshotLease{}
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotLease) ProtoMessage() {}
+
+func (x *SnapshotLease) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotLease.ProtoReflect.Descriptor instead.
+func (*SnapshotLease) Descriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SnapshotLease) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SnapshotLease) GetTtlMillis() int64 {
+	if x != nil {
+		return x.TtlMillis
+	}
+	return 0
+}
+
+func (x *SnapshotLease) GetRemainingMillis() int64 {
+	if x != nil {
+		return x.RemainingMillis
+	}
+	return 0
+}
+
+// SnapshotTxnId is what is remembered of a transaction with an id.
+type SnapshotTxnId struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    []byte                 `protobuf:"bytes,1,opt,name=id" json:"id,omitempty"`
+	// The log entry that it stood in.
+	Index         uint64     `protobuf:"varint,2,opt,name=index" json:"index,omitempty"`
+	Revision      int64      `protobuf:"varint,3,opt,name=revision" json:"revision,omitempty"`
+	Succeeded     bool       `protobuf:"varint,4,opt,name=succeeded" json:"succeeded,omitempty"`
+	Refusal       TxnRefusal `protobuf:"varint,5,opt,name=refusal,enum=holdfast.raft.v1.TxnRefusal" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotTxnId) Reset() {
+	*x = SnapshotTxnId{}
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotTxnId) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotTxnId) ProtoMessage() {}
+
+func (x *SnapshotTxnId) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotTxnId.ProtoReflect.Descriptor instead.
+func (*SnapshotTxnId) Descriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SnapshotTxnId) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *SnapshotTxnId) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SnapshotTxnId) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SnapshotTxnId) GetSucceeded() bool {
+	if x != nil {
+		return x.Succeeded
+	}
+	return false
+}
+
+func (x *SnapshotTxnId) GetRefusal() TxnRefusal {
+	if x != nil {
+		return x.Refusal
+	}
+	return TxnRefusal_TXN_REFUSAL_UNSPECIFIED
+}
+
+// SnapshotSample says that revision was reached by an entry proposed at that time. The
+// last one is that of the newest change.
+type SnapshotSample struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	ProposedMillis int64                  `protobuf:"varint,1,opt,name=proposed_millis,json=proposedMillis" json:"proposed_millis,omitempty"`
+	Revision       int64                  `protobuf:"varint,2,opt,name=revision" json:"revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SnapshotSample) Reset() {
+	*x = SnapshotSample{}
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotSample) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotSample) ProtoMessage() {}
+
+func (x *SnapshotSample) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotSample.ProtoReflect.Descriptor instead.
+func (*SnapshotSample) Descriptor() ([]byte, []int) {
+	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SnapshotSample) GetProposedMillis() int64 {
+	if x != nil {
+		return x.ProposedMillis
+	}
+	return 0
+}
+
+func (x *SnapshotSample) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // SnapshotKey is a key with what is kept of its history, oldest version first. A
 // long history goes on in a further SnapshotKey with the same key.
 type SnapshotKey struct {
@@ -159,7 +386,7 @@ type SnapshotKey struct {
 
 func (x *SnapshotKey) Reset() {
 	*x = SnapshotKey{}
-	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[2]
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -171,7 +398,7 @@ func (x *SnapshotKey) String() string {
 func (*SnapshotKey) ProtoMessage() {}
 
 func (x *SnapshotKey) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[2]
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -184,7 +411,7 @@ func (x *SnapshotKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotKey.ProtoReflect.Descriptor instead.
 func (*SnapshotKey) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SnapshotKey) GetKey() string {
@@ -218,7 +445,7 @@ type SnapshotVersion struct {
 
 func (x *SnapshotVersion) Reset() {
 	*x = SnapshotVersion{}
-	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[3]
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -230,7 +457,7 @@ func (x *SnapshotVersion) String() string {
 func (*SnapshotVersion) ProtoMessage() {}
 
 func (x *SnapshotVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[3]
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -243,7 +470,7 @@ func (x *SnapshotVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotVersion.ProtoReflect.Descriptor instead.
 func (*SnapshotVersion) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SnapshotVersion) GetValue() []byte {
@@ -296,15 +523,18 @@ type SnapshotTrailer struct {
 	Versions int64  `protobuf:"varint,2,opt,name=versions" json:"versions,omitempty"`
 	Index    uint64 `protobuf:"varint,3,opt,name=index" json:"index,omitempty"`
 	Revision int64  `protobuf:"varint,4,opt,name=revision" json:"revision,omitempty"`
-	// The state hash over the keys that exist.
+	// The state hash. In version 1 the sum over the keys that exist.
 	Hash          []byte `protobuf:"bytes,5,opt,name=hash" json:"hash,omitempty"`
+	Leases        int64  `protobuf:"varint,6,opt,name=leases" json:"leases,omitempty"`
+	Ids           int64  `protobuf:"varint,7,opt,name=ids" json:"ids,omitempty"`
+	Samples       int64  `protobuf:"varint,8,opt,name=samples" json:"samples,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[4]
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +546,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[4]
+	mi := &file_holdfast_raft_v1_snapshot_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +559,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_raft_v1_snapshot_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SnapshotTrailer) GetKeys() int64 {
@@ -367,20 +597,59 @@ func (x *SnapshotTrailer) GetHash() []byte {
 	return nil
 }
 
+func (x *SnapshotTrailer) GetLeases() int64 {
+	if x != nil {
+		return x.Leases
+	}
+	return 0
+}
+
+func (x *SnapshotTrailer) GetIds() int64 {
+	if x != nil {
+		return x.Ids
+	}
+	return 0
+}
+
+func (x *SnapshotTrailer) GetSamples() int64 {
+	if x != nil {
+		return x.Samples
+	}
+	return 0
+}
+
 var File_holdfast_raft_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_holdfast_raft_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1fholdfast/raft/v1/snapshot.proto\x12\x10holdfast.raft.v1\"\x97\x01\n" +
+	"\x1fholdfast/raft/v1/snapshot.proto\x12\x10holdfast.raft.v1\x1a\x1aholdfast/raft/v1/log.proto\"\xbc\x01\n" +
 	"\x0eSnapshotHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
 	"\ahorizon\x18\x04 \x01(\x03R\ahorizon\x12\x1f\n" +
 	"\vmarker_term\x18\x05 \x01(\x04R\n" +
-	"markerTerm\"B\n" +
+	"markerTerm\x12#\n" +
+	"\revent_horizon\x18\x06 \x01(\x03R\feventHorizon\"\xea\x01\n" +
 	"\rSnapshotChunk\x121\n" +
-	"\x04keys\x18\x01 \x03(\v2\x1d.holdfast.raft.v1.SnapshotKeyR\x04keys\"^\n" +
+	"\x04keys\x18\x01 \x03(\v2\x1d.holdfast.raft.v1.SnapshotKeyR\x04keys\x127\n" +
+	"\x06leases\x18\x02 \x03(\v2\x1f.holdfast.raft.v1.SnapshotLeaseR\x06leases\x121\n" +
+	"\x03ids\x18\x03 \x03(\v2\x1f.holdfast.raft.v1.SnapshotTxnIdR\x03ids\x12:\n" +
+	"\asamples\x18\x04 \x03(\v2 .holdfast.raft.v1.SnapshotSampleR\asamples\"i\n" +
+	"\rSnapshotLease\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1d\n" +
+	"\n" +
+	"ttl_millis\x18\x02 \x01(\x03R\tttlMillis\x12)\n" +
+	"\x10remaining_millis\x18\x03 \x01(\x03R\x0fremainingMillis\"\xa7\x01\n" +
+	"\rSnapshotTxnId\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1c\n" +
+	"\tsucceeded\x18\x04 \x01(\bR\tsucceeded\x126\n" +
+	"\arefusal\x18\x05 \x01(\x0e2\x1c.holdfast.raft.v1.TxnRefusalR\arefusal\"U\n" +
+	"\x0eSnapshotSample\x12'\n" +
+	"\x0fproposed_millis\x18\x01 \x01(\x03R\x0eproposedMillis\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"^\n" +
 	"\vSnapshotKey\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12=\n" +
 	"\bversions\x18\x02 \x03(\v2!.holdfast.raft.v1.SnapshotVersionR\bversions\"\xb5\x01\n" +
@@ -390,13 +659,16 @@ const file_holdfast_raft_v1_snapshot_proto_rawDesc = "" +
 	"\fmod_revision\x18\x03 \x01(\x03R\vmodRevision\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x03R\aversion\x12\x14\n" +
 	"\x05lease\x18\x05 \x01(\x03R\x05lease\x12\x10\n" +
-	"\x03sub\x18\x06 \x01(\x03R\x03sub\"\x87\x01\n" +
+	"\x03sub\x18\x06 \x01(\x03R\x03sub\"\xcb\x01\n" +
 	"\x0fSnapshotTrailer\x12\x12\n" +
 	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x1a\n" +
 	"\bversions\x18\x02 \x01(\x03R\bversions\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04hash\x18\x05 \x01(\fR\x04hashB\xcd\x01\n" +
+	"\x04hash\x18\x05 \x01(\fR\x04hash\x12\x16\n" +
+	"\x06leases\x18\x06 \x01(\x03R\x06leases\x12\x10\n" +
+	"\x03ids\x18\a \x01(\x03R\x03ids\x12\x18\n" +
+	"\asamples\x18\b \x01(\x03R\asamplesB\xcd\x01\n" +
 	"\x14com.holdfast.raft.v1B\rSnapshotProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/raft/v1;raftv1\xa2\x02\x03HRX\xaa\x02\x10Holdfast.Raft.V1\xca\x02\x10Holdfast\\Raft\\V1\xe2\x02\x1cHoldfast\\Raft\\V1\\GPBMetadata\xea\x02\x12Holdfast::Raft::V1\x92\x03\x04\b\x02 \x03b\beditionsp\xe8\a"
 
 var (
@@ -411,22 +683,30 @@ func file_holdfast_raft_v1_snapshot_proto_rawDescGZIP() []byte {
 	return file_holdfast_raft_v1_snapshot_proto_rawDescData
 }
 
-var file_holdfast_raft_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_holdfast_raft_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_holdfast_raft_v1_snapshot_proto_goTypes = []any{
 	(*SnapshotHeader)(nil),  // 0: holdfast.raft.v1.SnapshotHeader
 	(*SnapshotChunk)(nil),   // 1: holdfast.raft.v1.SnapshotChunk
-	(*SnapshotKey)(nil),     // 2: holdfast.raft.v1.SnapshotKey
-	(*SnapshotVersion)(nil), // 3: holdfast.raft.v1.SnapshotVersion
-	(*SnapshotTrailer)(nil), // 4: holdfast.raft.v1.SnapshotTrailer
+	(*SnapshotLease)(nil),   // 2: holdfast.raft.v1.SnapshotLease
+	(*SnapshotTxnId)(nil),   // 3: holdfast.raft.v1.SnapshotTxnId
+	(*SnapshotSample)(nil),  // 4: holdfast.raft.v1.SnapshotSample
+	(*SnapshotKey)(nil),     // 5: holdfast.raft.v1.SnapshotKey
+	(*SnapshotVersion)(nil), // 6: holdfast.raft.v1.SnapshotVersion
+	(*SnapshotTrailer)(nil), // 7: holdfast.raft.v1.SnapshotTrailer
+	(TxnRefusal)(0),         // 8: holdfast.raft.v1.TxnRefusal
 }
 var file_holdfast_raft_v1_snapshot_proto_depIdxs = []int32{
-	2, // 0: holdfast.raft.v1.SnapshotChunk.keys:type_name -> holdfast.raft.v1.SnapshotKey
-	3, // 1: holdfast.raft.v1.SnapshotKey.versions:type_name -> holdfast.raft.v1.SnapshotVersion
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	5, // 0: holdfast.raft.v1.SnapshotChunk.keys:type_name -> holdfast.raft.v1.SnapshotKey
+	2, // 1: holdfast.raft.v1.SnapshotChunk.leases:type_name -> holdfast.raft.v1.SnapshotLease
+	3, // 2: holdfast.raft.v1.SnapshotChunk.ids:type_name -> holdfast.raft.v1.SnapshotTxnId
+	4, // 3: holdfast.raft.v1.SnapshotChunk.samples:type_name -> holdfast.raft.v1.SnapshotSample
+	8, // 4: holdfast.raft.v1.SnapshotTxnId.refusal:type_name -> holdfast.raft.v1.TxnRefusal
+	6, // 5: holdfast.raft.v1.SnapshotKey.versions:type_name -> holdfast.raft.v1.SnapshotVersion
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_raft_v1_snapshot_proto_init() }
@@ -434,13 +714,14 @@ func file_holdfast_raft_v1_snapshot_proto_init() {
 	if File_holdfast_raft_v1_snapshot_proto != nil {
 		return
 	}
+	file_holdfast_raft_v1_log_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_raft_v1_snapshot_proto_rawDesc), len(file_holdfast_raft_v1_snapshot_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
