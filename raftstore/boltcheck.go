@@ -40,7 +40,7 @@ func checkBolt(f *os.File) error {
 	if second.txid > first.txid {
 		now = second
 	}
-	if first.txid == second.txid || first.pageSize != second.pageSize || max(first.txid, second.txid)-min(first.txid, second.txid) != 1 {
+	if first.pageSize != second.pageSize || max(first.txid, second.txid)-min(first.txid, second.txid) != 1 {
 		return fmt.Errorf("its two meta pages, of transactions %d and %d, do not belong together", first.txid, second.txid)
 	}
 	if int64(now.pages)*c.pageSize > info.Size() {

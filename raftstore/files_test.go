@@ -3,6 +3,7 @@ package raftstore_test
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -173,6 +175,73 @@ func TestRestartKeepsEverything(t *testing.T) {
 	}
 }
 
+// TestRotateKey covers new keys beside writes: the old ones are forgotten once
+// snapshots and the log's cut have left nothing that needs them.
+func TestRotateKey(t *testing.T) {
+	ctx := deadline(t)
+	dir := t.TempDir()
+	keys := func() (ids []int) {
+		data, err := os.ReadFile(filepath.Join(dir, "keys.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ring struct {
+			Keys []struct {
+				ID int `json:"id"`
+			} `json:"keys"`
+		}
+		if err := json.Unmarshal(data, &ring); err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range ring.Keys {
+			ids = append(ids, k.ID)
+		}
+		return ids
+	}
+	short := func(c *raftstore.Config) { c.SnapshotBytes, c.TrailingBytes = 4<<10, 1; raftstore.CutLogAt(5)(c) }
+	n := startNode(t, newNodes(), "p1", dir, true, short)
+	written := 0
+	write := func() {
+		t.Helper()
+		if _, err := n.Txn(ctx, put(fmt.Sprintf("k/%d", written), strings.Repeat("v", 500))); err != nil {
+			t.Fatal(err)
+		}
+		written++
+	}
+	for range 3 {
+		if err := n.RotateKey(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			write()
+		}
+	}
+	newest := slices.Max(keys())
+	if newest != 4 {
+		t.Errorf("keys %v", keys())
+	}
+	for !slices.Equal(keys(), []int{newest}) { // two snapshots and some entries later
+		write()
+		if written > 10_000 {
+			t.Fatalf("keys %v are still there", keys())
+		}
+	}
+	n.stop()
+	if err := n.RotateKey(ctx); !errors.Is(err, raftstore.ErrClosed) {
+		t.Errorf("a key for a store that has stopped: %v", err)
+	}
+	n = startNode(t, newNodes(), "p1", dir, false, short)
+	view, err := n.Sync(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range written {
+		if _, ok := view.Get(fmt.Sprintf("k/%d", i)); !ok {
+			t.Errorf("key %d of %d is lost", i, written)
+		}
+	}
+}
+
 // TestForeignDirectory covers directories that must not be used, with a sentence
 // that says why.
 func TestForeignDirectory(t *testing.T) {
@@ -310,6 +379,13 @@ func TestMain(m *testing.M) {
 		child(dir)
 		return
 	}
+	if dir := os.Getenv(fullDiskEnv); dir != "" {
+		if err := fullDisk(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -336,6 +412,13 @@ func child(dir string) {
 	begin := view.Revision()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
+	wg.Go(func() {
+		for {
+			fail(store.RotateKey(context.Background()))
+			_, err := store.Sync(context.Background())
+			fail(err)
+		}
+	})
 	for i := range 4 { // several at once, so that entries are batches
 		wg.Go(func() {
 			for n := 0; ; n++ {
@@ -351,8 +434,9 @@ func child(dir string) {
 	wg.Wait()
 }
 
-// TestKill kills a writing process again and again: what it has acknowledged is
-// there when the files are opened next.
+// TestKill kills a process that writes, and that seals with ever new keys, again and
+// again: what it has acknowledged is there when the files are opened next, and the
+// chain of its log is whole, or they would not open.
 func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	acked := map[string]bool{}

@@ -36,7 +36,7 @@ type sealedLog struct {
 
 	mu     sync.RWMutex
 	chain  []seal.Sealed // by index; what is not sealed has key 0
-	plain  uint64        // entries up to this index may be unsealed
+	plain  uint64        // last index of the format before, which had gaps
 	endKey uint32        // what the end was sealed with; 0: there is none yet
 }
 
@@ -60,10 +60,7 @@ func openSealedLog(under raft.LogStore, ring *seal.Ring) (*sealedLog, error) {
 		return nil, damaged("the end of the log", err)
 	}
 	l.plain, l.endKey = end.Term, sealed.Key
-	if err := l.follow(end.Prev, first); err != nil {
-		return nil, err
-	}
-	return l, l.finishCut(first)
+	return l, l.follow(end.Prev, first)
 }
 
 // adopt takes a log that has no end yet: a new one, or one of the format before.
@@ -115,20 +112,6 @@ func (l *sealedLog) follow(link seal.Link, first uint64) error {
 	return nil
 }
 
-// finishCut removes what a cut at the end, which a crash interrupted, left behind.
-func (l *sealedLog) finishCut(first uint64) error {
-	from := l.last().Index + 1
-	if len(l.chain) == 0 {
-		from = first
-	}
-	var probe raft.Log
-	err := guard(func() error { return l.under.GetLog(from, &probe) })
-	if from == endIndex || errors.Is(err, raft.ErrLogNotFound) {
-		return nil
-	}
-	return guard(func() error { return l.under.DeleteRange(from, endIndex-1) })
-}
-
 // hasEnd reports whether the log is in this format yet. Until then, establish.
 func (l *sealedLog) hasEnd() bool { return l.endKey != 0 }
 
@@ -162,7 +145,8 @@ func (l *sealedLog) load(index uint64, entry *raft.Log) (sealed seal.Sealed, pre
 		return seal.Sealed{}, seal.Link{}, err
 	}
 	if raw.Term != 0 || !seal.IsRecord(raw.Data) {
-		if raw.Index != index || raw.Term == 0 || index > l.plain {
+		// One that was never sealed, or none: the chain knows.
+		if raw.Index != index || raw.Term == 0 {
 			return seal.Sealed{}, seal.Link{}, fmt.Errorf("%w: it is not sealed", seal.ErrDamaged)
 		}
 		*entry = raw
@@ -368,7 +352,8 @@ func (l *sealedLog) DeleteRange(first, last uint64) error {
 	case first > begin:
 		return fmt.Errorf("entries %d to %d cannot be removed from the middle of the log", first, last)
 	}
-	if err := guard(func() error { return l.under.DeleteRange(first, last) }); err != nil {
+	// From 0: a crash in cutEnd may have left something there.
+	if err := guard(func() error { return l.under.DeleteRange(0, last) }); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -382,7 +367,7 @@ func (l *sealedLog) DeleteRange(first, last uint64) error {
 }
 
 // cutEnd removes the entries from first on. The end of the chain moves first: what a
-// crash in between leaves behind it is removed when the log is opened.
+// crash in between leaves behind it is nobody's, until it is written over or cut off.
 func (l *sealedLog) cutEnd(first, last uint64) error {
 	l.mu.RLock()
 	i, _ := place(l.chain, first)
