@@ -35,9 +35,14 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.PodServiceExecProcedure: {pki.RoleAdmin, pki.RolePeer},
 
 	holdfastv1connect.ClusterServiceStatusProcedure:      {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.ClusterServiceListPeersProcedure:   {pki.RoleAdmin},
 	holdfastv1connect.ClusterServiceCreateTokenProcedure: {pki.RoleAdmin},
 	// Passed on to the leader.
-	holdfastv1connect.ClusterServiceRemovePeerProcedure: {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.ClusterServiceRemovePeerProcedure:         {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.ClusterServicePromotePeerProcedure:        {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.ClusterServiceDemotePeerProcedure:         {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.ClusterServiceReplacePeerProcedure:        {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.ClusterServiceTransferLeadershipProcedure: {pki.RoleAdmin, pki.RolePeer},
 
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 

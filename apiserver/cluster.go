@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/holdfast-io/holdfast/pki"
@@ -42,7 +44,7 @@ func (s clusterService) Status(ctx context.Context, _ *holdfastv1.StatusRequest)
 	resp := &holdfastv1.StatusResponse{
 		ClusterId: s.cfg.ClusterID, ServedBy: s.cfg.PeerID, Leader: status.Leader, Term: status.Term,
 		Revision: status.Revision, LastIndex: status.LastIndex, AppliedIndex: status.AppliedIndex,
-		Quorum: quorumErr == nil, Version: s.cfg.Version,
+		Quorum: quorumErr == nil, Version: s.cfg.Version, Alarms: status.Alarms,
 	}
 	if quorumErr != nil {
 		resp.QuorumError = quorumErr.Error()
@@ -50,12 +52,7 @@ func (s clusterService) Status(ctx context.Context, _ *holdfastv1.StatusRequest)
 			resp.QuorumError = "no majority of peers answered within " + quorumTimeout.String()
 		}
 	}
-	members := s.members()
-	states := make(map[string]string)
-	for _, m := range members {
-		if m.Role == string(pki.RolePeer) {
-			states[m.Name] = m.State
-		}
+	for _, m := range s.members() {
 		role := holdfastv1.Role_ROLE_NODE
 		if m.Role == string(pki.RolePeer) {
 			role = holdfastv1.Role_ROLE_PEER
@@ -63,11 +60,46 @@ func (s clusterService) Status(ctx context.Context, _ *holdfastv1.StatusRequest)
 		resp.Members = append(resp.Members, &holdfastv1.Member{Name: m.Name, Address: m.Address, Role: role, State: m.State})
 	}
 	for _, p := range status.Peers {
-		state := states[p.ID]
-		if state == "" {
-			state = "unknown"
+		resp.Peers = append(resp.Peers, s.wirePeer(p))
+	}
+	return resp, nil
+}
+
+func (s *Server) wirePeer(p raftstore.PeerInfo) *holdfastv1.Peer {
+	state := "unknown"
+	for _, m := range s.members() {
+		if m.Role == string(pki.RolePeer) && m.Name == p.ID {
+			state = m.State
 		}
-		resp.Peers = append(resp.Peers, &holdfastv1.Peer{Id: p.ID, Address: p.Address, Voter: p.Voter, Leader: p.Leader, Gossip: state})
+	}
+	return &holdfastv1.Peer{Id: p.ID, Address: p.Address, Voter: p.Voter, Leader: p.Leader, Gossip: state}
+}
+
+// ListPeers asks all peers.
+func (s clusterService) ListPeers(ctx context.Context, _ *holdfastv1.ListPeersRequest) (*holdfastv1.ListPeersResponse, error) {
+	resp := &holdfastv1.ListPeersResponse{ServedBy: s.cfg.PeerID}
+	states := s.store.Peers(ctx)
+	slices.SortFunc(states, func(a, b raftstore.PeerState) int { return strings.Compare(a.ID, b.ID) })
+	committed := uint64(0)
+	for _, p := range states {
+		committed = max(committed, p.CommitIndex)
+	}
+	for _, p := range states {
+		state := &holdfastv1.PeerState{Peer: s.wirePeer(p.PeerInfo)}
+		resp.Peers = append(resp.Peers, state)
+		if p.Err != nil {
+			state.Error = p.Err.Error()
+			continue
+		}
+		state.Term, state.Revision, state.Hash, state.Alarms = p.Term, p.Revision, p.Hash[:], p.Alarms
+		state.LastIndex, state.AppliedIndex = p.LastIndex, p.AppliedIndex
+		if committed > p.AppliedIndex { // asked one after the other, more or less
+			state.Lag = committed - p.AppliedIndex
+		}
+		if p.Contact >= 0 {
+			state.ContactAge = durationpb.New(p.Contact)
+		}
+		resp.Notes = append(resp.Notes, p.Notes...)
 	}
 	return resp, nil
 }
@@ -152,29 +184,22 @@ func machineRole(role holdfastv1.Role) (pki.Role, error) {
 }
 
 // RemovePeer takes a peer out of raft and out of the records of those who may
-// join it. The leader does it; other peers pass the call on. A leader that is to
-// be removed hands its leadership over first.
+// join it.
 func (s clusterService) RemovePeer(ctx context.Context, req *holdfastv1.RemovePeerRequest) (*holdfastv1.RemovePeerResponse, error) {
 	id := req.GetId()
-	if id == "" {
-		return nil, badRequest("id", "is empty: say which peer")
-	}
-	status := s.store.Status()
-	if status.Leader != s.cfg.PeerID {
-		return s.removeOnLeader(ctx, status.Leader, req)
-	}
-	if err := s.removable(status, id); err != nil {
-		return nil, err
-	}
-	if id == s.cfg.PeerID {
-		if caller, ok := identityFrom(ctx); ok && caller.Role == pki.RolePeer {
-			return nil, connect.Errorf(connect.CodeUnavailable, "the leadership moved to peer %s, which is to be removed; retry", id)
+	removable := func(status raftstore.Status) error { return s.removable(status, id) }
+	return lead(ctx, s, id, removable, func(client holdfastv1connect.ClusterServiceClient) (*holdfastv1.RemovePeerResponse, error) {
+		return client.RemovePeer(ctx, req)
+	}, func() (*holdfastv1.RemovePeerResponse, error) {
+		if err := s.store.RemovePeer(ctx, id); err != nil {
+			return nil, membershipError("remove peer "+id, err)
 		}
-		return s.handOverAndRemove(ctx, req)
-	}
-	if err := s.store.RemovePeer(ctx, id); err != nil {
-		return nil, membershipError("remove peer "+id, err)
-	}
+		return &holdfastv1.RemovePeerResponse{}, s.forgetMachine(ctx, id)
+	})
+}
+
+// forgetMachine deletes the record of a peer that was removed.
+func (s clusterService) forgetMachine(ctx context.Context, id string) error {
 	_, err := s.commit(ctx, "remove the record of peer "+id, "remove peer", func(view raftstore.View) (change, error) {
 		var c change
 		if _, ok := view.Get(machineKey(pki.RolePeer, id)); ok {
@@ -182,46 +207,203 @@ func (s clusterService) RemovePeer(ctx context.Context, req *holdfastv1.RemovePe
 		}
 		return c, nil
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.log.Info("peer removed", "peer", id, "caller", actor(ctx))
 	}
-	s.log.Info("peer removed", "peer", id, "caller", actor(ctx))
-	return &holdfastv1.RemovePeerResponse{}, nil
+	return err
 }
 
-// handOverAndRemove lets the next leader remove this peer. A new leader needs a
-// moment before it can change the members.
-func (s clusterService) handOverAndRemove(ctx context.Context, req *holdfastv1.RemovePeerRequest) (*holdfastv1.RemovePeerResponse, error) {
-	if err := s.store.TransferLeadership(ctx, ""); err != nil {
-		return nil, membershipError("hand over the leadership of peer "+req.GetId(), err)
+// PromotePeer gives a learner a vote.
+func (s clusterService) PromotePeer(ctx context.Context, req *holdfastv1.PromotePeerRequest) (*holdfastv1.PromotePeerResponse, error) {
+	id := req.GetId()
+	promotable := func(status raftstore.Status) error {
+		if req.GetForce() {
+			return nil
+		}
+		return s.promotable(status, id)
 	}
+	return lead(ctx, s, id, promotable, func(client holdfastv1connect.ClusterServiceClient) (*holdfastv1.PromotePeerResponse, error) {
+		return client.PromotePeer(ctx, req)
+	}, func() (*holdfastv1.PromotePeerResponse, error) {
+		if err := s.store.PromotePeer(ctx, id); err != nil {
+			return nil, membershipError("promote peer "+id, err)
+		}
+		s.log.Info("peer promoted", "peer", id, "caller", actor(ctx))
+		return &holdfastv1.PromotePeerResponse{}, nil
+	})
+}
+
+// promotable refuses an even number of voters, of which no more may fail than of one
+// less, while more must agree; unless one of them is dead and about to be removed.
+func (s clusterService) promotable(status raftstore.Status, id string) error {
+	voters := 0
+	for _, p := range status.Peers {
+		if !p.Voter {
+			continue
+		}
+		if p.ID == id {
+			return nil
+		}
+		voters++
+		if alive, known := s.alive(p.ID, pki.RolePeer); known && !alive && p.ID != s.cfg.PeerID {
+			return nil
+		}
+	}
+	if voters%2 == 0 || voters == 1 {
+		return nil
+	}
+	return connect.Errorf(connect.CodeFailedPrecondition,
+		"%d voters survive the loss of %d, as %d do, and %d instead of %d must agree to each write. With one more learner the cluster goes to %d voters by itself; --force promotes %s all the same",
+		voters+1, voters/2, voters, (voters+1)/2+1, voters/2+1, voters+2, id)
+}
+
+// DemotePeer takes a peer's vote.
+func (s clusterService) DemotePeer(ctx context.Context, req *holdfastv1.DemotePeerRequest) (*holdfastv1.DemotePeerResponse, error) {
+	id := req.GetId()
+	removable := func(status raftstore.Status) error { return s.removable(status, id) }
+	return lead(ctx, s, id, removable, func(client holdfastv1connect.ClusterServiceClient) (*holdfastv1.DemotePeerResponse, error) {
+		return client.DemotePeer(ctx, req)
+	}, func() (*holdfastv1.DemotePeerResponse, error) {
+		if err := s.store.DemotePeer(ctx, id); err != nil {
+			return nil, membershipError("demote peer "+id, err)
+		}
+		s.log.Info("peer demoted", "peer", id, "caller", actor(ctx))
+		return &holdfastv1.DemotePeerResponse{}, nil
+	})
+}
+
+// ReplacePeer puts a learner into a peer's place.
+func (s clusterService) ReplacePeer(ctx context.Context, req *holdfastv1.ReplacePeerRequest) (*holdfastv1.ReplacePeerResponse, error) {
+	id, successor := req.GetId(), req.GetSuccessor()
+	replaceable := func(status raftstore.Status) (err error) {
+		if req.GetSuccessor() == "" {
+			successor, err = s.bestLearner(ctx, id)
+		} else if !slices.ContainsFunc(status.Peers, func(p raftstore.PeerInfo) bool { return p.ID == successor }) {
+			err = connect.Errorf(connect.CodeNotFound, "no peer is called %s", successor)
+		}
+		return err
+	}
+	return lead(ctx, s, id, replaceable, func(client holdfastv1connect.ClusterServiceClient) (*holdfastv1.ReplacePeerResponse, error) {
+		return client.ReplacePeer(ctx, req)
+	}, func() (*holdfastv1.ReplacePeerResponse, error) {
+		if err := s.store.ReplacePeer(ctx, id, successor); err != nil {
+			return nil, membershipError("replace peer "+id, err)
+		}
+		s.log.Info("peer replaced", "peer", id, "by", successor, "caller", actor(ctx))
+		return &holdfastv1.ReplacePeerResponse{Successor: successor}, s.forgetMachine(ctx, id)
+	})
+}
+
+// bestLearner returns the learner, other than the peer to be replaced, that has the
+// most of the log.
+func (s clusterService) bestLearner(ctx context.Context, replaced string) (id string, err error) {
+	most := uint64(0)
+	for _, p := range s.store.Peers(ctx) {
+		if !p.Voter && p.ID != replaced && p.Err == nil && p.LastIndex >= most {
+			id, most = p.ID, p.LastIndex
+		}
+	}
+	if id == "" {
+		return "", connect.Errorf(connect.CodeFailedPrecondition,
+			"there is no learner to take the place of peer %s: join one (`holdfast peer add --learner` says how), then try again", replaced)
+	}
+	return id, nil
+}
+
+// TransferLeadership makes another voter lead.
+func (s clusterService) TransferLeadership(ctx context.Context, req *holdfastv1.TransferLeadershipRequest) (*holdfastv1.TransferLeadershipResponse, error) {
+	id := req.GetId()
+	status := s.store.Status()
+	if id != "" && status.Leader == id {
+		return &holdfastv1.TransferLeadershipResponse{Leader: id}, nil
+	}
+	if status.Leader != s.cfg.PeerID {
+		return passOn(ctx, s, status.Leader, func(client holdfastv1connect.ClusterServiceClient) (*holdfastv1.TransferLeadershipResponse, error) {
+			return client.TransferLeadership(ctx, req)
+		})
+	}
+	if err := s.store.TransferLeadership(ctx, id); err != nil {
+		return nil, membershipError("transfer the leadership", err)
+	}
+	// The peer that leads now may not be known yet: it is for people.
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
+	defer cancel()
+	for {
+		changed := s.store.LeaderChanged()
+		leader, _ := s.store.Leader()
+		if leader != "" {
+			s.log.Info("leadership transferred", "to", leader, "caller", actor(ctx))
+			return &holdfastv1.TransferLeadershipResponse{Leader: leader}, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, connect.NewError(connect.CodeUnavailable, "the leadership was handed over, and no new leader is known yet")
+		}
+	}
+}
+
+// lead does a change of the member called id on the leader: here, or by passing the
+// call on. A leader that the change is about hands its leadership over first, so
+// that the change does not take away the ground under it. allowed, if not nil, may
+// refuse before anything is done.
+func lead[T any](ctx context.Context, s clusterService, id string, allowed func(raftstore.Status) error, remote func(holdfastv1connect.ClusterServiceClient) (*T, error), here func() (*T, error)) (*T, error) {
+	if id == "" {
+		return nil, badRequest("id", "is empty: say which peer")
+	}
+	caller, _ := identityFrom(ctx)
 	deadline := time.NewTimer(waitTimeout)
 	defer deadline.Stop()
 	retry := time.NewTicker(100 * time.Millisecond)
 	defer retry.Stop()
 	for {
-		leader, _ := s.store.Leader()
-		resp, err := s.removeOnLeader(ctx, leader, req)
-		if connect.CodeOf(err) != connect.CodeUnavailable {
+		resp, err := leadOnce(ctx, s, id, allowed, remote, here)
+		// The peer that the caller asked goes on; one that got the call from it does not.
+		if connect.CodeOf(err) != connect.CodeUnavailable || caller.Role == pki.RolePeer {
 			return resp, err
 		}
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-deadline.C:
-			return nil, connect.Errorf(connect.CodeUnavailable,
-				"peer %s has handed over its leadership, but no other leader took it out within %s; retry", req.GetId(), waitTimeout).WithCause(err)
+			return nil, err
 		case <-retry.C:
 		}
 	}
 }
 
-func (s clusterService) removeOnLeader(ctx context.Context, leader string, req *holdfastv1.RemovePeerRequest) (*holdfastv1.RemovePeerResponse, error) {
+func leadOnce[T any](ctx context.Context, s clusterService, id string, allowed func(raftstore.Status) error, remote func(holdfastv1connect.ClusterServiceClient) (*T, error), here func() (*T, error)) (*T, error) {
+	status := s.store.Status()
+	if status.Leader != s.cfg.PeerID {
+		if caller, _ := identityFrom(ctx); caller.Role == pki.RolePeer {
+			return nil, connect.NewError(connect.CodeUnavailable, "the leader has changed; nothing was changed, retry")
+		}
+		return passOn(ctx, s, status.Leader, remote)
+	}
+	if !slices.ContainsFunc(status.Peers, func(p raftstore.PeerInfo) bool { return p.ID == id }) {
+		return nil, connect.Errorf(connect.CodeNotFound, "no peer is called %s", id)
+	}
+	if allowed != nil {
+		if err := allowed(status); err != nil {
+			return nil, err
+		}
+	}
+	if id != s.cfg.PeerID {
+		return here()
+	}
+	if err := s.store.TransferLeadership(ctx, ""); err != nil {
+		return nil, membershipError("hand over the leadership of peer "+id, err)
+	}
+	return nil, connect.Errorf(connect.CodeUnavailable, "peer %s has handed over its leadership, since the change is about itself; retry", id)
+}
+
+// passOn has the leader answer.
+func passOn[T any](ctx context.Context, s clusterService, leader string, remote func(holdfastv1connect.ClusterServiceClient) (*T, error)) (*T, error) {
 	client, err := s.leader(ctx, leader)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := holdfastv1connect.NewClusterServiceClient(client).RemovePeer(ctx, req)
+	resp, err := remote(holdfastv1connect.NewClusterServiceClient(client))
 	if err != nil {
 		return nil, relayed(err)
 	}

@@ -1,10 +1,12 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -291,28 +293,30 @@ func TestJoinTakenName(t *testing.T) {
 // TestMembership: nobody is let into raft who did not join, and who was removed
 // stays out; the cluster does not remove itself.
 func TestMembership(t *testing.T) {
-	c := newCluster(t, 2)
-	membership := func(peer, as string) peerv1connect.MembershipServiceClient {
-		return peerv1connect.NewMembershipServiceClient(c.client(peer, pki.Identity{Cluster: testCluster, Role: pki.RolePeer, Name: as}))
-	}
-	for _, peer := range []string{"peer-1", "peer-2"} { // the leader, and one that passes it on
-		_, err := membership(peer, "peer-9").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9", Address: "10.0.0.9:7000"})
-		wantCode(t, err, connect.CodeFailedPrecondition, "peer-9 has not joined this cluster")
-	}
-	_, err := membership("peer-2", "peer-3").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9", Address: "10.0.0.9:7000"})
-	wantCode(t, err, connect.CodeUnavailable, "leader has changed") // passed on already: no further
-	_, err = membership("peer-1", "peer-9").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9"})
-	wantCode(t, err, connect.CodeInvalidArgument, "")
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		membership := func(peer, as string) peerv1connect.MembershipServiceClient {
+			return peerv1connect.NewMembershipServiceClient(c.client(peer, pki.Identity{Cluster: testCluster, Role: pki.RolePeer, Name: as}))
+		}
+		for _, peer := range []string{"peer-1", "peer-2"} { // the leader, and one that passes it on
+			_, err := membership(peer, "peer-9").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9", Address: "10.0.0.9:7000"})
+			wantCode(t, err, connect.CodeFailedPrecondition, "peer-9 has not joined this cluster")
+		}
+		_, err := membership("peer-2", "peer-3").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9", Address: "10.0.0.9:7000"})
+		wantCode(t, err, connect.CodeUnavailable, "leader has changed") // passed on already: no further
+		_, err = membership("peer-1", "peer-9").AddPeer(t.Context(), &peerv1.AddPeerRequest{Id: "peer-9"})
+		wantCode(t, err, connect.CodeInvalidArgument, "")
 
-	for _, peer := range []string{"peer-1", "peer-2"} {
-		_, err := c.admin(peer).RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: "peer-1"})
-		wantCode(t, err, connect.CodeFailedPrecondition, "the cluster would be gone")
-		_, err = c.admin(peer).RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: "peer-9"})
-		wantCode(t, err, connect.CodeNotFound, "no peer is called peer-9")
-	}
-	c.setDown("peer-1", true)
-	_, err = c.admin("peer-2").RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: "peer-9"})
-	wantCode(t, err, connect.CodeUnavailable, "")
+		for _, peer := range []string{"peer-1", "peer-2"} {
+			_, err := c.admin(peer).RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: "peer-1"})
+			wantCode(t, err, connect.CodeFailedPrecondition, "the cluster would be gone")
+			_, err = c.admin(peer).RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: "peer-9"})
+			wantCode(t, err, connect.CodeNotFound, "no peer is called peer-9")
+		}
+		c.setDown("peer-1", true)
+		_, err = c.admin("peer-2").RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: "peer-9"})
+		wantCode(t, err, connect.CodeUnavailable, "")
+	})
 }
 
 // TestRemovable: a peer goes only when the rest can go on without it.
@@ -425,6 +429,95 @@ func TestPeersLife(t *testing.T) {
 		}
 	})
 }
+
+// TestPeerChanges: what an administrator asks of any peer is done by the leader, also
+// when it is about the leader; what makes no sense is refused with the reason.
+func TestPeerChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, raft := newRaftCluster(t, 3)
+		leader := raft.WaitLeader()
+		through := raft.Others(leader)[0].ID
+		admin := c.admin(through)
+		if err := leader.Store.Admit(t.Context(), raftstore.Joiner{ID: "p4", Address: "p4"}); err == nil {
+			t.Fatal("a peer that does not run is a member")
+		}
+		fourth := raft.NewPeer()
+		fourth.Run()
+		if err := leader.Store.Admit(t.Context(), raftstore.Joiner{ID: "p4", Address: "p4"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+
+		list, err := admin.ListPeers(t.Context(), &holdfastv1.ListPeersRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range list.GetPeers() {
+			if p.GetPeer().GetId() != fmt.Sprint("p", i+1) || p.GetError() != "" || p.GetLag() != 0 || !bytes.Equal(p.GetHash(), list.GetPeers()[0].GetHash()) ||
+				p.GetPeer().GetLeader() != (p.GetContactAge() == nil) || p.GetPeer().GetVoter() != (i < 3) {
+				t.Errorf("peer %d: %v", i+1, p)
+			}
+		}
+		if len(list.GetPeers()) != 4 || len(list.GetNotes()) != 1 || !strings.Contains(list.GetNotes()[0], "p4 stays a learner") {
+			t.Errorf("%d peers, notes %q", len(list.GetPeers()), list.GetNotes())
+		}
+
+		_, err = admin.PromotePeer(t.Context(), &holdfastv1.PromotePeerRequest{Id: "p4"})
+		wantCode(t, err, connect.CodeFailedPrecondition, "4 voters survive the loss of 1, as 3 do, and 3 instead of 2 must agree")
+		if _, err = admin.PromotePeer(t.Context(), &holdfastv1.PromotePeerRequest{Id: "p4", Force: true}); err != nil {
+			t.Error(err)
+		}
+		if _, err = admin.DemotePeer(t.Context(), &holdfastv1.DemotePeerRequest{Id: "p4"}); err != nil {
+			t.Error(err)
+		}
+		_, err = admin.TransferLeadership(t.Context(), &holdfastv1.TransferLeadershipRequest{Id: "p4"})
+		wantCode(t, err, connect.CodeFailedPrecondition, "learner")
+		for _, id := range []string{through, through} { // again is no error
+			resp, err := admin.TransferLeadership(t.Context(), &holdfastv1.TransferLeadershipRequest{Id: id})
+			if err != nil || resp.GetLeader() != id {
+				t.Errorf("%v, %v, want %s to lead", resp, err, id)
+			}
+		}
+		// The leader itself, through itself.
+		resp, err := admin.ReplacePeer(t.Context(), &holdfastv1.ReplacePeerRequest{Id: through})
+		if err != nil || resp.GetSuccessor() != "p4" {
+			t.Errorf("%v, %v, want p4 in the place of %s", resp, err, through)
+		}
+		rest := slices.DeleteFunc(slices.Clone(raft.Peers), func(p *storetest.Peer) bool { return p.ID == through })
+		now := raft.WaitLeader(rest...)
+		admin = c.admin(leader.ID)
+		_, err = admin.ReplacePeer(t.Context(), &holdfastv1.ReplacePeerRequest{Id: now.ID})
+		wantCode(t, err, connect.CodeFailedPrecondition, "holdfast peer add --learner")
+		_, err = admin.ReplacePeer(t.Context(), &holdfastv1.ReplacePeerRequest{Id: raft.WaitLeader(rest...).ID, Successor: "p9"})
+		wantCode(t, err, connect.CodeNotFound, "")
+		for name, err := range map[string]error{
+			"promote": second(admin.PromotePeer(t.Context(), &holdfastv1.PromotePeerRequest{Id: through})),
+			"demote":  second(admin.DemotePeer(t.Context(), &holdfastv1.DemotePeerRequest{Id: through})),
+			"remove":  second(admin.RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{Id: through})),
+			"nobody":  second(admin.TransferLeadership(t.Context(), &holdfastv1.TransferLeadershipRequest{Id: through})),
+		} {
+			if connect.CodeOf(err) != connect.CodeNotFound {
+				t.Errorf("%s a removed peer: %v, want NotFound", name, err)
+			}
+		}
+		_, err = admin.RemovePeer(t.Context(), &holdfastv1.RemovePeerRequest{})
+		wantCode(t, err, connect.CodeInvalidArgument, "id")
+
+		// Its name is not free, and a machine with a token gets it no more.
+		created, err := admin.CreateToken(t.Context(), &holdfastv1.CreateTokenRequest{Role: holdfastv1.Role_ROLE_PEER})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := pki.ParseToken(created.GetToken())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.join(leader.ID).Join(t.Context(), joinRequest(t, token, holdfastv1.Role_ROLE_PEER, through))
+		wantCode(t, err, connect.CodeAlreadyExists, "was removed from this cluster, and a peer's name is used once")
+	})
+}
+
+func second[T any](_ T, err error) error { return err }
 
 // TestElection: the loss of the leader is invisible to agents of other peers, and
 // to writers no more than a wait; the new leader knows soon who is alive.

@@ -65,7 +65,11 @@ func membershipError(what string, err error) error {
 	if _, coded := errors.AsType[*connect.Error](err); coded || err == nil {
 		return err
 	}
-	return connect.NewError(connect.CodeFailedPrecondition, errors.Unwrap(err).Error()).WithCause(err)
+	code := connect.CodeFailedPrecondition
+	if errors.Is(err, raftstore.ErrNoPeer) {
+		code = connect.CodeNotFound
+	}
+	return connect.NewError(code, errors.Unwrap(err).Error()).WithCause(err)
 }
 
 // invalid returns the error for wrong objects: InvalidArgument with one Fault

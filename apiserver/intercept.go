@@ -13,7 +13,7 @@ import (
 
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 
-	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
 // observe is the outermost interceptor. It counts and logs each call, turns a
@@ -80,8 +80,9 @@ func (s *Server) bound(next connect.ServerFunc) connect.ServerFunc {
 	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
 		if spec.StreamType == connect.StreamTypeUnary {
 			timeout := callTimeout
-			if spec.Procedure == peerv1connect.MembershipServiceAddPeerProcedure {
-				timeout = addPeerTimeout
+			switch spec.Procedure {
+			case holdfastv1connect.ClusterServicePromotePeerProcedure, holdfastv1connect.ClusterServiceReplacePeerProcedure:
+				timeout = catchUpTimeout
 			}
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()

@@ -29,8 +29,8 @@ const (
 	waitTimeout = 10 * time.Second
 	// callTimeout bounds a unary call as a whole.
 	callTimeout = 30 * time.Second
-	// addPeerTimeout bounds AddPeer, which waits until a new peer has caught up.
-	addPeerTimeout = 5 * time.Minute
+	// catchUpTimeout bounds calls that wait until a new peer has caught up.
+	catchUpTimeout = 5 * time.Minute
 
 	// readMaxBytes bounds a message that a client sends.
 	readMaxBytes = 4 << 20

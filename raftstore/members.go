@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -521,6 +522,51 @@ func (s *Store) waitDescribe(ctx context.Context, id string) (*peerv1.DescribeRe
 	}
 }
 
+// PeerState is how a peer's store stands, as it says itself.
+type PeerState struct {
+	PeerInfo
+	// Err says why the peer did not answer; the rest is then empty.
+	Err  error
+	Term uint64
+	// The peer's last entry, the last that it knows to be committed, the last that
+	// Revision and Hash include.
+	LastIndex, CommitIndex, AppliedIndex uint64
+	Revision                             Revision
+	Hash                                 [16]byte
+	// Contact is how long ago the peer heard from the leader. Negative: never, or
+	// it leads.
+	Contact time.Duration
+	// Alarms and Notes are as in Status.
+	Alarms, Notes []string
+}
+
+// Peers asks all members how they stand and returns what they say, in the order of
+// raft's configuration. It takes a second at most, and works without a leader.
+func (s *Store) Peers(ctx context.Context) []PeerState {
+	members := s.Status().Peers
+	states := make([]PeerState, len(members))
+	var asking sync.WaitGroup
+	for i, member := range members {
+		asking.Go(func() {
+			state := PeerState{PeerInfo: member, Contact: -1}
+			if desc, err := s.describe(ctx, member.ID); err != nil {
+				state.Err = err
+			} else {
+				state.Term, state.Revision = desc.GetTerm(), desc.GetRevision()
+				state.LastIndex, state.CommitIndex, state.AppliedIndex = desc.GetLastIndex(), desc.GetCommitIndex(), desc.GetAppliedIndex()
+				copy(state.Hash[:], desc.GetHash())
+				state.Alarms, state.Notes = desc.GetAlarms(), desc.GetNotes()
+				if desc.GetContactAge() != nil {
+					state.Contact = desc.GetContactAge().AsDuration()
+				}
+			}
+			states[i] = state
+		})
+	}
+	asking.Wait()
+	return states
+}
+
 // describe asks a peer how its store stands; this one, too.
 func (s *Store) describe(ctx context.Context, id string) (*peerv1.DescribeResponse, error) {
 	if id == s.cfg.ID {
@@ -540,7 +586,7 @@ func (s *Store) description() *peerv1.DescribeResponse {
 	desc := &peerv1.DescribeResponse{
 		Id: st.ID, Instance: s.instance, Term: st.Term,
 		LastIndex: st.LastIndex, CommitIndex: st.CommitIndex, AppliedIndex: st.AppliedIndex,
-		Revision: st.Revision, Hash: st.Hash[:], Alarms: st.Alarms, Incarnation: s.Incarnation(),
+		Revision: st.Revision, Hash: st.Hash[:], Alarms: st.Alarms, Notes: st.Notes, Incarnation: s.Incarnation(),
 	}
 	if s.isReady() {
 		desc.LastTerm = s.lastTerm()

@@ -492,9 +492,6 @@ type PeerInfo struct {
 	ID, Address string
 	// Voter is false for a learner.
 	Voter, Leader bool
-	// Contact is how long ago the peer answered this one's raft: only a leader asks.
-	// Negative: never.
-	Contact time.Duration
 }
 
 // Status returns what this peer knows at this moment.
@@ -508,14 +505,9 @@ func (s *Store) Status() Status {
 	st.LastIndex, st.CommitIndex = s.raft.LastIndex(), s.raft.CommitIndex()
 	for _, server := range s.configuration().Servers {
 		address, _ := splitInstance(server.Address)
-		contact, ok := s.transport.contacts.age(server.ID)
-		if !ok {
-			contact = -1
-		}
 		st.Peers = append(st.Peers, PeerInfo{
 			ID: string(server.ID), Address: string(address),
 			Voter: server.Suffrage == raft.Voter, Leader: string(server.ID) == st.Leader,
-			Contact: contact,
 		})
 	}
 	return st

@@ -14,6 +14,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connectinprocess"
 	"connectrpc.com/connect/v2/connectproto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +38,36 @@ type fakeCluster struct {
 	watch  func(context.Context, *holdfastv1.WatchRequest, func(*holdfastv1.WatchResponse) error) error
 	logs   func(*holdfastv1.LogsRequest, func(string) error) error
 	status *holdfastv1.StatusResponse
+	peers  *holdfastv1.ListPeersResponse
+	change func(verb string, id string) error // of a peer
+}
+
+func (f *fakeCluster) ListPeers(context.Context, *holdfastv1.ListPeersRequest) (*holdfastv1.ListPeersResponse, error) {
+	return f.peers, nil
+}
+
+func (f *fakeCluster) CreateToken(context.Context, *holdfastv1.CreateTokenRequest) (*holdfastv1.CreateTokenResponse, error) {
+	return &holdfastv1.CreateTokenResponse{Token: "holdfast1token"}, nil
+}
+
+func (f *fakeCluster) RemovePeer(_ context.Context, req *holdfastv1.RemovePeerRequest) (*holdfastv1.RemovePeerResponse, error) {
+	return &holdfastv1.RemovePeerResponse{}, f.change("remove", req.GetId())
+}
+
+func (f *fakeCluster) PromotePeer(_ context.Context, req *holdfastv1.PromotePeerRequest) (*holdfastv1.PromotePeerResponse, error) {
+	return &holdfastv1.PromotePeerResponse{}, f.change(fmt.Sprintf("promote %t", req.GetForce()), req.GetId())
+}
+
+func (f *fakeCluster) DemotePeer(_ context.Context, req *holdfastv1.DemotePeerRequest) (*holdfastv1.DemotePeerResponse, error) {
+	return &holdfastv1.DemotePeerResponse{}, f.change("demote", req.GetId())
+}
+
+func (f *fakeCluster) ReplacePeer(_ context.Context, req *holdfastv1.ReplacePeerRequest) (*holdfastv1.ReplacePeerResponse, error) {
+	return &holdfastv1.ReplacePeerResponse{Successor: "p9"}, f.change("replace "+req.GetSuccessor(), req.GetId())
+}
+
+func (f *fakeCluster) TransferLeadership(_ context.Context, req *holdfastv1.TransferLeadershipRequest) (*holdfastv1.TransferLeadershipResponse, error) {
+	return &holdfastv1.TransferLeadershipResponse{Leader: "p2"}, f.change("transfer", req.GetId())
 }
 
 func (f *fakeCluster) Apply(_ context.Context, req *holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error) {
@@ -559,4 +590,69 @@ contexts:
 	run("context", "use", "one").check(t, exitOK, "context one is current now")
 	run("context", "list").check(t, exitOK, "*         one ")
 	run("get", "pods", "--context", "four").check(t, exitUsage, "there is no context four", "one, two")
+}
+
+// TestPeers: the table, what is wrong below it, and each change with its outcome and
+// its refusal.
+func TestPeers(t *testing.T) {
+	hash := []byte{0xab, 0xcd, 0xef, 0x01, 0x23}
+	var asked []string
+	refusal := error(nil)
+	f := &fakeCluster{
+		change: func(verb, id string) error {
+			asked = append(asked, verb+" "+id)
+			return refusal
+		},
+		peers: &holdfastv1.ListPeersResponse{Notes: []string{"p4 stays a learner, as somebody wished"}, Peers: []*holdfastv1.PeerState{
+			{Peer: &holdfastv1.Peer{Id: "p1", Address: "192.0.2.1:7443", Voter: true, Leader: true, Gossip: "alive"}, Term: 3, LastIndex: 20, AppliedIndex: 20, Hash: hash},
+			{Peer: &holdfastv1.Peer{Id: "p2", Address: "192.0.2.2:7443", Voter: true, Gossip: "alive"}, Term: 3, LastIndex: 20, AppliedIndex: 18, Lag: 2, Hash: hash, ContactAge: durationpb.New(15 * time.Millisecond), Alarms: []string{"low-space: 1% left"}},
+			{Peer: &holdfastv1.Peer{Id: "p3", Address: "192.0.2.3:7443", Voter: true, Gossip: "dead"}, Error: "connection refused"},
+			{Peer: &holdfastv1.Peer{Id: "p4", Address: "192.0.2.4:7443", Gossip: "alive"}, Term: 3, LastIndex: 20, AppliedIndex: 20, Hash: hash, ContactAge: durationpb.New(time.Millisecond)},
+		}},
+	}
+	got := f.run(t.Context(), nil, "peer", "list")
+	if want := `ID   ADDRESS          ROLE      TERM   LAST   APPLIED   LAG   CONTACT   GOSSIP   HASH
+p1   192.0.2.1:7443   leader    3      20     20        0     -         alive    abcdef01
+p2   192.0.2.2:7443   voter     3      20     18        2     15ms      alive    abcdef01
+p3   192.0.2.3:7443   voter     -      -      -         -     -         dead     -
+p4   192.0.2.4:7443   learner   3      20     20        0     1ms       alive    abcdef01
+
+ALARM on p2: low-space: 1% left
+p3 does not answer: connection refused
+p4 stays a learner, as somebody wished
+`; got.stdout != want || got.code != exitOK {
+		t.Errorf("exit code %d, printed\n%s\nwant\n%s%s", got.code, got.stdout, want, got.stderr)
+	}
+	f.run(t.Context(), nil, "peer", "list", "-o", "json").check(t, exitOK, `"lag": "2"`, `"contactAge": "0.015s"`)
+	f.run(t.Context(), nil, "peer", "list", "-o", "yaml").check(t, exitOK, "lag: \"2\"")
+	f.run(t.Context(), nil, "peer", "add", "--learner").check(t, exitOK,
+		"holdfast server --join 192.0.2.1:7443,192.0.2.2:7443,192.0.2.4:7443 --token holdfast1token --learner\n")
+	f.run(t.Context(), nil, "peer", "add", "--ttl", "0s").check(t, exitUsage, "--ttl")
+
+	changes := []struct{ line, asked, done string }{
+		{"remove p3", "remove p3", "peer p3 removed\n"},
+		{"promote p4", "promote false p4", "peer p4 votes\n"},
+		{"promote p4 --force", "promote true p4", "peer p4 votes\n"},
+		{"demote p2", "demote p2", "peer p2 is a learner, and stays one\n"},
+		{"replace p3", "replace  p3", "peer p9 votes in the place of p3, which is removed\n"},
+		{"replace p3 p9", "replace p9 p3", "peer p9 votes in the place of p3, which is removed\n"},
+		{"transfer", "transfer ", "peer p2 leads\n"},
+		{"transfer p2", "transfer p2", "peer p2 leads\n"},
+	}
+	for _, c := range changes {
+		asked, refusal = nil, nil
+		args := append([]string{"peer"}, strings.Fields(c.line)...)
+		if got := f.run(t.Context(), nil, args...); got.stdout != c.done || got.code != exitOK {
+			t.Errorf("%s: exit code %d, printed %q, want %q; %s", c.line, got.code, got.stdout, c.done, got.stderr)
+		}
+		if len(asked) != 1 || asked[0] != c.asked {
+			t.Errorf("%s asks for %q, want %q", c.line, asked, c.asked)
+		}
+		refusal = connect.NewError(connect.CodeFailedPrecondition, "the reason")
+		f.run(t.Context(), nil, args...).check(t, exitRefused, "the reason")
+		refusal = connect.NewError(connect.CodeNotFound, "no peer is called so")
+		f.run(t.Context(), nil, args...).check(t, exitNotFound, "no peer is called so")
+	}
+	f.run(t.Context(), nil, "peer", "remove").check(t, exitUsage, "holdfast peer list")
+	f.run(t.Context(), nil, "peer", "replace").check(t, exitUsage)
 }

@@ -39,7 +39,10 @@ two of them.
 The first peer is started with --init. It saves a context for the command line
 and prints the commands with which other machines join. Once its data directory
 belongs to a cluster, a peer goes on with that: --init, --join and --token may
-stay on its command line.`,
+stay on its command line.
+
+A peer may come back at another address. If all of them do at once, they find each
+other again through --join and the new address of one.`,
 		Example: `  holdfast server --init
   holdfast server --join 192.0.2.10:7443 --token holdfast1...
   holdfast server --data-dir /srv/holdfast --advertise 192.0.2.11`,
@@ -50,6 +53,7 @@ stay on its command line.`,
 	flags.BoolVar(&f.config.Init, "init", false, "make a new cluster, of which this is the first peer")
 	flags.StringSliceVar(&f.config.Join, "join", nil, "join the cluster of these peers, host:port of their API")
 	flags.StringVar(&f.config.Token, "token", "", "what to join with, as 'holdfast token create --role peer' makes it (default: HOLDFAST_TOKEN)")
+	flags.BoolVar(&f.config.Learner, "learner", false, "with --join: get no vote by itself, until 'holdfast peer promote' or 'replace'")
 	flags.StringVar(&f.config.Name, "name", "", "name of this peer, which it keeps (default: the host's name)")
 	flags.StringVar(&f.config.DataDir, "data-dir", "/var/lib/holdfast", "directory of all that the peer keeps")
 	flags.StringVar(&f.config.Listen, "listen", fmt.Sprintf(":%d", peer.DefaultPort), "where to listen for API, raft and agents")

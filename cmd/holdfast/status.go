@@ -89,14 +89,7 @@ func (a *app) printStatus(s *holdfastv1.StatusResponse) {
 	byID := slices.Clone(s.GetPeers())
 	slices.SortFunc(byID, func(x, y *holdfastv1.Peer) int { return strings.Compare(x.GetId(), y.GetId()) })
 	for _, p := range byID {
-		role := "learner"
-		if p.GetVoter() {
-			role = "voter"
-		}
-		if p.GetLeader() {
-			role = "leader"
-		}
-		peers.Rows = append(peers.Rows, []string{p.GetId(), p.GetAddress(), role, p.GetGossip()})
+		peers.Rows = append(peers.Rows, []string{p.GetId(), p.GetAddress(), peerRole(p), p.GetGossip()})
 	}
 	(&grid{w: a.stdout, header: true}).write(peers)
 
@@ -110,5 +103,8 @@ func (a *app) printStatus(s *holdfastv1.StatusResponse) {
 		fmt.Fprintln(a.stdout)
 		slices.SortFunc(nodes.Rows, func(x, y []string) int { return strings.Compare(x[0], y[0]) })
 		(&grid{w: a.stdout, header: true}).write(nodes)
+	}
+	for _, alarm := range s.GetAlarms() {
+		fmt.Fprintf(a.stdout, "\n%s\n", a.paint(a.stdout, 31, "ALARM on "+s.GetServedBy()+": "+alarm))
 	}
 }

@@ -278,8 +278,10 @@ type StatusResponse struct {
 	// True when the peer could reach a quorum just now.
 	Quorum bool `protobuf:"varint,10,opt,name=quorum,proto3" json:"quorum,omitempty"`
 	// Why not, for people.
-	QuorumError   string `protobuf:"bytes,11,opt,name=quorum_error,json=quorumError,proto3" json:"quorum_error,omitempty"`
-	Version       string `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
+	QuorumError string `protobuf:"bytes,11,opt,name=quorum_error,json=quorumError,proto3" json:"quorum_error,omitempty"`
+	Version     string `protobuf:"bytes,12,opt,name=version,proto3" json:"version,omitempty"`
+	// What is wrong with the answering peer's store, and what to do: "name: text".
+	Alarms        []string `protobuf:"bytes,13,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +400,13 @@ func (x *StatusResponse) GetVersion() string {
 	return ""
 }
 
+func (x *StatusResponse) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=holdfast.v1.Role" json:"role,omitempty"`
@@ -503,6 +512,230 @@ func (x *CreateTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+type ListPeersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeersRequest) Reset() {
+	*x = ListPeersRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeersRequest) ProtoMessage() {}
+
+func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
+func (*ListPeersRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+// PeerState is how a peer's store stands.
+type PeerState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peer  *Peer                  `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Why the peer did not answer, for people. Empty: it did, and the rest is set.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Term  uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	// The last entry of its log, and the last that it has applied.
+	LastIndex    uint64 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,5,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// How many committed entries it has yet to apply, counted from the peer that
+	// knows the most.
+	Lag      uint64 `protobuf:"varint,6,opt,name=lag,proto3" json:"lag,omitempty"`
+	Revision int64  `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The state hash at applied_index: peers with equal applied_index have equal
+	// hashes. 16 bytes.
+	Hash []byte `protobuf:"bytes,8,opt,name=hash,proto3" json:"hash,omitempty"`
+	// How long ago it heard from the leader. Absent: never, or it leads.
+	ContactAge *durationpb.Duration `protobuf:"bytes,9,opt,name=contact_age,json=contactAge,proto3" json:"contact_age,omitempty"`
+	// "name: what is wrong and what to do".
+	Alarms        []string `protobuf:"bytes,10,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerState) Reset() {
+	*x = PeerState{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerState) ProtoMessage() {}
+
+func (x *PeerState) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
+func (*PeerState) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PeerState) GetPeer() *Peer {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *PeerState) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *PeerState) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *PeerState) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+func (x *PeerState) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+func (x *PeerState) GetLag() uint64 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *PeerState) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PeerState) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *PeerState) GetContactAge() *durationpb.Duration {
+	if x != nil {
+		return x.ContactAge
+	}
+	return nil
+}
+
+func (x *PeerState) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+type ListPeersResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ServedBy string                 `protobuf:"bytes,1,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	// By id.
+	Peers []*PeerState `protobuf:"bytes,2,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Why peers that could vote do not, and what would help, as the leader's
+	// autopilot sees it.
+	Notes         []string `protobuf:"bytes,3,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPeersResponse) Reset() {
+	*x = ListPeersResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPeersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPeersResponse) ProtoMessage() {}
+
+func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
+func (*ListPeersResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListPeersResponse) GetServedBy() string {
+	if x != nil {
+		return x.ServedBy
+	}
+	return ""
+}
+
+func (x *ListPeersResponse) GetPeers() []*PeerState {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *ListPeersResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 type RemovePeerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -512,7 +745,7 @@ type RemovePeerRequest struct {
 
 func (x *RemovePeerRequest) Reset() {
 	*x = RemovePeerRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +757,7 @@ func (x *RemovePeerRequest) String() string {
 func (*RemovePeerRequest) ProtoMessage() {}
 
 func (x *RemovePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +770,7 @@ func (x *RemovePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePeerRequest.ProtoReflect.Descriptor instead.
 func (*RemovePeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemovePeerRequest) GetId() string {
@@ -555,7 +788,7 @@ type RemovePeerResponse struct {
 
 func (x *RemovePeerResponse) Reset() {
 	*x = RemovePeerResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +800,7 @@ func (x *RemovePeerResponse) String() string {
 func (*RemovePeerResponse) ProtoMessage() {}
 
 func (x *RemovePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +813,364 @@ func (x *RemovePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePeerResponse.ProtoReflect.Descriptor instead.
 func (*RemovePeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+type PromotePeerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Do it also when it makes an even number of voters.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromotePeerRequest) Reset() {
+	*x = PromotePeerRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromotePeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromotePeerRequest) ProtoMessage() {}
+
+func (x *PromotePeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromotePeerRequest.ProtoReflect.Descriptor instead.
+func (*PromotePeerRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PromotePeerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PromotePeerRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type PromotePeerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromotePeerResponse) Reset() {
+	*x = PromotePeerResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromotePeerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromotePeerResponse) ProtoMessage() {}
+
+func (x *PromotePeerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromotePeerResponse.ProtoReflect.Descriptor instead.
+func (*PromotePeerResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{12}
+}
+
+type DemotePeerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DemotePeerRequest) Reset() {
+	*x = DemotePeerRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DemotePeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DemotePeerRequest) ProtoMessage() {}
+
+func (x *DemotePeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DemotePeerRequest.ProtoReflect.Descriptor instead.
+func (*DemotePeerRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DemotePeerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DemotePeerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DemotePeerResponse) Reset() {
+	*x = DemotePeerResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DemotePeerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DemotePeerResponse) ProtoMessage() {}
+
+func (x *DemotePeerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DemotePeerResponse.ProtoReflect.Descriptor instead.
+func (*DemotePeerResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{14}
+}
+
+type ReplacePeerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The peer to remove.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The learner that takes its place. Empty: the one that is furthest along.
+	Successor     string `protobuf:"bytes,2,opt,name=successor,proto3" json:"successor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplacePeerRequest) Reset() {
+	*x = ReplacePeerRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplacePeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplacePeerRequest) ProtoMessage() {}
+
+func (x *ReplacePeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplacePeerRequest.ProtoReflect.Descriptor instead.
+func (*ReplacePeerRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReplacePeerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReplacePeerRequest) GetSuccessor() string {
+	if x != nil {
+		return x.Successor
+	}
+	return ""
+}
+
+type ReplacePeerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Successor     string                 `protobuf:"bytes,1,opt,name=successor,proto3" json:"successor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplacePeerResponse) Reset() {
+	*x = ReplacePeerResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplacePeerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplacePeerResponse) ProtoMessage() {}
+
+func (x *ReplacePeerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplacePeerResponse.ProtoReflect.Descriptor instead.
+func (*ReplacePeerResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReplacePeerResponse) GetSuccessor() string {
+	if x != nil {
+		return x.Successor
+	}
+	return ""
+}
+
+type TransferLeadershipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The voter that is to lead. Empty: the one that is furthest along.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipRequest) Reset() {
+	*x = TransferLeadershipRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipRequest) ProtoMessage() {}
+
+func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TransferLeadershipRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type TransferLeadershipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new leader.
+	Leader        string `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeadershipResponse) Reset() {
+	*x = TransferLeadershipResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeadershipResponse) ProtoMessage() {}
+
+func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TransferLeadershipResponse) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
 }
 
 type JoinRequest struct {
@@ -600,7 +1190,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +1202,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +1215,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -686,7 +1276,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +1288,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +1301,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -786,7 +1376,7 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12%\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\"\x85\x03\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\x9d\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1b\n" +
@@ -802,17 +1392,53 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x06quorum\x18\n" +
 	" \x01(\bR\x06quorum\x12!\n" +
 	"\fquorum_error\x18\v \x01(\tR\vquorumError\x12\x18\n" +
-	"\aversion\x18\f \x01(\tR\aversion\"h\n" +
+	"\aversion\x18\f \x01(\tR\aversion\x12\x16\n" +
+	"\x06alarms\x18\r \x03(\tR\x06alarms\"h\n" +
 	"\x12CreateTokenRequest\x12%\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12+\n" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"f\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"#\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x12\n" +
+	"\x10ListPeersRequest\"\xb6\x02\n" +
+	"\tPeerState\x12%\n" +
+	"\x04peer\x18\x01 \x01(\v2\x11.holdfast.v1.PeerR\x04peer\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12#\n" +
+	"\rapplied_index\x18\x05 \x01(\x04R\fappliedIndex\x12\x10\n" +
+	"\x03lag\x18\x06 \x01(\x04R\x03lag\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x03R\brevision\x12\x12\n" +
+	"\x04hash\x18\b \x01(\fR\x04hash\x12:\n" +
+	"\vcontact_age\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"contactAge\x12\x16\n" +
+	"\x06alarms\x18\n" +
+	" \x03(\tR\x06alarms\"t\n" +
+	"\x11ListPeersResponse\x12\x1b\n" +
+	"\tserved_by\x18\x01 \x01(\tR\bservedBy\x12,\n" +
+	"\x05peers\x18\x02 \x03(\v2\x16.holdfast.v1.PeerStateR\x05peers\x12\x14\n" +
+	"\x05notes\x18\x03 \x03(\tR\x05notes\"#\n" +
 	"\x11RemovePeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x14\n" +
-	"\x12RemovePeerResponse\"\x8a\x01\n" +
+	"\x12RemovePeerResponse\":\n" +
+	"\x12PromotePeerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x15\n" +
+	"\x13PromotePeerResponse\"#\n" +
+	"\x11DemotePeerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x14\n" +
+	"\x12DemotePeerResponse\"B\n" +
+	"\x12ReplacePeerRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\tsuccessor\x18\x02 \x01(\tR\tsuccessor\"3\n" +
+	"\x13ReplacePeerResponse\x12\x1c\n" +
+	"\tsuccessor\x18\x01 \x01(\tR\tsuccessor\"+\n" +
+	"\x19TransferLeadershipRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"4\n" +
+	"\x1aTransferLeadershipResponse\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"\x8a\x01\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12\x12\n" +
@@ -833,12 +1459,18 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_PEER\x10\x01\x12\r\n" +
-	"\tROLE_NODE\x10\x022\xf4\x01\n" +
+	"\tROLE_NODE\x10\x022\x9a\x05\n" +
 	"\x0eClusterService\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
-	"\vCreateToken\x12\x1f.holdfast.v1.CreateTokenRequest\x1a .holdfast.v1.CreateTokenResponse\x12M\n" +
+	"\vCreateToken\x12\x1f.holdfast.v1.CreateTokenRequest\x1a .holdfast.v1.CreateTokenResponse\x12J\n" +
+	"\tListPeers\x12\x1d.holdfast.v1.ListPeersRequest\x1a\x1e.holdfast.v1.ListPeersResponse\x12M\n" +
 	"\n" +
-	"RemovePeer\x12\x1e.holdfast.v1.RemovePeerRequest\x1a\x1f.holdfast.v1.RemovePeerResponse2J\n" +
+	"RemovePeer\x12\x1e.holdfast.v1.RemovePeerRequest\x1a\x1f.holdfast.v1.RemovePeerResponse\x12P\n" +
+	"\vPromotePeer\x12\x1f.holdfast.v1.PromotePeerRequest\x1a .holdfast.v1.PromotePeerResponse\x12M\n" +
+	"\n" +
+	"DemotePeer\x12\x1e.holdfast.v1.DemotePeerRequest\x1a\x1f.holdfast.v1.DemotePeerResponse\x12P\n" +
+	"\vReplacePeer\x12\x1f.holdfast.v1.ReplacePeerRequest\x1a .holdfast.v1.ReplacePeerResponse\x12e\n" +
+	"\x12TransferLeadership\x12&.holdfast.v1.TransferLeadershipRequest\x1a'.holdfast.v1.TransferLeadershipResponse2J\n" +
 	"\vJoinService\x12;\n" +
 	"\x04Join\x12\x18.holdfast.v1.JoinRequest\x1a\x19.holdfast.v1.JoinResponseB\xaa\x01\n" +
 	"\x0fcom.holdfast.v1B\fClusterProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
@@ -856,43 +1488,67 @@ func file_holdfast_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_holdfast_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_holdfast_v1_cluster_proto_goTypes = []any{
-	(Role)(0),                     // 0: holdfast.v1.Role
-	(*StatusRequest)(nil),         // 1: holdfast.v1.StatusRequest
-	(*Peer)(nil),                  // 2: holdfast.v1.Peer
-	(*Member)(nil),                // 3: holdfast.v1.Member
-	(*StatusResponse)(nil),        // 4: holdfast.v1.StatusResponse
-	(*CreateTokenRequest)(nil),    // 5: holdfast.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),   // 6: holdfast.v1.CreateTokenResponse
-	(*RemovePeerRequest)(nil),     // 7: holdfast.v1.RemovePeerRequest
-	(*RemovePeerResponse)(nil),    // 8: holdfast.v1.RemovePeerResponse
-	(*JoinRequest)(nil),           // 9: holdfast.v1.JoinRequest
-	(*JoinResponse)(nil),          // 10: holdfast.v1.JoinResponse
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(Role)(0),                          // 0: holdfast.v1.Role
+	(*StatusRequest)(nil),              // 1: holdfast.v1.StatusRequest
+	(*Peer)(nil),                       // 2: holdfast.v1.Peer
+	(*Member)(nil),                     // 3: holdfast.v1.Member
+	(*StatusResponse)(nil),             // 4: holdfast.v1.StatusResponse
+	(*CreateTokenRequest)(nil),         // 5: holdfast.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 6: holdfast.v1.CreateTokenResponse
+	(*ListPeersRequest)(nil),           // 7: holdfast.v1.ListPeersRequest
+	(*PeerState)(nil),                  // 8: holdfast.v1.PeerState
+	(*ListPeersResponse)(nil),          // 9: holdfast.v1.ListPeersResponse
+	(*RemovePeerRequest)(nil),          // 10: holdfast.v1.RemovePeerRequest
+	(*RemovePeerResponse)(nil),         // 11: holdfast.v1.RemovePeerResponse
+	(*PromotePeerRequest)(nil),         // 12: holdfast.v1.PromotePeerRequest
+	(*PromotePeerResponse)(nil),        // 13: holdfast.v1.PromotePeerResponse
+	(*DemotePeerRequest)(nil),          // 14: holdfast.v1.DemotePeerRequest
+	(*DemotePeerResponse)(nil),         // 15: holdfast.v1.DemotePeerResponse
+	(*ReplacePeerRequest)(nil),         // 16: holdfast.v1.ReplacePeerRequest
+	(*ReplacePeerResponse)(nil),        // 17: holdfast.v1.ReplacePeerResponse
+	(*TransferLeadershipRequest)(nil),  // 18: holdfast.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 19: holdfast.v1.TransferLeadershipResponse
+	(*JoinRequest)(nil),                // 20: holdfast.v1.JoinRequest
+	(*JoinResponse)(nil),               // 21: holdfast.v1.JoinResponse
+	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 23: google.protobuf.Timestamp
 }
 var file_holdfast_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: holdfast.v1.Member.role:type_name -> holdfast.v1.Role
 	2,  // 1: holdfast.v1.StatusResponse.peers:type_name -> holdfast.v1.Peer
 	3,  // 2: holdfast.v1.StatusResponse.members:type_name -> holdfast.v1.Member
 	0,  // 3: holdfast.v1.CreateTokenRequest.role:type_name -> holdfast.v1.Role
-	11, // 4: holdfast.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	12, // 5: holdfast.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 6: holdfast.v1.JoinRequest.role:type_name -> holdfast.v1.Role
-	1,  // 7: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	5,  // 8: holdfast.v1.ClusterService.CreateToken:input_type -> holdfast.v1.CreateTokenRequest
-	7,  // 9: holdfast.v1.ClusterService.RemovePeer:input_type -> holdfast.v1.RemovePeerRequest
-	9,  // 10: holdfast.v1.JoinService.Join:input_type -> holdfast.v1.JoinRequest
-	4,  // 11: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	6,  // 12: holdfast.v1.ClusterService.CreateToken:output_type -> holdfast.v1.CreateTokenResponse
-	8,  // 13: holdfast.v1.ClusterService.RemovePeer:output_type -> holdfast.v1.RemovePeerResponse
-	10, // 14: holdfast.v1.JoinService.Join:output_type -> holdfast.v1.JoinResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	22, // 4: holdfast.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	23, // 5: holdfast.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	2,  // 6: holdfast.v1.PeerState.peer:type_name -> holdfast.v1.Peer
+	22, // 7: holdfast.v1.PeerState.contact_age:type_name -> google.protobuf.Duration
+	8,  // 8: holdfast.v1.ListPeersResponse.peers:type_name -> holdfast.v1.PeerState
+	0,  // 9: holdfast.v1.JoinRequest.role:type_name -> holdfast.v1.Role
+	1,  // 10: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	5,  // 11: holdfast.v1.ClusterService.CreateToken:input_type -> holdfast.v1.CreateTokenRequest
+	7,  // 12: holdfast.v1.ClusterService.ListPeers:input_type -> holdfast.v1.ListPeersRequest
+	10, // 13: holdfast.v1.ClusterService.RemovePeer:input_type -> holdfast.v1.RemovePeerRequest
+	12, // 14: holdfast.v1.ClusterService.PromotePeer:input_type -> holdfast.v1.PromotePeerRequest
+	14, // 15: holdfast.v1.ClusterService.DemotePeer:input_type -> holdfast.v1.DemotePeerRequest
+	16, // 16: holdfast.v1.ClusterService.ReplacePeer:input_type -> holdfast.v1.ReplacePeerRequest
+	18, // 17: holdfast.v1.ClusterService.TransferLeadership:input_type -> holdfast.v1.TransferLeadershipRequest
+	20, // 18: holdfast.v1.JoinService.Join:input_type -> holdfast.v1.JoinRequest
+	4,  // 19: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	6,  // 20: holdfast.v1.ClusterService.CreateToken:output_type -> holdfast.v1.CreateTokenResponse
+	9,  // 21: holdfast.v1.ClusterService.ListPeers:output_type -> holdfast.v1.ListPeersResponse
+	11, // 22: holdfast.v1.ClusterService.RemovePeer:output_type -> holdfast.v1.RemovePeerResponse
+	13, // 23: holdfast.v1.ClusterService.PromotePeer:output_type -> holdfast.v1.PromotePeerResponse
+	15, // 24: holdfast.v1.ClusterService.DemotePeer:output_type -> holdfast.v1.DemotePeerResponse
+	17, // 25: holdfast.v1.ClusterService.ReplacePeer:output_type -> holdfast.v1.ReplacePeerResponse
+	19, // 26: holdfast.v1.ClusterService.TransferLeadership:output_type -> holdfast.v1.TransferLeadershipResponse
+	21, // 27: holdfast.v1.JoinService.Join:output_type -> holdfast.v1.JoinResponse
+	19, // [19:28] is the sub-list for method output_type
+	10, // [10:19] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_cluster_proto_init() }
@@ -906,7 +1562,7 @@ func file_holdfast_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_cluster_proto_rawDesc), len(file_holdfast_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -293,7 +293,9 @@ type DescribeResponse struct {
 	// Of the last entry of its log.
 	LastTerm uint64 `protobuf:"varint,13,opt,name=last_term,json=lastTerm,proto3" json:"last_term,omitempty"`
 	// The state hash at the entry asked for; empty when it is not known.
-	HashAt        []byte `protobuf:"bytes,14,opt,name=hash_at,json=hashAt,proto3" json:"hash_at,omitempty"`
+	HashAt []byte `protobuf:"bytes,14,opt,name=hash_at,json=hashAt,proto3" json:"hash_at,omitempty"`
+	// What the leader's autopilot waits for.
+	Notes         []string `protobuf:"bytes,15,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +424,13 @@ func (x *DescribeResponse) GetLastTerm() uint64 {
 func (x *DescribeResponse) GetHashAt() []byte {
 	if x != nil {
 		return x.HashAt
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
 	}
 	return nil
 }
@@ -1598,7 +1607,7 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x0fDescribeRequest\x12\x16\n" +
 	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
-	"\x04hash\x18\x03 \x01(\fR\x04hash\"\xbc\x03\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\"\xd2\x03\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
@@ -1616,7 +1625,8 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x0ecaller_removed\x18\v \x01(\bR\rcallerRemoved\x12 \n" +
 	"\vincarnation\x18\f \x01(\x04R\vincarnation\x12\x1b\n" +
 	"\tlast_term\x18\r \x01(\x04R\blastTerm\x12\x17\n" +
-	"\ahash_at\x18\x0e \x01(\fR\x06hashAt\"\x14\n" +
+	"\ahash_at\x18\x0e \x01(\fR\x06hashAt\x12\x14\n" +
+	"\x05notes\x18\x0f \x03(\tR\x05notes\"\x14\n" +
 	"\x12ReadIndexesRequest\"R\n" +
 	"\x13ReadIndexesResponse\x12;\n" +
 	"\x06answer\x18\x01 \x01(\v2#.holdfast.peer.v1.ReadIndexResponseR\x06answer\"F\n" +

@@ -30,8 +30,19 @@ const (
 	ClusterServiceStatusProcedure = "/holdfast.v1.ClusterService/Status"
 	// ClusterServiceCreateTokenProcedure is the procedure name of the ClusterService's CreateToken RPC.
 	ClusterServiceCreateTokenProcedure = "/holdfast.v1.ClusterService/CreateToken"
+	// ClusterServiceListPeersProcedure is the procedure name of the ClusterService's ListPeers RPC.
+	ClusterServiceListPeersProcedure = "/holdfast.v1.ClusterService/ListPeers"
 	// ClusterServiceRemovePeerProcedure is the procedure name of the ClusterService's RemovePeer RPC.
 	ClusterServiceRemovePeerProcedure = "/holdfast.v1.ClusterService/RemovePeer"
+	// ClusterServicePromotePeerProcedure is the procedure name of the ClusterService's PromotePeer RPC.
+	ClusterServicePromotePeerProcedure = "/holdfast.v1.ClusterService/PromotePeer"
+	// ClusterServiceDemotePeerProcedure is the procedure name of the ClusterService's DemotePeer RPC.
+	ClusterServiceDemotePeerProcedure = "/holdfast.v1.ClusterService/DemotePeer"
+	// ClusterServiceReplacePeerProcedure is the procedure name of the ClusterService's ReplacePeer RPC.
+	ClusterServiceReplacePeerProcedure = "/holdfast.v1.ClusterService/ReplacePeer"
+	// ClusterServiceTransferLeadershipProcedure is the procedure name of the ClusterService's
+	// TransferLeadership RPC.
+	ClusterServiceTransferLeadershipProcedure = "/holdfast.v1.ClusterService/TransferLeadership"
 	// JoinServiceJoinProcedure is the procedure name of the JoinService's Join RPC.
 	JoinServiceJoinProcedure = "/holdfast.v1.JoinService/Join"
 )
@@ -51,11 +62,46 @@ var (
 			Procedure:  ClusterServiceCreateTokenProcedure,
 		}
 	})
+	clusterServiceListPeersSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("ListPeers"),
+			Procedure:  ClusterServiceListPeersProcedure,
+		}
+	})
 	clusterServiceRemovePeerSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("RemovePeer"),
 			Procedure:  ClusterServiceRemovePeerProcedure,
+		}
+	})
+	clusterServicePromotePeerSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("PromotePeer"),
+			Procedure:  ClusterServicePromotePeerProcedure,
+		}
+	})
+	clusterServiceDemotePeerSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("DemotePeer"),
+			Procedure:  ClusterServiceDemotePeerProcedure,
+		}
+	})
+	clusterServiceReplacePeerSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("ReplacePeer"),
+			Procedure:  ClusterServiceReplacePeerProcedure,
+		}
+	})
+	clusterServiceTransferLeadershipSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("TransferLeadership"),
+			Procedure:  ClusterServiceTransferLeadershipProcedure,
 		}
 	})
 )
@@ -67,9 +113,27 @@ type ClusterServiceClient interface {
 	// CreateToken makes a token with which a machine can join. The token is shown
 	// this once; the cluster keeps a hash.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
-	// RemovePeer takes a peer out of the cluster. Refused with FailedPrecondition
-	// when what remains could not form a quorum.
+	// ListPeers asks all peers how their stores stand. It answers within some
+	// seconds, also without a leader.
+	ListPeers(context.Context, *v1.ListPeersRequest) (*v1.ListPeersResponse, error)
+	// RemovePeer takes a peer out of the cluster, and its name out of use, for ever.
+	// Refused with FailedPrecondition when what remains could not form a quorum.
+	//
+	// This and the calls below are administrators', who may send them to any peer:
+	// the leader does the work, and hands over first if it is about itself. All can
+	// be repeated. NotFound when there is no such peer, FailedPrecondition with the
+	// reason when the change is refused, Unavailable when nothing was changed and
+	// another try makes sense, Unknown when the change may yet be made.
 	RemovePeer(context.Context, *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error)
+	// PromotePeer gives a learner a vote, once it has caught up. Without force it is
+	// refused when the cluster would survive no more losses than before.
+	PromotePeer(context.Context, *v1.PromotePeerRequest) (*v1.PromotePeerResponse, error)
+	// DemotePeer makes a voter a learner, and a learner one that stays so.
+	DemotePeer(context.Context, *v1.DemotePeerRequest) (*v1.DemotePeerResponse, error)
+	// ReplacePeer gives a learner a vote and removes another peer in its favour.
+	ReplacePeer(context.Context, *v1.ReplacePeerRequest) (*v1.ReplacePeerResponse, error)
+	// TransferLeadership makes another voter lead.
+	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
 }
 
 // NewClusterServiceClient constructs a client for the holdfast.v1.ClusterService service. Multiple
@@ -85,9 +149,27 @@ type ClusterServiceHandler interface {
 	// CreateToken makes a token with which a machine can join. The token is shown
 	// this once; the cluster keeps a hash.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
-	// RemovePeer takes a peer out of the cluster. Refused with FailedPrecondition
-	// when what remains could not form a quorum.
+	// ListPeers asks all peers how their stores stand. It answers within some
+	// seconds, also without a leader.
+	ListPeers(context.Context, *v1.ListPeersRequest) (*v1.ListPeersResponse, error)
+	// RemovePeer takes a peer out of the cluster, and its name out of use, for ever.
+	// Refused with FailedPrecondition when what remains could not form a quorum.
+	//
+	// This and the calls below are administrators', who may send them to any peer:
+	// the leader does the work, and hands over first if it is about itself. All can
+	// be repeated. NotFound when there is no such peer, FailedPrecondition with the
+	// reason when the change is refused, Unavailable when nothing was changed and
+	// another try makes sense, Unknown when the change may yet be made.
 	RemovePeer(context.Context, *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error)
+	// PromotePeer gives a learner a vote, once it has caught up. Without force it is
+	// refused when the cluster would survive no more losses than before.
+	PromotePeer(context.Context, *v1.PromotePeerRequest) (*v1.PromotePeerResponse, error)
+	// DemotePeer makes a voter a learner, and a learner one that stays so.
+	DemotePeer(context.Context, *v1.DemotePeerRequest) (*v1.DemotePeerResponse, error)
+	// ReplacePeer gives a learner a vote and removes another peer in its favour.
+	ReplacePeer(context.Context, *v1.ReplacePeerRequest) (*v1.ReplacePeerResponse, error)
+	// TransferLeadership makes another voter lead.
+	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
 }
 
 // RegisterClusterServiceHandler registers svc as the holdfast.v1.ClusterService implementation on
@@ -97,7 +179,12 @@ func RegisterClusterServiceHandler(server *connect.Server, svc ClusterServiceHan
 	server.Register(
 		connect.Method{Spec: clusterServiceStatusSpec(), Handler: adapter.status},
 		connect.Method{Spec: clusterServiceCreateTokenSpec(), Handler: adapter.createToken},
+		connect.Method{Spec: clusterServiceListPeersSpec(), Handler: adapter.listPeers},
 		connect.Method{Spec: clusterServiceRemovePeerSpec(), Handler: adapter.removePeer},
+		connect.Method{Spec: clusterServicePromotePeerSpec(), Handler: adapter.promotePeer},
+		connect.Method{Spec: clusterServiceDemotePeerSpec(), Handler: adapter.demotePeer},
+		connect.Method{Spec: clusterServiceReplacePeerSpec(), Handler: adapter.replacePeer},
+		connect.Method{Spec: clusterServiceTransferLeadershipSpec(), Handler: adapter.transferLeadership},
 	)
 }
 
@@ -112,8 +199,28 @@ func (UnimplementedClusterServiceHandler) CreateToken(context.Context, *v1.Creat
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.CreateToken is not implemented")
 }
 
+func (UnimplementedClusterServiceHandler) ListPeers(context.Context, *v1.ListPeersRequest) (*v1.ListPeersResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.ListPeers is not implemented")
+}
+
 func (UnimplementedClusterServiceHandler) RemovePeer(context.Context, *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.RemovePeer is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) PromotePeer(context.Context, *v1.PromotePeerRequest) (*v1.PromotePeerResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.PromotePeer is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) DemotePeer(context.Context, *v1.DemotePeerRequest) (*v1.DemotePeerResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.DemotePeer is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) ReplacePeer(context.Context, *v1.ReplacePeerRequest) (*v1.ReplacePeerResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.ReplacePeer is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.TransferLeadership is not implemented")
 }
 
 type clusterServiceClient struct {
@@ -136,9 +243,49 @@ func (c *clusterServiceClient) CreateToken(ctx context.Context, req *v1.CreateTo
 	return &res, nil
 }
 
+func (c *clusterServiceClient) ListPeers(ctx context.Context, req *v1.ListPeersRequest) (*v1.ListPeersResponse, error) {
+	var res v1.ListPeersResponse
+	if err := c.client.CallUnary(ctx, clusterServiceListPeersSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 func (c *clusterServiceClient) RemovePeer(ctx context.Context, req *v1.RemovePeerRequest) (*v1.RemovePeerResponse, error) {
 	var res v1.RemovePeerResponse
 	if err := c.client.CallUnary(ctx, clusterServiceRemovePeerSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) PromotePeer(ctx context.Context, req *v1.PromotePeerRequest) (*v1.PromotePeerResponse, error) {
+	var res v1.PromotePeerResponse
+	if err := c.client.CallUnary(ctx, clusterServicePromotePeerSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) DemotePeer(ctx context.Context, req *v1.DemotePeerRequest) (*v1.DemotePeerResponse, error) {
+	var res v1.DemotePeerResponse
+	if err := c.client.CallUnary(ctx, clusterServiceDemotePeerSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) ReplacePeer(ctx context.Context, req *v1.ReplacePeerRequest) (*v1.ReplacePeerResponse, error) {
+	var res v1.ReplacePeerResponse
+	if err := c.client.CallUnary(ctx, clusterServiceReplacePeerSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) TransferLeadership(ctx context.Context, req *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
+	var res v1.TransferLeadershipResponse
+	if err := c.client.CallUnary(ctx, clusterServiceTransferLeadershipSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -170,12 +317,72 @@ func (h clusterServiceHandler) createToken(ctx context.Context, _ connect.Spec, 
 	return stream.Send(res)
 }
 
+func (h clusterServiceHandler) listPeers(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListPeersRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListPeers(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
 func (h clusterServiceHandler) removePeer(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	var req v1.RemovePeerRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
 	res, err := h.svc.RemovePeer(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) promotePeer(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.PromotePeerRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.PromotePeer(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) demotePeer(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DemotePeerRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.DemotePeer(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) replacePeer(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ReplacePeerRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ReplacePeer(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) transferLeadership(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.TransferLeadershipRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.TransferLeadership(ctx, &req)
 	if err != nil {
 		return err
 	}
