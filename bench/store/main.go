@@ -89,7 +89,7 @@ func mainE(args []string) error {
 	if _, err := os.Stat(o.binary); err != nil {
 		return fmt.Errorf("the product is not built (make build): %w", err)
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer cancel()
 	return measureAll(ctx, o)
 }
