@@ -66,6 +66,7 @@ var table = map[string][]pki.Role{
 	storev1connect.StoreServiceStatusProcedure:          {pki.RoleAdmin},
 
 	peerv1connect.StoreServiceReadIndexProcedure:    {pki.RolePeer},
+	peerv1connect.StoreServiceReadIndexesProcedure:  {pki.RolePeer},
 	peerv1connect.StoreServiceForwardProcedure:      {pki.RolePeer},
 	peerv1connect.StoreServiceDescribeProcedure:     {pki.RolePeer},
 	peerv1connect.MembershipServiceAddPeerProcedure: {pki.RolePeer},
