@@ -57,6 +57,11 @@ bench-idle: deps build images ## Measure start, memory, CPU and log growth of an
 bench-failover: deps build images ## Measure how long writes stop when the leader is killed (root; QUICK=1)
 	@bench/failover | tee bench/results/failover.txt
 
+.PHONY: bench-store
+bench-store: build ## Measure the replicated store beside etcd (about 20 minutes; QUICK=1)
+	cd bench && CGO_ENABLED=0 go build -o ../bin/bench-store ./store
+	bin/bench-store -out $(if $(QUICK),'',bench/results)
+
 .PHONY: generate
 generate: ## Generate Go from proto/
 	$(TOOL) buf generate

@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -307,5 +309,39 @@ func TestOtherClustersIdentity(t *testing.T) {
 	}
 	if got := status(c.ca, false); got != http.StatusUnauthorized {
 		t.Errorf("an unverified certificate got %d", got)
+	}
+}
+
+// TestConnContext: the identity is read once for a connection whose handshake is
+// done.
+func TestConnContext(t *testing.T) {
+	c := newCluster(t, 1)
+	admin := credentials(t, c.ca, pki.RoleAdmin, "alice").ClientTLS(pki.RolePeer, "h2")
+	for _, tt := range []struct {
+		name      string
+		client    *tls.Config
+		handshake bool
+		want      string
+	}{
+		{"admin", admin, true, "admin/alice"},
+		{"handshake not done", admin, false, "anybody"},
+		{"no certificate", pki.PinnedTLS(c.ca.Pin(), "h2"), true, "anybody"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a, b := net.Pipe()
+			defer a.Close()
+			defer b.Close()
+			server := tls.Server(a, credentials(t, c.ca, pki.RolePeer, "peer-1").ServerTLS("h2"))
+			if tt.handshake {
+				done := make(chan error, 1)
+				go func() { done <- tls.Client(b, tt.client).HandshakeContext(t.Context()) }()
+				if err := errors.Join(server.HandshakeContext(t.Context()), <-done); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := actor(c.servers["peer-1"].ConnContext(t.Context(), server)); got != tt.want {
+				t.Errorf("it is %s, want %s", got, tt.want)
+			}
+		})
 	}
 }

@@ -161,7 +161,7 @@ func (p *Peer) Run(ctx context.Context) error {
 	// The API relays heartbeats and exchanges events, and answers requests. It
 	// waits by itself for a store that is not ready.
 	parts.start("api", api.Run)
-	parts.start("http", func(ctx context.Context) error { return p.serve(ctx, api.Handler()) })
+	parts.start("http", func(ctx context.Context) error { return p.serve(ctx, api) })
 	// Peers whose addresses have all changed find each other again through the one
 	// that the operator names.
 	parts.start("rendezvous", func(ctx context.Context) error { return p.rendezvous(ctx, met) })
@@ -182,12 +182,13 @@ func (p *Peer) Run(ctx context.Context) error {
 
 // serve answers HTTP until ctx ends. Streams never end by themselves, so after a
 // moment for short requests all connections are closed; clients go on elsewhere.
-func (p *Peer) serve(ctx context.Context, handler http.Handler) error {
+func (p *Peer) serve(ctx context.Context, api *apiserver.Server) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // exec and port-forward of Kubernetes' clients need Upgrade
 	protocols.SetHTTP2(true)
 	server := &http.Server{
-		Handler:           handler,
+		Handler:           api.Handler(),
+		ConnContext:       api.ConnContext,
 		Protocols:         protocols,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,

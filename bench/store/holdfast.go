@@ -205,7 +205,7 @@ func (h *holdfast) leader(ctx context.Context) (int, error) {
 
 func (h *holdfast) dial(ctx context.Context, way string, to ...int) (conn, error) {
 	c := h.client(to...)
-	u := holdfastConn{c: c, store: storev1connect.NewStoreServiceClient(c.Connect())}
+	u := holdfastConn{c: c, store: storev1connect.NewStoreServiceClient(c.Connect()), watches: new(watchStream)}
 	switch way {
 	case unary:
 		return u, nil
@@ -223,8 +223,9 @@ func (h *holdfast) dial(ctx context.Context, way string, to ...int) (conn, error
 
 // holdfastConn is the unary API.
 type holdfastConn struct {
-	c     *client.Client
-	store storev1connect.StoreServiceClient
+	c       *client.Client
+	store   storev1connect.StoreServiceClient
+	watches *watchStream
 }
 
 func (u holdfastConn) close() { u.c.Close() }
@@ -268,26 +269,83 @@ func (u holdfastConn) get(ctx context.Context, key []byte, linearizable bool) er
 }
 
 func (u holdfastConn) watch(ctx context.Context, key []byte, event func([]byte)) error {
-	stream, err := u.store.Watch(ctx, &storev1.WatchRequest{Key: key})
+	return u.watches.start(ctx, u.store, key, event)
+}
+
+// watchStream carries all watches of a connection, as etcd's client does. It ends
+// with the connection.
+type watchStream struct {
+	mu      sync.Mutex // held while sending, too
+	stream  storev1connect.StoreServiceWatchClientStream
+	open    bool
+	last    uint64
+	watches map[uint64]*watch
+}
+
+type watch struct {
+	began chan error // capacity 1
+	event func([]byte)
+}
+
+func (w *watchStream) start(ctx context.Context, store storev1connect.StoreServiceClient, key []byte, event func([]byte)) error {
+	begin := func() (*watch, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !w.open {
+			stream, err := store.Watch(ctx)
+			if err != nil {
+				return nil, err
+			}
+			w.stream, w.open, w.watches = stream, true, make(map[uint64]*watch)
+			go w.receive()
+		}
+		w.last++
+		one := &watch{began: make(chan error, 1), event: event}
+		w.watches[w.last] = one
+		return one, w.stream.Send(&storev1.WatchRequest{Start: []*storev1.WatchStart{{Id: w.last, Key: key}}})
+	}
+	one, err := begin()
 	if err != nil {
 		return err
 	}
-	if _, err := stream.Receive(); err != nil { // the first says that it has begun
-		return errors.Join(err, stream.Close())
+	select {
+	case err := <-one.began:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	go func() {
-		defer stream.Close()
-		for {
-			resp, err := stream.Receive()
-			if err != nil {
-				return
+}
+
+func (w *watchStream) receive() {
+	began := make(map[uint64]bool)
+	for {
+		resp, err := w.stream.Receive()
+		if err != nil {
+			w.mu.Lock()
+			for id, one := range w.watches {
+				if !began[id] {
+					one.began <- err
+				}
 			}
-			for _, ev := range resp.GetEvents() {
-				event(ev.GetKv().GetValue())
+			w.mu.Unlock()
+			return
+		}
+		for _, update := range resp.GetUpdates() {
+			w.mu.Lock()
+			one := w.watches[update.GetId()]
+			w.mu.Unlock()
+			if one == nil {
+				continue
+			}
+			if !began[update.GetId()] {
+				began[update.GetId()] = true
+				one.began <- nil // the first update says that it has begun
+			}
+			for _, ev := range update.GetEvents() {
+				one.event(ev.GetKv().GetValue())
 			}
 		}
-	}()
-	return nil
+	}
 }
 
 func (u holdfastConn) list(ctx context.Context, prefix []byte) (int, error) {

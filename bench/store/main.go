@@ -58,6 +58,7 @@ func mainE(args []string) error {
 	only := flags.String("only", "", "etcd or holdfast: leave the other out")
 	profile := flags.String("profile", "", "directory for CPU profiles of the members and the client, for each case")
 	measure := flags.Duration("measure", 0, "how long to measure each load (default 2 s)")
+	keys := flags.Int("keys", 0, "how many keys the large case has (default 1,000,000)")
 	list := flags.Bool("list", false, "list the cases")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -73,6 +74,9 @@ func mainE(args []string) error {
 	if *measure > 0 {
 		o.scale.measure = *measure
 	}
+	if *keys > 0 {
+		o.scale.keys = *keys
+	}
 	if o.binary, err = filepath.Abs(o.binary); err != nil {
 		return err
 	}
@@ -85,7 +89,7 @@ func mainE(args []string) error {
 	if _, err := os.Stat(o.binary); err != nil {
 		return fmt.Errorf("the product is not built (make build): %w", err)
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer cancel()
 	return measureAll(ctx, o)
 }

@@ -75,6 +75,7 @@ func (a *app) runServer(ctx context.Context, f serverFlags) error {
 	if f.config.Token == "" && len(f.config.Join) > 0 {
 		f.config.Token = a.getenv("HOLDFAST_TOKEN")
 	}
+	paceGC()
 	isNew := !madeBefore(f.config.DataDir)
 	p, err := peer.Prepare(ctx, f.config)
 	if err != nil {
