@@ -122,6 +122,9 @@ func (b *batcher) answer(batch []*proposal, future raft.ApplyFuture, err error) 
 		case !r.GetSucceeded():
 			failed++
 		}
+		if len(p.leases) > 0 {
+			b.store.keeper.changed(p.leases)
+		}
 		m.txnSeconds.Observe(now.Sub(p.begin).Seconds())
 		p.finish(outcome{result: results[i]})
 	}

@@ -14,6 +14,7 @@ type metrics struct {
 	syncSeconds     prometheus.Histogram
 	snapshotSeconds prometheus.Histogram
 	leaderships     prometheus.Counter
+	leasesExpired   prometheus.Counter
 }
 
 // outcomes are the counters of metrics.txns: to find one by its label costs more than
@@ -42,6 +43,10 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 			Help: "How often this peer began to lead.",
 		}),
 	}
+	m.leasesExpired = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "holdfast", Subsystem: "store", Name: "leases_expired_total",
+		Help: "Leases that this peer ended, as leader, because their time was up.",
+	})
 	m.outcomes = outcomes{
 		committed:     m.txns.WithLabelValues("committed"),
 		compareFailed: m.txns.WithLabelValues("compare_failed"),
@@ -57,7 +62,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "holdfast", Subsystem: "store", Name: name, Help: help}, value)
 	}
 	collectors := []prometheus.Collector{
-		m.txns, m.txnSeconds, m.batchTxns, m.applySeconds, m.diskSeconds, m.syncSeconds, m.snapshotSeconds, m.leaderships,
+		m.txns, m.txnSeconds, m.batchTxns, m.applySeconds, m.diskSeconds, m.syncSeconds, m.snapshotSeconds, m.leaderships, m.leasesExpired,
 		gauge("revision", "Revision of this peer's state.", func() float64 { return float64(s.current.Load().root.Revision()) }),
 		gauge("applied_index", "Last log entry applied.", func() float64 { return float64(s.current.Load().root.Index()) }),
 		gauge("commit_index", "Last log entry known to be committed.", func() float64 { return float64(s.Status().CommitIndex) }),

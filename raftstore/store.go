@@ -35,6 +35,7 @@ type Store struct {
 	forwarder  *forwarder
 	reader     *indexReader
 	hub        *watchHub
+	keeper     *leaseKeeper
 
 	current  atomic.Pointer[published]  // what readers see
 	leader   atomic.Pointer[leaderInfo] // of the cluster, as known here
@@ -91,7 +92,7 @@ func New(cfg Config) (*Store, error) {
 	s.publish(mvcc.New().Root())
 	s.leader.Store(&leaderInfo{changed: make(chan struct{})})
 	s.reign.Store(&reign{changed: make(chan struct{})})
-	s.batcher, s.forwarder, s.reader = newBatcher(s), newForwarder(s), newIndexReader(s)
+	s.batcher, s.forwarder, s.reader, s.keeper = newBatcher(s), newForwarder(s), newIndexReader(s), newLeaseKeeper(s)
 	s.fsm = &fsm{store: s, state: mvcc.New()}
 	s.room = &room{store: s}
 	var err error
@@ -206,6 +207,8 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { s.watchSilence(running) })
 	parts.Go(func() { s.snapshots(running) })
 	parts.Go(func() { s.autopilot(running) })
+	parts.Go(func() { s.keeper.run(running) })
+	parts.Go(func() { _ = s.Lead(running, s.keeper.keep) })
 	parts.Go(func() { _ = s.Lead(running, s.keepHistory) })
 	parts.Go(func() { s.room.run(running) })
 	parts.Go(func() { s.rotateKeys(running) })

@@ -237,12 +237,19 @@ func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
 	wait := time.NewTimer(leaderWait)
 	defer wait.Stop()
 	retry := newBackoff()
+	var unknown error // of an attempt that may have been committed
+	gaveUp := func(when string, why error) error {
+		if unknown != nil {
+			return errors.Join(unknown, why)
+		}
+		return noLeader(when, why)
+	}
 	for {
 		if err := s.Refusal(); err != nil {
 			return Result{}, err
 		}
 		if ctx.Err() != nil {
-			return Result{}, noLeader("in time", errors.Join(context.Cause(ctx), err))
+			return Result{}, gaveUp("in time", errors.Join(context.Cause(ctx), err))
 		}
 		leader := s.leader.Load()
 		p := newProposal(data, t.Then, t.Else)
@@ -254,14 +261,16 @@ func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
 			s.forwarder.submit(p)
 		}
 		if leader.id != "" {
-			out := s.await(ctx, p)
-			if !errors.Is(out.err, errNotProposed) {
+			switch out := s.await(ctx, p); {
+			case errors.Is(out.err, ErrOutcomeUnknown) && len(t.ID) > 0 && !errors.Is(out.err, ErrClosed):
+				unknown = out.err // to ask again is safe
+			case errors.Is(out.err, errNotProposed), out.err != nil && unknown != nil:
+				err = out.err // says nothing of the attempts before
+			default:
 				return t.result(out)
 			}
-			err = out.err
 		}
-		// Nothing was proposed: wait for another leader, or for the one there is
-		// to be reached.
+		// Wait for another leader, or for the one there is to be reached.
 		again, stop := retry.timer(leader.id != "")
 		select {
 		case <-leader.changed:
@@ -269,11 +278,11 @@ func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
 		case <-again:
 		case <-wait.C:
 			stop()
-			return Result{}, noLeader(fmt.Sprintf("within %v", leaderWait), err)
+			return Result{}, gaveUp(fmt.Sprintf("within %v", leaderWait), err)
 		case <-ctx.Done():
 		case <-s.stopped:
 			stop()
-			return Result{}, ErrClosed
+			return Result{}, errors.Join(unknown, ErrClosed)
 		}
 		stop()
 	}

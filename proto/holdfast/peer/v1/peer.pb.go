@@ -740,6 +740,202 @@ func (x *ForwardError) GetReason() ForwardReason {
 	return ForwardReason_FORWARD_REASON_UNSPECIFIED
 }
 
+type LeasesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Questions     []*LeaseQuestion       `protobuf:"bytes,1,rep,name=questions,proto3" json:"questions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeasesRequest) Reset() {
+	*x = LeasesRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeasesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeasesRequest) ProtoMessage() {}
+
+func (x *LeasesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeasesRequest.ProtoReflect.Descriptor instead.
+func (*LeasesRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LeasesRequest) GetQuestions() []*LeaseQuestion {
+	if x != nil {
+		return x.Questions
+	}
+	return nil
+}
+
+type LeaseQuestion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The lease begins anew with all of its time.
+	KeepAlive     bool `protobuf:"varint,2,opt,name=keep_alive,json=keepAlive,proto3" json:"keep_alive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseQuestion) Reset() {
+	*x = LeaseQuestion{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseQuestion) ProtoMessage() {}
+
+func (x *LeaseQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseQuestion.ProtoReflect.Descriptor instead.
+func (*LeaseQuestion) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LeaseQuestion) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *LeaseQuestion) GetKeepAlive() bool {
+	if x != nil {
+		return x.KeepAlive
+	}
+	return false
+}
+
+// LeasesResponse has one answer for each question, in order.
+type LeasesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answers       []*LeaseAnswer         `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeasesResponse) Reset() {
+	*x = LeasesResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeasesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeasesResponse) ProtoMessage() {}
+
+func (x *LeasesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeasesResponse.ProtoReflect.Descriptor instead.
+func (*LeasesResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LeasesResponse) GetAnswers() []*LeaseAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type LeaseAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The time that the lease was granted. 0: there is no such lease.
+	TtlMillis int64 `protobuf:"varint,1,opt,name=ttl_millis,json=ttlMillis,proto3" json:"ttl_millis,omitempty"`
+	// What is left of it on the leader's clock.
+	RemainingMillis int64 `protobuf:"varint,2,opt,name=remaining_millis,json=remainingMillis,proto3" json:"remaining_millis,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *LeaseAnswer) Reset() {
+	*x = LeaseAnswer{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseAnswer) ProtoMessage() {}
+
+func (x *LeaseAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseAnswer.ProtoReflect.Descriptor instead.
+func (*LeaseAnswer) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LeaseAnswer) GetTtlMillis() int64 {
+	if x != nil {
+		return x.TtlMillis
+	}
+	return 0
+}
+
+func (x *LeaseAnswer) GetRemainingMillis() int64 {
+	if x != nil {
+		return x.RemainingMillis
+	}
+	return 0
+}
+
 type CompactRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -749,7 +945,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +957,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +970,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -792,7 +988,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1000,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1013,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 type AddPeerRequest struct {
@@ -835,7 +1031,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +1043,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +1056,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddPeerRequest) GetId() string {
@@ -899,7 +1095,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1107,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1120,7 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 type MeetRequest struct {
@@ -935,7 +1131,7 @@ type MeetRequest struct {
 
 func (x *MeetRequest) Reset() {
 	*x = MeetRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1143,7 @@ func (x *MeetRequest) String() string {
 func (*MeetRequest) ProtoMessage() {}
 
 func (x *MeetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1156,7 @@ func (x *MeetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeetRequest.ProtoReflect.Descriptor instead.
 func (*MeetRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 type MeetResponse struct {
@@ -973,7 +1169,7 @@ type MeetResponse struct {
 
 func (x *MeetResponse) Reset() {
 	*x = MeetResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1181,7 @@ func (x *MeetResponse) String() string {
 func (*MeetResponse) ProtoMessage() {}
 
 func (x *MeetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1194,7 @@ func (x *MeetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeetResponse.ProtoReflect.Descriptor instead.
 func (*MeetResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MeetResponse) GetGossip() []string {
@@ -1019,7 +1215,7 @@ type RelayRequest struct {
 
 func (x *RelayRequest) Reset() {
 	*x = RelayRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1227,7 @@ func (x *RelayRequest) String() string {
 func (*RelayRequest) ProtoMessage() {}
 
 func (x *RelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1240,7 @@ func (x *RelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayRequest.ProtoReflect.Descriptor instead.
 func (*RelayRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RelayRequest) GetPeer() string {
@@ -1073,7 +1269,7 @@ type NodeHeartbeat struct {
 
 func (x *NodeHeartbeat) Reset() {
 	*x = NodeHeartbeat{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1281,7 @@ func (x *NodeHeartbeat) String() string {
 func (*NodeHeartbeat) ProtoMessage() {}
 
 func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1294,7 @@ func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHeartbeat.ProtoReflect.Descriptor instead.
 func (*NodeHeartbeat) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeHeartbeat) GetNode() string {
@@ -1133,7 +1329,7 @@ type RelayResponse struct {
 
 func (x *RelayResponse) Reset() {
 	*x = RelayResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1341,7 @@ func (x *RelayResponse) String() string {
 func (*RelayResponse) ProtoMessage() {}
 
 func (x *RelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1354,7 @@ func (x *RelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayResponse.ProtoReflect.Descriptor instead.
 func (*RelayResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RelayResponse) GetLeader() bool {
@@ -1177,7 +1373,7 @@ type LocateRequest struct {
 
 func (x *LocateRequest) Reset() {
 	*x = LocateRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1385,7 @@ func (x *LocateRequest) String() string {
 func (*LocateRequest) ProtoMessage() {}
 
 func (x *LocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1398,7 @@ func (x *LocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateRequest.ProtoReflect.Descriptor instead.
 func (*LocateRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LocateRequest) GetNode() string {
@@ -1223,7 +1419,7 @@ type LocateResponse struct {
 
 func (x *LocateResponse) Reset() {
 	*x = LocateResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1431,7 @@ func (x *LocateResponse) String() string {
 func (*LocateResponse) ProtoMessage() {}
 
 func (x *LocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1444,7 @@ func (x *LocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateResponse.ProtoReflect.Descriptor instead.
 func (*LocateResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LocateResponse) GetConnected() bool {
@@ -1278,7 +1474,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1486,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1499,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TailRequest) GetLog() string {
@@ -1332,7 +1528,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1540,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1553,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TailResponse) GetLog() string {
@@ -1402,7 +1598,7 @@ type EventRecord struct {
 
 func (x *EventRecord) Reset() {
 	*x = EventRecord{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1610,7 @@ func (x *EventRecord) String() string {
 func (*EventRecord) ProtoMessage() {}
 
 func (x *EventRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1623,7 @@ func (x *EventRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRecord.ProtoReflect.Descriptor instead.
 func (*EventRecord) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EventRecord) GetSequence() int64 {
@@ -1528,7 +1724,7 @@ type ObjectReference struct {
 
 func (x *ObjectReference) Reset() {
 	*x = ObjectReference{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1736,7 @@ func (x *ObjectReference) String() string {
 func (*ObjectReference) ProtoMessage() {}
 
 func (x *ObjectReference) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1749,7 @@ func (x *ObjectReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectReference.ProtoReflect.Descriptor instead.
 func (*ObjectReference) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ObjectReference) GetApiVersion() string {
@@ -1642,7 +1838,19 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\fForwardError\x12'\n" +
 	"\x0foutcome_unknown\x18\x01 \x01(\bR\x0eoutcomeUnknown\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x127\n" +
-	"\x06reason\x18\x03 \x01(\x0e2\x1f.holdfast.peer.v1.ForwardReasonR\x06reason\",\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1f.holdfast.peer.v1.ForwardReasonR\x06reason\"N\n" +
+	"\rLeasesRequest\x12=\n" +
+	"\tquestions\x18\x01 \x03(\v2\x1f.holdfast.peer.v1.LeaseQuestionR\tquestions\">\n" +
+	"\rLeaseQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1d\n" +
+	"\n" +
+	"keep_alive\x18\x02 \x01(\bR\tkeepAlive\"I\n" +
+	"\x0eLeasesResponse\x127\n" +
+	"\aanswers\x18\x01 \x03(\v2\x1d.holdfast.peer.v1.LeaseAnswerR\aanswers\"W\n" +
+	"\vLeaseAnswer\x12\x1d\n" +
+	"\n" +
+	"ttl_millis\x18\x01 \x01(\x03R\tttlMillis\x12)\n" +
+	"\x10remaining_millis\x18\x02 \x01(\x03R\x0fremainingMillis\",\n" +
 	"\x0eCompactRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"\x11\n" +
 	"\x0fCompactResponse\"p\n" +
@@ -1700,12 +1908,13 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x1aFORWARD_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19FORWARD_REASON_NOT_LEADER\x10\x01\x12\x1d\n" +
 	"\x19FORWARD_REASON_OVERLOADED\x10\x02\x12\x1b\n" +
-	"\x17FORWARD_REASON_NO_SPACE\x10\x032\xbb\x03\n" +
+	"\x17FORWARD_REASON_NO_SPACE\x10\x032\x88\x04\n" +
 	"\fStoreService\x12T\n" +
 	"\tReadIndex\x12\".holdfast.peer.v1.ReadIndexRequest\x1a#.holdfast.peer.v1.ReadIndexResponse\x12^\n" +
 	"\vReadIndexes\x12$.holdfast.peer.v1.ReadIndexesRequest\x1a%.holdfast.peer.v1.ReadIndexesResponse(\x010\x01\x12R\n" +
 	"\aForward\x12 .holdfast.peer.v1.ForwardRequest\x1a!.holdfast.peer.v1.ForwardResponse(\x010\x01\x12Q\n" +
-	"\bDescribe\x12!.holdfast.peer.v1.DescribeRequest\x1a\".holdfast.peer.v1.DescribeResponse\x12N\n" +
+	"\bDescribe\x12!.holdfast.peer.v1.DescribeRequest\x1a\".holdfast.peer.v1.DescribeResponse\x12K\n" +
+	"\x06Leases\x12\x1f.holdfast.peer.v1.LeasesRequest\x1a .holdfast.peer.v1.LeasesResponse\x12N\n" +
 	"\aCompact\x12 .holdfast.peer.v1.CompactRequest\x1a!.holdfast.peer.v1.CompactResponse2\xaa\x01\n" +
 	"\x11MembershipService\x12N\n" +
 	"\aAddPeer\x12 .holdfast.peer.v1.AddPeerRequest\x1a!.holdfast.peer.v1.AddPeerResponse\x12E\n" +
@@ -1730,7 +1939,7 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(ForwardReason)(0),            // 0: holdfast.peer.v1.ForwardReason
 	(*ReadIndexRequest)(nil),      // 1: holdfast.peer.v1.ReadIndexRequest
@@ -1743,64 +1952,72 @@ var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(*ForwardResponse)(nil),       // 8: holdfast.peer.v1.ForwardResponse
 	(*ForwardAnswer)(nil),         // 9: holdfast.peer.v1.ForwardAnswer
 	(*ForwardError)(nil),          // 10: holdfast.peer.v1.ForwardError
-	(*CompactRequest)(nil),        // 11: holdfast.peer.v1.CompactRequest
-	(*CompactResponse)(nil),       // 12: holdfast.peer.v1.CompactResponse
-	(*AddPeerRequest)(nil),        // 13: holdfast.peer.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),       // 14: holdfast.peer.v1.AddPeerResponse
-	(*MeetRequest)(nil),           // 15: holdfast.peer.v1.MeetRequest
-	(*MeetResponse)(nil),          // 16: holdfast.peer.v1.MeetResponse
-	(*RelayRequest)(nil),          // 17: holdfast.peer.v1.RelayRequest
-	(*NodeHeartbeat)(nil),         // 18: holdfast.peer.v1.NodeHeartbeat
-	(*RelayResponse)(nil),         // 19: holdfast.peer.v1.RelayResponse
-	(*LocateRequest)(nil),         // 20: holdfast.peer.v1.LocateRequest
-	(*LocateResponse)(nil),        // 21: holdfast.peer.v1.LocateResponse
-	(*TailRequest)(nil),           // 22: holdfast.peer.v1.TailRequest
-	(*TailResponse)(nil),          // 23: holdfast.peer.v1.TailResponse
-	(*EventRecord)(nil),           // 24: holdfast.peer.v1.EventRecord
-	(*ObjectReference)(nil),       // 25: holdfast.peer.v1.ObjectReference
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
-	(*v1.TxnResult)(nil),          // 27: holdfast.raft.v1.TxnResult
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*LeasesRequest)(nil),         // 11: holdfast.peer.v1.LeasesRequest
+	(*LeaseQuestion)(nil),         // 12: holdfast.peer.v1.LeaseQuestion
+	(*LeasesResponse)(nil),        // 13: holdfast.peer.v1.LeasesResponse
+	(*LeaseAnswer)(nil),           // 14: holdfast.peer.v1.LeaseAnswer
+	(*CompactRequest)(nil),        // 15: holdfast.peer.v1.CompactRequest
+	(*CompactResponse)(nil),       // 16: holdfast.peer.v1.CompactResponse
+	(*AddPeerRequest)(nil),        // 17: holdfast.peer.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),       // 18: holdfast.peer.v1.AddPeerResponse
+	(*MeetRequest)(nil),           // 19: holdfast.peer.v1.MeetRequest
+	(*MeetResponse)(nil),          // 20: holdfast.peer.v1.MeetResponse
+	(*RelayRequest)(nil),          // 21: holdfast.peer.v1.RelayRequest
+	(*NodeHeartbeat)(nil),         // 22: holdfast.peer.v1.NodeHeartbeat
+	(*RelayResponse)(nil),         // 23: holdfast.peer.v1.RelayResponse
+	(*LocateRequest)(nil),         // 24: holdfast.peer.v1.LocateRequest
+	(*LocateResponse)(nil),        // 25: holdfast.peer.v1.LocateResponse
+	(*TailRequest)(nil),           // 26: holdfast.peer.v1.TailRequest
+	(*TailResponse)(nil),          // 27: holdfast.peer.v1.TailResponse
+	(*EventRecord)(nil),           // 28: holdfast.peer.v1.EventRecord
+	(*ObjectReference)(nil),       // 29: holdfast.peer.v1.ObjectReference
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*v1.TxnResult)(nil),          // 31: holdfast.raft.v1.TxnResult
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
-	26, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
+	30, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
 	2,  // 1: holdfast.peer.v1.ReadIndexesResponse.answer:type_name -> holdfast.peer.v1.ReadIndexResponse
 	9,  // 2: holdfast.peer.v1.ForwardResponse.answers:type_name -> holdfast.peer.v1.ForwardAnswer
-	27, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
+	31, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
 	10, // 4: holdfast.peer.v1.ForwardAnswer.error:type_name -> holdfast.peer.v1.ForwardError
 	0,  // 5: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
-	18, // 6: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
-	26, // 7: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
-	26, // 8: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
-	24, // 9: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
-	25, // 10: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
-	28, // 11: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
-	28, // 12: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
-	1,  // 13: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
-	5,  // 14: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
-	7,  // 15: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
-	3,  // 16: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
-	11, // 17: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
-	13, // 18: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
-	15, // 19: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
-	17, // 20: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
-	20, // 21: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
-	22, // 22: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
-	2,  // 23: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
-	6,  // 24: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
-	8,  // 25: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
-	4,  // 26: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
-	12, // 27: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
-	14, // 28: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
-	16, // 29: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
-	19, // 30: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
-	21, // 31: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
-	23, // 32: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
-	23, // [23:33] is the sub-list for method output_type
-	13, // [13:23] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	12, // 6: holdfast.peer.v1.LeasesRequest.questions:type_name -> holdfast.peer.v1.LeaseQuestion
+	14, // 7: holdfast.peer.v1.LeasesResponse.answers:type_name -> holdfast.peer.v1.LeaseAnswer
+	22, // 8: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
+	30, // 9: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
+	30, // 10: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
+	28, // 11: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
+	29, // 12: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
+	32, // 13: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
+	32, // 14: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
+	1,  // 15: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
+	5,  // 16: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
+	7,  // 17: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
+	3,  // 18: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
+	11, // 19: holdfast.peer.v1.StoreService.Leases:input_type -> holdfast.peer.v1.LeasesRequest
+	15, // 20: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
+	17, // 21: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
+	19, // 22: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
+	21, // 23: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
+	24, // 24: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
+	26, // 25: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
+	2,  // 26: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
+	6,  // 27: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
+	8,  // 28: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
+	4,  // 29: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
+	13, // 30: holdfast.peer.v1.StoreService.Leases:output_type -> holdfast.peer.v1.LeasesResponse
+	16, // 31: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
+	18, // 32: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
+	20, // 33: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
+	23, // 34: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
+	25, // 35: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
+	27, // 36: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
+	26, // [26:37] is the sub-list for method output_type
+	15, // [15:26] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_peer_v1_peer_proto_init() }
@@ -1814,7 +2031,7 @@ func file_holdfast_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_peer_v1_peer_proto_rawDesc), len(file_holdfast_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -38,6 +38,8 @@ const (
 	StoreServiceForwardProcedure = "/holdfast.peer.v1.StoreService/Forward"
 	// StoreServiceDescribeProcedure is the procedure name of the StoreService's Describe RPC.
 	StoreServiceDescribeProcedure = "/holdfast.peer.v1.StoreService/Describe"
+	// StoreServiceLeasesProcedure is the procedure name of the StoreService's Leases RPC.
+	StoreServiceLeasesProcedure = "/holdfast.peer.v1.StoreService/Leases"
 	// StoreServiceCompactProcedure is the procedure name of the StoreService's Compact RPC.
 	StoreServiceCompactProcedure = "/holdfast.peer.v1.StoreService/Compact"
 	// MembershipServiceAddPeerProcedure is the procedure name of the MembershipService's AddPeer RPC.
@@ -81,6 +83,13 @@ var (
 			Procedure:  StoreServiceDescribeProcedure,
 		}
 	})
+	storeServiceLeasesSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("StoreService").Methods().ByName("Leases"),
+			Procedure:  StoreServiceLeasesProcedure,
+		}
+	})
 	storeServiceCompactSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
@@ -108,6 +117,10 @@ type StoreServiceClient interface {
 	// Describe tells how this peer's store stands. It answers without a leader, and
 	// while the store starts.
 	Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error)
+	// Leases keeps leases alive and tells how long they last. Only the leader knows:
+	// another peer, and one that cannot prove that it leads, answers with
+	// FailedPrecondition, and has kept nothing alive.
+	Leases(context.Context, *v1.LeasesRequest) (*v1.LeasesResponse, error)
 	// Compact discards history through the leader: FailedPrecondition when this peer
 	// is not, OutOfRange for a revision that is compacted already or to come. A
 	// repeated call is harmless.
@@ -210,6 +223,10 @@ type StoreServiceHandler interface {
 	// Describe tells how this peer's store stands. It answers without a leader, and
 	// while the store starts.
 	Describe(context.Context, *v1.DescribeRequest) (*v1.DescribeResponse, error)
+	// Leases keeps leases alive and tells how long they last. Only the leader knows:
+	// another peer, and one that cannot prove that it leads, answers with
+	// FailedPrecondition, and has kept nothing alive.
+	Leases(context.Context, *v1.LeasesRequest) (*v1.LeasesResponse, error)
 	// Compact discards history through the leader: FailedPrecondition when this peer
 	// is not, OutOfRange for a revision that is compacted already or to come. A
 	// repeated call is harmless.
@@ -225,6 +242,7 @@ func RegisterStoreServiceHandler(server *connect.Server, svc StoreServiceHandler
 		connect.Method{Spec: storeServiceReadIndexesSpec(), Handler: adapter.readIndexes},
 		connect.Method{Spec: storeServiceForwardSpec(), Handler: adapter.forward},
 		connect.Method{Spec: storeServiceDescribeSpec(), Handler: adapter.describe},
+		connect.Method{Spec: storeServiceLeasesSpec(), Handler: adapter.leases},
 		connect.Method{Spec: storeServiceCompactSpec(), Handler: adapter.compact},
 	)
 }
@@ -296,6 +314,10 @@ func (UnimplementedStoreServiceHandler) Describe(context.Context, *v1.DescribeRe
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Describe is not implemented")
 }
 
+func (UnimplementedStoreServiceHandler) Leases(context.Context, *v1.LeasesRequest) (*v1.LeasesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Leases is not implemented")
+}
+
 func (UnimplementedStoreServiceHandler) Compact(context.Context, *v1.CompactRequest) (*v1.CompactResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.StoreService.Compact is not implemented")
 }
@@ -331,6 +353,14 @@ func (c *storeServiceClient) Forward(ctx context.Context) (StoreServiceForwardCl
 func (c *storeServiceClient) Describe(ctx context.Context, req *v1.DescribeRequest) (*v1.DescribeResponse, error) {
 	var res v1.DescribeResponse
 	if err := c.client.CallUnary(ctx, storeServiceDescribeSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *storeServiceClient) Leases(ctx context.Context, req *v1.LeasesRequest) (*v1.LeasesResponse, error) {
+	var res v1.LeasesResponse
+	if err := c.client.CallUnary(ctx, storeServiceLeasesSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -372,6 +402,18 @@ func (h storeServiceHandler) describe(ctx context.Context, _ connect.Spec, strea
 		return err
 	}
 	res, err := h.svc.Describe(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h storeServiceHandler) leases(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.LeasesRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Leases(ctx, &req)
 	if err != nil {
 		return err
 	}
