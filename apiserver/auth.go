@@ -46,6 +46,10 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.ClusterServiceReplacePeerProcedure:        {pki.RoleAdmin, pki.RolePeer},
 	holdfastv1connect.ClusterServiceTransferLeadershipProcedure: {pki.RoleAdmin, pki.RolePeer},
 
+	holdfastv1connect.OperationsServiceBackupProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.OperationsServiceSurveyProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.OperationsServiceRecoverProcedure: {pki.RoleAdmin},
+
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
 	agentv1connect.AgentServiceRegisterProcedure:     {pki.RoleNode},
@@ -74,7 +78,6 @@ var table = map[string][]pki.Role{
 	peerv1connect.StoreServiceReadIndexesProcedure:  {pki.RolePeer},
 	peerv1connect.StoreServiceForwardProcedure:      {pki.RolePeer},
 	peerv1connect.StoreServiceDescribeProcedure:     {pki.RolePeer},
-	peerv1connect.StoreServiceReadIndexesProcedure:  {pki.RolePeer},
 	peerv1connect.StoreServiceCompactProcedure:      {pki.RolePeer},
 	peerv1connect.MembershipServiceAddPeerProcedure: {pki.RolePeer},
 	peerv1connect.MembershipServiceMeetProcedure:    {pki.RolePeer},
@@ -150,6 +153,9 @@ func (s *Server) identify(ctx context.Context, state *tls.ConnectionState, remot
 func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
 		if err := permit(ctx, spec.Procedure); err != nil {
+			return err
+		}
+		if err := s.serving(spec.Procedure); err != nil {
 			return err
 		}
 		return next(ctx, spec, stream)

@@ -33,6 +33,8 @@ func storeError(what string, err error) error {
 		code, hint = connect.CodeUnavailable, "the leader changed; nothing was written, retry"
 	case errors.Is(err, raftstore.ErrNotLeader):
 		code, hint = connect.CodeUnavailable, "the leader changed; nothing was written, retry"
+	case errors.Is(err, raftstore.ErrRestart), errors.Is(err, raftstore.ErrQuarantined):
+		code, hint = connect.CodeUnavailable, err.Error()+"; nothing was written, go to another peer"
 	case errors.Is(err, raftstore.ErrClosed):
 		code, hint = connect.CodeUnavailable, "this peer is shutting down; nothing was written, retry on another one"
 	case errors.Is(err, raftstore.ErrCompacted):

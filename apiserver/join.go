@@ -115,7 +115,7 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 		GossipKey: s.cfg.GossipKey, Peers: s.peerAddresses(), Gossip: s.gossipAddresses(),
 	}
 	if role == pki.RolePeer {
-		resp.CaKey = s.cfg.CA.KeyPEM()
+		resp.CaKey, resp.Incarnation = s.cfg.CA.KeyPEM(), s.store.Incarnation()
 	}
 	s.log.Info("machine joined", "name", req.GetName(), "role", role, "token", tokenID, "address", req.GetAddress())
 	return resp, nil

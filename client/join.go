@@ -36,6 +36,7 @@ type JoinResult struct {
 	GossipKey   []byte   // 32 bytes
 	Peers       []string // API addresses of all peers
 	Gossip      []string // gossip addresses to join
+	Incarnation uint64   // peers only: the cluster's, as raftstore has it
 }
 
 // Join trades token for a certificate as role and name, through the first of
@@ -118,6 +119,7 @@ func checkJoin(addr string, token pki.Token, role pki.Role, name string, creds *
 		GossipKey:   resp.GetGossipKey(),
 		Peers:       resp.GetPeers(),
 		Gossip:      resp.GetGossip(),
+		Incarnation: resp.GetIncarnation(),
 	}, nil
 }
 

@@ -33,11 +33,12 @@ func (p *Peer) openStore() error {
 	p.mux = newMux(p.faults.Listener(p.listener), p.creds, p.log.With("part", "listener"))
 	p.remotes = &remotes{creds: p.creds, faults: p.faults, resolve: p.addressOf}
 	store, err := raftstore.New(raftstore.Config{
-		ID:        p.rec.ID,
-		ClusterID: p.rec.ClusterID,
-		Dir:       filepath.Join(p.cfg.DataDir, "raft"),
-		Address:   p.rec.Address,
-		Stream:    raftStream{p.mux.raft, p.creds, p.faults},
+		ID:          p.rec.ID,
+		ClusterID:   p.rec.ClusterID,
+		Incarnation: p.incarnation,
+		Dir:         filepath.Join(p.cfg.DataDir, "raft"),
+		Address:     p.rec.Address,
+		Stream:      raftStream{p.mux.raft, p.creds, p.faults},
 		Remote: func(id string) (peerv1connect.StoreServiceClient, error) {
 			conn, err := p.remotes.client(id)
 			if err != nil {
@@ -153,7 +154,11 @@ func (p *Peer) Run(ctx context.Context) error {
 	// The door first: raft needs it to hear and be heard.
 	parts.start("listener", p.mux.run)
 	// The store restores what it has and takes part in elections.
-	parts.start("store", p.store.Run)
+	var storeErr error
+	parts.start("store", func(ctx context.Context) error {
+		storeErr = p.store.Run(ctx)
+		return storeErr
+	})
 	// Gossip finds peers that have moved; raft asks it at each dial.
 	parts.start("gossip", p.gossip.Run)
 	// Events come from everywhere below.
@@ -177,7 +182,13 @@ func (p *Peer) Run(ctx context.Context) error {
 		})
 	})
 	parts.start("ready", p.announceReady)
-	return parts.wait(ctx)
+	err = parts.wait(ctx)
+	if storeErr != nil {
+		// Others may have noticed before it had ended that it serves no more: what
+		// they say is a consequence.
+		return fmt.Errorf("store: %w", storeErr)
+	}
+	return err
 }
 
 // serve answers HTTP until ctx ends. Streams never end by themselves, so after a

@@ -84,11 +84,13 @@ type Peer struct {
 	creds     *pki.Credentials
 	ca        *pki.CA
 	gossipKey []byte
-	listener  net.Listener
-	remotes   *remotes
-	mux       *mux
-	store     *raftstore.Store
-	gossip    *gossip.Gossip
+	// incarnation is the cluster's, as it was told at joining.
+	incarnation uint64
+	listener    net.Listener
+	remotes     *remotes
+	mux         *mux
+	store       *raftstore.Store
+	gossip      *gossip.Gossip
 
 	ready chan struct{}
 }
@@ -274,6 +276,7 @@ func (p *Peer) join(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("the CA that the cluster sent: %w", err)
 	}
+	p.incarnation = got.Incarnation
 	p.rec = record{ClusterID: got.ClusterID, ID: p.cfg.Name, Address: address, Peers: got.Peers, Gossip: got.Gossip}
 	if err := p.keep(got.Credentials, ca, got.GossipKey); err != nil {
 		return err
@@ -334,6 +337,12 @@ func (p *Peer) resume() error {
 	}
 	if err := p.openStore(); err != nil {
 		return err
+	}
+	if p.store.Rejoins() {
+		// The cluster went on without this peer. It is none of those that vote, and
+		// asks to be let in again.
+		p.rec.Member = false
+		return nil
 	}
 	if p.rec.Member && !p.store.HasState() {
 		return fmt.Errorf("%s is empty, but this peer has taken part in the cluster: it may have forgotten votes and entries that others count on, so it must not return. Remove it (holdfast peer remove %s, on another peer), delete %s, and join under another name",

@@ -193,6 +193,17 @@ func ReadBackup(r io.Reader) (BackupInfo, error) {
 	return info, err
 }
 
+// ReadBackupHeader reads what a backup says of itself, and checks nothing more. Its
+// Size is 0.
+func ReadBackupHeader(r io.Reader) (BackupInfo, error) {
+	br := &backupReader{r: bufio.NewReader(r), sum: sha256.New()}
+	info, err := br.header()
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: it ends within its header", ErrBadBackup)
+	}
+	return info, err
+}
+
 // readBackup is ReadBackup, and returns the state.
 func readBackup(r io.Reader) (*mvcc.State, BackupInfo, error) {
 	br := &backupReader{r: bufio.NewReaderSize(r, backupFrame), sum: sha256.New()}

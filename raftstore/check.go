@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	"strconv"
-	"time"
 
 	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
 )
@@ -84,11 +83,14 @@ func (s *Store) greet(ctx context.Context) {
 	s.Reach(ctx)
 }
 
-// scrubRate is how much of the state is hashed again in a second, at most, when
-// something has changed: a few percent of one core.
-const scrubRate = 64 << 20
-
-// scrubPause returns how long to rest after having read bytes.
-func scrubPause(bytes int64) time.Duration {
-	return time.Duration(bytes) * time.Second / scrubRate
+// HashAt returns the state hash at an entry of the log, once this peer has applied
+// it; false if this peer does not know it any more. It fails with ctx's error, or
+// ErrClosed.
+func (s *Store) HashAt(ctx context.Context, index uint64) (hash [16]byte, ok bool, err error) {
+	view, err := s.waitIndex(ctx, index)
+	if err != nil {
+		return hash, false, err
+	}
+	root := view.at.root
+	return root.Hash(), root.Index() == index, nil
 }

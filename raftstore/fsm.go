@@ -70,6 +70,9 @@ func (f *fsm) Apply(entry *raft.Log) any { return f.ApplyBatch([]*raft.Log{entry
 // Snapshot implements raft.FSM. It only takes the root; Persist writes it while
 // further entries are applied.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if err := f.store.Refusal(); err != nil {
+		return nil, err // what is corrupt must not take the log's place
+	}
 	f.bytes.Store(0)
 	f.entries.Store(0)
 	return fsmSnapshot{f.state.Root()}, nil

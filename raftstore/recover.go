@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -28,8 +29,8 @@ type RestoreOptions struct {
 	// Storage takes its place in tests.
 	Dir     string
 	Storage *Storage
-	// ID, ClusterID and Address are as in Config. ClusterID may be another one than
-	// the backup's.
+	// ID, ClusterID and Address are as in Config. ClusterID is optional: the
+	// backup's.
 	ID, ClusterID, Address string
 	// SeenIncarnation is the highest incarnation known beside the backup's own.
 	SeenIncarnation uint64
@@ -56,6 +57,7 @@ func Restore(r io.Reader, opts RestoreOptions) (Restored, error) {
 	if err != nil {
 		return Restored{}, err
 	}
+	opts.ClusterID = cmp.Or(opts.ClusterID, info.ClusterID)
 	cfg := Config{ID: opts.ID, ClusterID: opts.ClusterID, Address: opts.Address, Dir: opts.Dir, Logger: opts.Logger}
 	storage := opts.Storage
 	if storage == nil {

@@ -213,6 +213,7 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { s.room.run(running) })
 	parts.Go(func() { s.rotateKeys(running) })
 	parts.Go(func() { s.greet(running) })
+	parts.Go(func() { s.scrub(running) })
 
 	select {
 	case <-ctx.Done():

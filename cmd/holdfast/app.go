@@ -25,6 +25,10 @@ type app struct {
 	now      func() time.Time
 	// connect makes the connection that the flags ask for.
 	connect func() (*remote, error)
+	// connectPeer makes one to the peer at an address, and to no other; addresses
+	// returns those that are known beforehand.
+	connectPeer func(address string) (*remote, error)
+	addresses   func() ([]string, error)
 
 	contextName string
 	peers       []string
@@ -60,6 +64,7 @@ func newApp() *app {
 		patience: 2 * time.Second,
 	}
 	a.connect = a.connectContext
+	a.connectPeer, a.addresses = a.connectContextPeer, a.contextPeers
 	return a
 }
 
@@ -135,9 +140,9 @@ exec passes on the exit code of the command that it ran.`,
 		commands []*cobra.Command
 	}{
 		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(), a.execCommand()}},
-		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand()}},
+		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.backupCommand(), a.recoverCommand(), a.storeCommand()}},
 		{"machines", a.machineCommands()},
-		{"cli", []*cobra.Command{a.contextCommand(), a.versionCommand(), a.completionCommand()}},
+		{"cli", []*cobra.Command{a.inspectCommand(), a.contextCommand(), a.versionCommand(), a.completionCommand()}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

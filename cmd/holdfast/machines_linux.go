@@ -32,5 +32,5 @@ func dispatch(args []string) {
 
 // machineCommands are those that run on a machine of a cluster.
 func (a *app) machineCommands() []*cobra.Command {
-	return []*cobra.Command{a.devCommand(), a.serverCommand(), a.agentCommand()}
+	return []*cobra.Command{a.devCommand(), a.serverCommand(), a.agentCommand(), a.restoreCommand()}
 }

@@ -15,9 +15,10 @@ func dispatch([]string) {}
 func (a *app) machineCommands() []*cobra.Command {
 	var out []*cobra.Command
 	for name, short := range map[string]string{
-		"server": "Run a peer of a cluster (Linux only)",
-		"agent":  "Run the agent of a node (Linux only)",
-		"dev":    "Run a whole cluster on this machine (Linux only)",
+		"server":  "Run a peer of a cluster (Linux only)",
+		"agent":   "Run the agent of a node (Linux only)",
+		"restore": "Make a new cluster's first peer out of a backup (Linux only)",
+		"dev":     "Run a whole cluster on this machine (Linux only)",
 	} {
 		out = append(out, &cobra.Command{
 			Use: name, Short: short, Example: "  holdfast " + name,

@@ -23,6 +23,7 @@ type remote struct {
 	pods    holdfastv1connect.PodServiceClient
 	cluster holdfastv1connect.ClusterServiceClient
 	store   storev1connect.StoreServiceClient
+	ops     holdfastv1connect.OperationsServiceClient
 	name    string          // of the context
 	peer    func() string   // the address in use
 	peers   func() []string // all addresses
@@ -35,6 +36,7 @@ func newRemote(conn *connect.Client) *remote {
 		pods:    holdfastv1connect.NewPodServiceClient(conn),
 		cluster: holdfastv1connect.NewClusterServiceClient(conn),
 		store:   storev1connect.NewStoreServiceClient(conn),
+		ops:     holdfastv1connect.NewOperationsServiceClient(conn),
 		peer:    func() string { return "" },
 		peers:   func() []string { return nil },
 		close:   func() {},
@@ -97,6 +99,25 @@ func (a *app) connectContext() (*remote, error) {
 		c.Peers = a.peers
 	}
 	return remoteOf(c)
+}
+
+// connectContextPeer connects to one peer of the context's cluster.
+func (a *app) connectContextPeer(address string) (*remote, error) {
+	c, err := a.currentContext()
+	if err != nil {
+		return nil, err
+	}
+	c.Peers = []string{address}
+	return remoteOf(c)
+}
+
+// contextPeers returns the addresses of the peers to begin with.
+func (a *app) contextPeers() ([]string, error) {
+	if len(a.peers) > 0 {
+		return a.peers, nil
+	}
+	c, err := a.currentContext()
+	return c.Peers, err
 }
 
 // remoteOf returns the cluster of a context. Nothing is sent yet.

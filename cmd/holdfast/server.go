@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/internal/devcluster"
 	"github.com/holdfast-io/holdfast/peer"
+	"github.com/holdfast-io/holdfast/raftstore"
 )
 
 type serverFlags struct {
@@ -76,6 +78,18 @@ func (a *app) runServer(ctx context.Context, f serverFlags) error {
 		f.config.Token = a.getenv("HOLDFAST_TOKEN")
 	}
 	paceGC()
+	for {
+		// A peer that finds the cluster in another incarnation begins anew in it.
+		err := a.runPeer(ctx, f, log)
+		if !errors.Is(err, raftstore.ErrRestart) || ctx.Err() != nil {
+			return err
+		}
+		log.Warn("starting this peer again", "why", err)
+	}
+}
+
+// runPeer runs a peer until ctx ends or it fails.
+func (a *app) runPeer(ctx context.Context, f serverFlags, log *slog.Logger) error {
 	isNew := !madeBefore(f.config.DataDir)
 	p, err := peer.Prepare(ctx, f.config)
 	if err != nil {
@@ -88,10 +102,12 @@ func (a *app) runServer(ctx context.Context, f serverFlags) error {
 		}
 	}
 	ready := make(chan struct{})
+	life, end := context.WithCancel(ctx)
+	defer end()
 	go func() {
 		defer close(ready)
 		select {
-		case <-ctx.Done():
+		case <-life.Done():
 			return
 		case <-p.Ready():
 		}
@@ -99,16 +115,15 @@ func (a *app) runServer(ctx context.Context, f serverFlags) error {
 			log.Warn("whoever started this peer does not hear that it is ready", "err", err)
 		}
 		if f.config.Init && isNew {
-			a.printJoinCommands(ctx, p)
+			a.printJoinCommands(life, p)
 		}
 	}()
 	err = p.Run(ctx)
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("the peer ended by itself")
 	}
-	if ctx.Err() != nil {
-		<-ready
-	}
+	end()
+	<-ready
 	return err
 }
 

@@ -5,6 +5,7 @@ package testcluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -22,6 +23,7 @@ import (
 	"github.com/holdfast-io/holdfast/object"
 	"github.com/holdfast-io/holdfast/peer"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/raftstore"
 )
 
 // Patience bounds every wait of a test for the cluster. It is no expectation of
@@ -187,7 +189,16 @@ func (m *Machine) Start() {
 	}
 	life, stop := context.WithCancel(context.Background())
 	m.cancel, m.done = stop, make(chan error, 1)
-	go func() { m.done <- run(life) }()
+	go func() {
+		// As `holdfast server` does.
+		err := run(life)
+		for errors.Is(err, raftstore.ErrRestart) && life.Err() == nil {
+			if run, err = m.start(life); err == nil {
+				err = run(life)
+			}
+		}
+		m.done <- err
+	}()
 	t.Cleanup(m.Stop)
 }
 

@@ -1,0 +1,89 @@
+package raftstore_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/holdfast-io/holdfast/raftstore"
+	"github.com/holdfast-io/holdfast/raftstore/storetest"
+)
+
+// TestCorruptMemoryIsQuarantined is row 13 of the fault matrix: a value is flipped in
+// one peer's memory, where no log knows of it. Within 10 s of the next write, of
+// another key, that peer says so, serves nothing and does not lead; the others go
+// on; a restart heals it.
+func TestCorruptMemoryIsQuarantined(t *testing.T) {
+	for _, victimLeads := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := storetest.NewCluster(t, 3)
+			victim := c.WaitLeader()
+			if !victimLeads {
+				victim = c.Others(victim)[0]
+			}
+			write(t, victim.Store, "precious", "right")
+			view, err := victim.Store.Sync(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			kv, _ := view.Get("precious")
+			time.Sleep(20 * time.Second)
+			if err := victim.Store.Refusal(); err != nil {
+				t.Fatalf("quarantined while all was well: %v", err)
+			}
+			kv.Value[0] ^= 1 // the store's own bytes
+
+			write(t, victim.Store, "other", "1")
+			begin := time.Now()
+			select {
+			case <-victim.Store.Refused():
+			case <-time.After(time.Minute):
+				t.Fatal("not noticed within a minute")
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("noticed after %v, want at most 10 s", took)
+			}
+			if _, err := victim.Store.Sync(t.Context()); !errors.Is(err, raftstore.ErrQuarantined) {
+				t.Errorf("a read on the corrupt peer: %v, want ErrQuarantined", err)
+			}
+			if _, err := victim.Store.Txn(t.Context(), raftstore.Txn{Then: []raftstore.Op{raftstore.Put("x", nil)}}); !errors.Is(err, raftstore.ErrQuarantined) {
+				t.Errorf("a write on the corrupt peer: %v, want ErrQuarantined", err)
+			}
+			if alarms := strings.Join(victim.Store.Status().Alarms, "; "); !strings.Contains(alarms, "quarantined: ") {
+				t.Errorf("alarms: %q", alarms)
+			}
+			time.Sleep(5 * time.Second)
+			leader := c.WaitLeader(c.Others(victim)...)
+			if leader == victim {
+				t.Fatal("the corrupt peer leads")
+			}
+			write(t, leader.Store, "after", "1")
+			for _, p := range c.Others(victim) {
+				if err := p.Store.Refusal(); err != nil {
+					t.Errorf("peer %s, which is sound: %v", p.ID, err)
+				}
+			}
+			// Its log and its vote still count.
+			other := c.Others(victim)[0]
+			if other == leader {
+				other = c.Others(victim)[1]
+			}
+			other.Kill()
+			<-other.Ended()
+			write(t, leader.Store, "still", "a majority")
+
+			victim.Kill()
+			<-victim.Ended()
+			victim.Restart()
+			view, err = victim.Store.Sync(t.Context())
+			if err != nil {
+				t.Fatalf("after a restart: %v", err)
+			}
+			if kv, _ := view.Get("precious"); string(kv.Value) != "right" {
+				t.Errorf("after a restart precious is %q", kv.Value)
+			}
+		})
+	}
+}
