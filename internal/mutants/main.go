@@ -179,7 +179,7 @@ func (m *mutant) hunt(ctx context.Context, verbose bool) (by, after string, err 
 		return binary, nil
 	}
 	test := func(binary, pkg string, args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, binary, append(args, "-test.timeout=5m", "-test.failfast")...)
+		cmd := exec.CommandContext(ctx, binary, append(args, "-test.timeout=2m", "-test.failfast")...)
 		cmd.Dir = pkg
 		out, err := cmd.CombinedOutput()
 		if ctx.Err() != nil {
@@ -229,11 +229,12 @@ var (
 	property = regexp.MustCompile(`\bP\d+: .*`)
 	failed   = regexp.MustCompile(`--- FAIL: (\S+)`)
 	panicked = regexp.MustCompile(`(?m)^(panic|fatal error): .*`)
+	said     = regexp.MustCompile(`\w+\.go:\d+: [^\d].*`) // but not a simulation's totals, which begin with a number
 )
 
 // symptom is the line of a failed test's output that says most.
 func symptom(out []byte) string {
-	for _, pattern := range []*regexp.Regexp{property, panicked, failed} {
+	for _, pattern := range []*regexp.Regexp{property, panicked, said, failed} {
 		if line := pattern.Find(out); line != nil {
 			if len(line) > 90 {
 				line = append(line[:87:87], "..."...)
