@@ -49,6 +49,27 @@ demo: deps build images ## Play the tour on a cluster of three peers and two nod
 test: test-deps ## Run the whole test suite, race detector on
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m ./...
 
+# make sim SEEDS=10000 FIRST=0: a process for each core; what fails leaves its history.
+SEEDS ?= 300
+FIRST ?= 0
+SIM_DIR ?= /tmp/holdfast-sim
+
+.PHONY: sim
+sim: ## Play SEEDS simulated histories of the store against random faults (FIRST, SIM_DIR)
+	@mkdir -p $(SIM_DIR) && CGO_ENABLED=0 go test -c -o $(SIM_DIR)/sim.test ./raftstore
+	@cores=$$(nproc); each=$$(( ($(SEEDS) + cores - 1) / cores )); pids=(); \
+	for i in $$(seq 0 $$((cores - 1))); do \
+		(cd raftstore && exec $(SIM_DIR)/sim.test -test.run '^TestSimulation$$' -test.v -test.timeout 24h \
+			-raftstore.seeds=$$each -raftstore.first=$$(( $(FIRST) + i * each )) -raftstore.keep=$(SIM_DIR) >$(SIM_DIR)/$$i.log 2>&1) & pids+=($$!); \
+	done; \
+	failed=0; for pid in "$${pids[@]}"; do wait $$pid || failed=1; done; \
+	grep -h 'histories, \|faults, ' $(SIM_DIR)/*.log; \
+	if [ $$failed = 1 ]; then grep -h '^    --- FAIL\|P[0-9]*: \|^panic' $(SIM_DIR)/*.log | head -50; echo "logs and histories of what failed: $(SIM_DIR)"; exit 1; fi
+
+.PHONY: mutants
+mutants: ## Put known bugs back into the store, one by one: the tests must see each
+	@CGO_ENABLED=0 go run ./internal/mutants
+
 .PHONY: bench-idle
 bench-idle: deps build images ## Measure start, memory, CPU and log growth of an idle cluster (root; QUICK=1)
 	@bench/idle | tee bench/results/idle.txt

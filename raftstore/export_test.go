@@ -52,11 +52,13 @@ func Drain(s *Store) {
 		f := v.FieldByName(name)
 		return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
 	}
-	for queue := field(reflect.ValueOf(s.raft).Elem(), "applyCh"); ; {
-		future, ok := queue.TryRecv()
-		if !ok {
-			return
+	for _, name := range []string{"applyCh", "verifyCh"} {
+		queue := field(reflect.ValueOf(s.raft).Elem(), name)
+		for future, ok := queue.TryRecv(); ok; future, ok = queue.TryRecv() {
+			answer := field(future.Elem(), "deferError")
+			if !field(answer, "responded").Bool() {
+				field(answer, "errCh").Send(reflect.ValueOf(raft.ErrRaftShutdown))
+			}
 		}
-		field(field(future.Elem(), "deferError"), "errCh").Send(reflect.ValueOf(raft.ErrRaftShutdown))
 	}
 }

@@ -21,9 +21,11 @@ type strike struct {
 	run  func(s *sim)
 	// fires are kinds of faults that must have struck, moves says that the
 	// leadership must have moved: else the test shows nothing.
-	fires  []faults.Kind
-	moves  bool
-	rarely bool // left out of random histories: it changes who takes part
+	fires []faults.Kind
+	moves bool
+	// keeps says that the leadership must not move, in a cluster where nothing else
+	// happens.
+	keeps bool
 }
 
 // strikes is the fault matrix, as far as virtual time can play it.
@@ -46,6 +48,7 @@ var strikes = []strike{
 		leader := s.leader()
 		s.partition(leader, s.c.Others(leader)[s.intN(len(s.c.Peers)-1)])
 	}},
+	{row: 4, name: "partition-follower", keeps: true, fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.partition(s.follower()) }},
 	{row: 4, name: "partition-minority", fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.partition(s.minority()...) }},
 	{row: 4, name: "bridge", size: 5, fires: []faults.Kind{faults.Cut}, run: func(s *sim) {
 		// Two halves that see each other only through one peer.
@@ -62,6 +65,7 @@ var strikes = []strike{
 	}},
 	{row: 5, name: "leader-only-sends", fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.oneWay(s.leader(), faults.In) }},
 	{row: 5, name: "leader-only-receives", moves: true, fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.oneWay(s.leader(), faults.Out) }},
+	{row: 5, name: "follower-only-sends", keeps: true, fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.oneWay(s.follower(), faults.In) }},
 	{row: 5, name: "one-only-sends", fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.oneWay(s.random(), faults.In) }},
 	{row: 5, name: "one-only-receives", fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.oneWay(s.random(), faults.Out) }},
 	{row: 5, name: "link-one-way", fires: []faults.Kind{faults.Cut}, run: func(s *sim) {
@@ -157,6 +161,9 @@ func TestFaultMatrix(t *testing.T) {
 			if x.moves && terms == 0 {
 				t.Error("P11: the leadership has not moved")
 			}
+			if x.keeps && terms > 0 {
+				t.Errorf("the leadership has moved %d times, for no reason", terms)
+			}
 			if total.stats.Acked < 30 || total.stats.Reads < 30 || total.stats.Events < 30 {
 				t.Errorf("P11: too little happened: %+v", total.stats)
 			}
@@ -235,6 +242,11 @@ func (s *sim) leader() *storetest.Peer {
 		time.Sleep(time.Millisecond)
 	}
 	return s.random()
+}
+
+func (s *sim) follower() *storetest.Peer {
+	others := s.c.Others(s.leader())
+	return others[s.intN(len(others))]
 }
 
 // set puts f in force on peers, under a name of its own.

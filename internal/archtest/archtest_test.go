@@ -61,6 +61,7 @@ var rules = []rule{
 	{pkg: "internal/archtest", may: nil},
 	{pkg: "internal/faults", may: nil},
 	{pkg: "internal/golden", may: nil},
+	{pkg: "internal/mutants", may: nil},
 	{pkg: "internal/ociimage", may: nil},
 	{pkg: "internal/systemtest", may: nil},
 	{pkg: "internal/testcluster", may: []string{"*"}},
