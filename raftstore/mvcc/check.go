@@ -70,9 +70,9 @@ func checkTxn(txn *raftv1.Txn, depth int) error {
 		switch {
 		case strange(c):
 			return errNewer("field of a compare")
-		case c.GetTarget() < raftv1.CompareTarget_COMPARE_TARGET_MOD_REVISION || c.GetTarget() > raftv1.CompareTarget_COMPARE_TARGET_LEASE:
+		case !knownTarget(c.GetTarget()):
 			return errNewer(fmt.Sprintf("compare target %v", c.GetTarget()))
-		case c.GetResult() < raftv1.CompareResult_COMPARE_RESULT_EQUAL || c.GetResult() > raftv1.CompareResult_COMPARE_RESULT_GREATER:
+		case !knownResult(c.GetResult()):
 			return errNewer(fmt.Sprintf("compare result %v", c.GetResult()))
 		}
 	}
@@ -119,6 +119,14 @@ func checkOp(op *raftv1.Op, depth int) error {
 		return errNewer("field of an operation")
 	}
 	return nil
+}
+
+func knownTarget(t raftv1.CompareTarget) bool {
+	return t >= raftv1.CompareTarget_COMPARE_TARGET_MOD_REVISION && t <= raftv1.CompareTarget_COMPARE_TARGET_LEASE
+}
+
+func knownResult(r raftv1.CompareResult) bool {
+	return r >= raftv1.CompareResult_COMPARE_RESULT_EQUAL && r <= raftv1.CompareResult_COMPARE_RESULT_GREATER
 }
 
 func strange(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 }

@@ -577,6 +577,16 @@ func agree(root *Root, states []map[string]KeyValue, events []Event, leases map[
 		ids = append(ids, l.ID)
 		sum = sum.add(newHasher().lease(l))
 	}
+	stale := 0 // an old record there would keep its history alive
+	root.attached.Ascend(func(r *record) bool {
+		if head, _ := root.keys.Get(r); head != r {
+			stale++
+		}
+		return true
+	})
+	if stale > 0 {
+		return fmt.Errorf("%d leased keys are not at their newest record", stale)
+	}
 	if !slices.IsSorted(ids) || len(ids) != len(leases) {
 		return fmt.Errorf("leases %d, want %d in order", ids, len(leases))
 	}

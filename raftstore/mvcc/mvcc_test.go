@@ -328,6 +328,97 @@ func TestMarkerOfAnotherTermProvesNothing(t *testing.T) {
 	}
 }
 
+// applyAll applies entries of one transaction each, from the next index on.
+func applyAll(t testing.TB, s *State, txns ...*raftv1.Txn) (results []*raftv1.TxnResult) {
+	t.Helper()
+	for _, txn := range txns {
+		applied, err := s.Apply(Entry{Index: s.meta.index + 1, Term: 1, Data: encode(t, batch(txn))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		results = append(results, applied.Results...)
+	}
+	return results
+}
+
+// TestCompactionAtTheBoundary covers what etcd lost twice (etcd#18089, etcd#19179): a
+// deletion in the very revision compacted to stays visible to a watch from there;
+// and that the revision does not go back when nothing is left (etcd#17780).
+func TestCompactionAtTheBoundary(t *testing.T) {
+	s := New()
+	applyAll(t, s,
+		putTxn("k", []byte("v")),
+		&raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: "k"}}}}},
+	)
+	s.compact(2)
+	for name, root := range map[string]*Root{"as it is": s.Root(), "through a snapshot": restored(t, s.Root()).Root()} {
+		events, upTo := root.EventsIn("k", "", 1, 10)
+		if root.Horizon() != 2 || root.EventHorizon() != 1 || len(events) != 1 || upTo != 2 || events[0].Type != Delete || events[0].Prev == nil || string(events[0].Prev.Value) != "v" {
+			t.Errorf("%s: events after revision 1: %+v up to %d, want the deletion and what it deleted", name, events, upTo)
+		}
+		if _, ok := root.Get("k", 2); ok {
+			t.Errorf("%s: the key exists at revision 2", name)
+		}
+	}
+	applyAll(t, s, putTxn("other", nil), &raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: "", RangeEnd: NoEnd}}}}})
+	s.compact(4)
+	s = restored(t, s.Root())
+	if res := applyAll(t, s, putTxn("k", nil)); res[0].Revision != 5 {
+		t.Errorf("after compacting all there was the next revision is %d, want 5", res[0].Revision)
+	}
+}
+
+// TestIDsAreBounded covers which ids are forgotten: the oldest beyond so many, and
+// those of too long ago; and that the state hash forgets them, too.
+func TestIDsAreBounded(t *testing.T) {
+	s := New()
+	id := func(i int) *raftv1.Txn { return &raftv1.Txn{Id: fmt.Appendf(nil, "id-%d", i)} }
+	const per = 512
+	for i := range maxTxnIDs/per + 1 {
+		var txns []*raftv1.Txn
+		for j := range per {
+			txns = append(txns, id(i*per+j))
+		}
+		if _, err := s.Apply(Entry{Index: uint64(i + 1), Term: 1, Data: encode(t, batch(txns...))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.ids.list.len(); n != maxTxnIDs || len(s.ids.byID) != n {
+		t.Fatalf("%d ids, and %d by id, want %d", n, len(s.ids.byID), maxTxnIDs)
+	}
+	// Two that are forgotten are remembered anew, in place of two more.
+	for i, want := range map[int]bool{0: false, per - 1: false, per + 2: true, maxTxnIDs + per - 1: true} {
+		if got := applyAll(t, s, id(i))[0].Replayed; got != want {
+			t.Errorf("id %d replayed: %v, want %v", i, got, want)
+		}
+	}
+	s.Skip(s.meta.index + maxTxnIDAge)
+	applyAll(t, s, id(-1))
+	if n := s.ids.list.len(); n != 1 || len(s.ids.byID) != 1 || s.meta.sum != s.hasher.txnID(s.ids.list.at(0)) {
+		t.Errorf("%d ids after a long time, and %d by id, want the new one", n, len(s.ids.byID))
+	}
+}
+
+// TestHashesAreBounded covers how far back replicas can be compared.
+func TestHashesAreBounded(t *testing.T) {
+	s := New()
+	want := map[uint64]Hash{}
+	for i := range uint64(keptHashes + 2000) {
+		applyAll(t, s, putTxn("k", nil))
+		want[i+1] = s.Root().Hash()
+	}
+	root := s.Root()
+	for i := range uint64(keptHashes) {
+		index := root.Index() - i
+		if h, ok := root.HashAt(index); !ok || h != want[index] {
+			t.Fatalf("hash at %d: %x, %v, want %x", index, h, ok, want[index])
+		}
+	}
+	if _, ok := root.HashAt(root.Index() - keptHashes); ok {
+		t.Error("it remembers more than it should")
+	}
+}
+
 func TestPrefixEnd(t *testing.T) {
 	for _, c := range []struct{ prefix, want string }{
 		{"pods/", "pods0"},

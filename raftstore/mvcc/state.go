@@ -18,9 +18,10 @@ type State struct {
 	hashes  sequence[hashMark]
 	meta    meta
 
-	hasher *hasher
-	probe  record // to look up keys without allocating
-	plan   plan   // of the transaction at hand
+	decoder decoder
+	hasher  *hasher
+	probe   record // to look up keys without allocating
+	plan    plan   // of the transaction at hand
 }
 
 // New returns the state before the first log entry: no keys, revision 0.
@@ -56,42 +57,57 @@ type Applied struct {
 // entry; state is as before, and the caller must stop, since other replicas may
 // have understood it.
 func (s *State) Apply(e Entry) (Applied, error) {
-	var cmd raftv1.Command
-	if err := proto.Unmarshal(e.Data, &cmd); err != nil {
-		return Applied{}, fmt.Errorf("decode entry %d: %w", e.Index, err)
-	}
-	if err := checkCommand(&cmd); err != nil {
-		return Applied{}, fmt.Errorf("entry %d: %w", e.Index, err)
-	}
-	var out Applied
 	before := s.meta.revision
-	switch op := cmd.GetOp().(type) {
-	case *raftv1.Command_Batch:
-		s.forgetIDs(e.Index)
-		results := make([]raftv1.TxnResult, len(op.Batch.GetTxns()))
-		out.Results = make([]*raftv1.TxnResult, len(results))
-		for i, txn := range op.Batch.GetTxns() {
-			out.Results[i] = &results[i]
-			s.applyTxn(txn, e, &results[i])
+	var out Applied
+	requests, proposed, plain := s.decoder.command(e.Data)
+	if plain {
+		out.Results = s.applyBatch(requests, e)
+	} else {
+		var cmd raftv1.Command
+		if err := proto.Unmarshal(e.Data, &cmd); err != nil {
+			return Applied{}, fmt.Errorf("decode entry %d: %w", e.Index, err)
 		}
-	case *raftv1.Command_TermMarker:
-		// A marker that a leader proposed and lost proves nothing for the term
-		// in which another leader's log carries it.
-		if term := op.TermMarker.GetTerm(); term == e.Term {
-			s.meta.markerTerm = term
+		if err := checkCommand(&cmd); err != nil {
+			return Applied{}, fmt.Errorf("entry %d: %w", e.Index, err)
 		}
-	case *raftv1.Command_Compact:
-		s.compact(op.Compact.GetRevision())
-	case *raftv1.Command_HashCheck:
-		out.Check = s.check(op.HashCheck, e.Index)
+		proposed = millis(cmd.GetProposedAt().GetSeconds(), int64(cmd.GetProposedAt().GetNanos()))
+		switch op := cmd.GetOp().(type) {
+		case *raftv1.Command_Batch:
+			requests := make([]request, len(op.Batch.GetTxns()))
+			for i, txn := range op.Batch.GetTxns() {
+				requests[i] = request{full: txn, term: txn.GetTerm(), id: txn.GetId()}
+			}
+			out.Results = s.applyBatch(requests, e)
+		case *raftv1.Command_TermMarker:
+			// A marker that a leader proposed and lost proves nothing for the term
+			// in which another leader's log carries it.
+			if term := op.TermMarker.GetTerm(); term == e.Term {
+				s.meta.markerTerm = term
+			}
+		case *raftv1.Command_Compact:
+			s.compact(op.Compact.GetRevision())
+		case *raftv1.Command_HashCheck:
+			out.Check = s.check(op.HashCheck, e.Index)
+		}
 	}
 	out.Changed = s.meta.revision != before
 	s.meta.index = e.Index
 	if out.Changed {
-		s.sample(cmd.GetProposedAt().GetSeconds()*1000 + int64(cmd.GetProposedAt().GetNanos())/1e6)
+		s.sample(proposed)
 	}
 	s.markHash()
 	return out, nil
+}
+
+func (s *State) applyBatch(requests []request, e Entry) []*raftv1.TxnResult {
+	s.forgetIDs(e.Index)
+	results := make([]raftv1.TxnResult, len(requests)) // one block for all
+	pointers := make([]*raftv1.TxnResult, len(requests))
+	for i := range requests {
+		pointers[i] = &results[i]
+		s.applyTxn(&requests[i], e, &results[i])
+	}
+	return pointers
 }
 
 // Skip records that the log has come to index with entries that are not for the

@@ -9,32 +9,42 @@ import (
 	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 )
 
-// applyTxn decides first, in plan, what txn will do, against the state before it.
-// Only then does it change anything: a refusal leaves nothing half done.
-func (s *State) applyTxn(txn *raftv1.Txn, e Entry, res *raftv1.TxnResult) {
-	if len(txn.GetId()) > 0 {
-		if known, ok := s.ids.byID[string(txn.GetId())]; ok {
+// applyTxn decides first, in plan, what the transaction will do, against the state
+// before it. Only then does it change anything: a refusal leaves nothing half done.
+func (s *State) applyTxn(req *request, e Entry, res *raftv1.TxnResult) {
+	if len(req.id) > 0 {
+		if known, ok := s.ids.byID[string(req.id)]; ok {
 			known.replay(res)
 			return
 		}
 	}
-	res.Revision = s.meta.revision
-	if txn.GetTerm() != 0 && txn.GetTerm() != e.Term {
-		res.Deposed = true
+	if req.term != 0 && req.term != e.Term {
+		res.Revision, res.Deposed = s.meta.revision, true
 		return
 	}
 	p := &s.plan
 	p.reset()
-	p.add(s, txn, &res.Failed)
-	res.Succeeded = p.taken[0]
-	if res.Refusal, res.Refused = p.refusal, p.refused; res.Refusal == 0 {
-		w := writer{state: s, taken: p.taken}
-		_, res.Results = w.run(txn)
-		res.Revision = s.meta.revision
+	w := writer{state: s}
+	if req.full != nil {
+		p.add(s, req.full, &res.Failed)
+		res.Succeeded = p.taken[0]
+		if p.refusal == 0 {
+			w.taken = p.taken
+			_, res.Results = w.run(req.full)
+		}
+	} else {
+		p.addPlain(s, req, res)
+		if p.refusal == 0 && res.Succeeded && len(req.puts) > 0 {
+			res.Results = make([]*raftv1.OpResult, len(req.puts))
+			for i := range req.puts {
+				res.Results[i] = w.putPlain(&req.puts[i])
+			}
+		}
 	}
-	if len(txn.GetId()) > 0 {
+	res.Revision, res.Refusal, res.Refused = s.meta.revision, p.refusal, p.refused
+	if len(req.id) > 0 {
 		s.remember(txnID{
-			id: string(txn.GetId()), index: e.Index,
+			id: string(req.id), index: e.Index,
 			revision: res.Revision, succeeded: res.Succeeded, refusal: res.Refusal,
 		})
 	}
@@ -61,12 +71,30 @@ func (p *plan) refuse(why raftv1.TxnRefusal, what string) {
 	}
 }
 
+// addPlain plans a plain request.
+func (p *plan) addPlain(s *State, req *request, res *raftv1.TxnResult) {
+	res.Succeeded = true
+	for _, c := range req.conditions {
+		if key, r, ok := s.compare(c); !ok {
+			res.Succeeded = false
+			res.Failed = append(res.Failed, protoOf(strings.Clone(key), r, false))
+		}
+	}
+	if res.Succeeded {
+		for i := range req.puts {
+			if id := req.puts[i].lease; id != 0 {
+				p.needLease(s, id)
+			}
+		}
+	}
+}
+
 // add plans txn. Keys that fail its own compares are added to failed, if that is
 // not nil.
 func (p *plan) add(s *State, txn *raftv1.Txn, failed *[]*raftv1.KeyValue) {
 	holds := true
 	for _, c := range txn.GetCompares() {
-		key, r, ok := s.compare(c)
+		key, r, ok := s.compare(conditionOf(c))
 		if !ok {
 			holds = false
 			if failed != nil {
@@ -139,32 +167,36 @@ func branch(txn *raftv1.Txn, holds bool) []*raftv1.Op {
 
 // compare reports whether c holds; if not, the first key for which it does not, and
 // its record, if there is one.
-func (s *State) compare(c *raftv1.Compare) (key string, r *record, ok bool) {
+func (s *State) compare(c condition) (key string, r *record, ok bool) {
 	found, ok := false, true
-	s.visit(c.GetKey(), c.GetRangeEnd(), func(head *record) bool {
+	if c.end == "" {
+		r := s.get(c.key)
+		return c.key, r, holds(&c, r)
+	}
+	s.visit(c.key, c.end, func(head *record) bool {
 		found = true
-		key, r, ok = head.key, head, holds(c, head)
+		key, r, ok = head.key, head, holds(&c, head)
 		return ok
 	})
 	if !found {
-		key, ok = c.GetKey(), holds(c, nil)
+		key, ok = c.key, holds(&c, nil)
 	}
 	return key, r, ok
 }
 
 // holds reports whether c holds for r, nil being a key that does not exist.
-func holds(c *raftv1.Compare, r *record) bool {
+func holds(c *condition, r *record) bool {
 	var order int
-	switch c.GetTarget() {
+	switch c.target {
 	case raftv1.CompareTarget_COMPARE_TARGET_VALUE:
 		if r == nil {
 			return false
 		}
-		order = bytes.Compare(r.bytes(), c.GetValue())
+		order = bytes.Compare(r.bytes(), c.value)
 	default:
 		var have int64
 		if r != nil {
-			switch c.GetTarget() {
+			switch c.target {
 			case raftv1.CompareTarget_COMPARE_TARGET_MOD_REVISION:
 				have = r.mod
 			case raftv1.CompareTarget_COMPARE_TARGET_CREATE_REVISION:
@@ -175,9 +207,9 @@ func holds(c *raftv1.Compare, r *record) bool {
 				have = r.lease
 			}
 		}
-		order = cmp.Compare(have, c.GetNumber())
+		order = cmp.Compare(have, c.number)
 	}
-	switch c.GetResult() {
+	switch c.result {
 	case raftv1.CompareResult_COMPARE_RESULT_EQUAL:
 		return order == 0
 	case raftv1.CompareResult_COMPARE_RESULT_NOT_EQUAL:
@@ -275,6 +307,14 @@ func (w *writer) change(r *record) (old *record) {
 	s.leases.move(old, r)
 	s.events.append(r)
 	return old
+}
+
+func (w *writer) putPlain(p *plainPut) *raftv1.OpResult {
+	// The key may point into the entry: change copies it if it is new.
+	if old := w.change(&record{key: p.key, value: string(p.value), ver: 1, lease: p.lease}); old.live() {
+		return oneKey
+	}
+	return nothing
 }
 
 func (w *writer) put(op *raftv1.Put) *raftv1.OpResult {
