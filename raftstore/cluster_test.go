@@ -129,6 +129,82 @@ func TestAnyPeerTakesWrites(t *testing.T) {
 	})
 }
 
+// TestWholeContract covers, through the store, what the state machine's own tests
+// cover in depth: leases, nesting, ids, and pages of one revision.
+func TestWholeContract(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 3)
+		c.WaitLeader()
+		store := c.Peers[1].Store
+		ops := func(ops ...raftstore.Op) raftstore.Txn { return raftstore.Txn{Then: ops} }
+
+		mustTxn(t, store, ops(raftstore.GrantLease(7, time.Minute), raftstore.PutWith("b", []byte("1"), raftstore.PutOptions{Lease: 7}), raftstore.PutWith("a", []byte("1"), raftstore.PutOptions{Lease: 7})))
+		once := raftstore.Txn{
+			ID: []byte("0123456789abcdef"),
+			If: []raftstore.Compare{raftstore.Present("a")},
+			Then: []raftstore.Op{
+				raftstore.Put("c", []byte("2")),
+				raftstore.Nested(raftstore.Txn{
+					If:   []raftstore.Compare{raftstore.Present("c")}, // as it was before all this
+					Then: []raftstore.Op{raftstore.Put("wrong", nil)},
+					Else: []raftstore.Op{raftstore.GetRange("", raftstore.NoEnd, raftstore.RangeOptions{KeysOnly: true, Limit: 2}), raftstore.PutWith("d", []byte("2"), raftstore.PutOptions{PrevKV: true})},
+				}),
+			},
+		}
+		first := mustTxn(t, store, once)
+		if first.Revision != 2 || first.Replayed || len(first.Ops) != 2 || len(first.Ops[1].Results) != 2 || first.Ops[1].Succeeded || first.Ops[1].Results[0].Count != 3 {
+			t.Errorf("nested transaction: %+v", first)
+		}
+		again := mustTxn(t, c.Peers[2].Store, once)
+		if !again.Replayed || again.Revision != first.Revision || !again.Succeeded || len(again.Ops) != 0 {
+			t.Errorf("the same transaction again: %+v, want the result of revision %d", again, first.Revision)
+		}
+
+		view, err := store.WaitRevision(t.Context(), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lease, ok := view.Lease(7)
+		if keys := slices.Collect(view.LeaseKeys(7)); !ok || lease.TTL != 60_000 || lease.Keys != 2 || !slices.Equal(keys, []string{"a", "b"}) {
+			t.Errorf("lease %+v, %v with keys %q", lease, ok, keys)
+		}
+		if res := mustTxn(t, store, ops(raftstore.RevokeLease(7))); res.Revision != 3 || res.Ops[0].Count != 2 {
+			t.Errorf("revoke: %+v", res)
+		}
+		if _, err := store.Txn(t.Context(), ops(raftstore.PutWith("a", nil, raftstore.PutOptions{Lease: 7}))); !errors.Is(err, raftstore.ErrLeaseNotFound) {
+			t.Errorf("put under a lease that ended: %v", err)
+		}
+
+		// Pages of revision 2, although the first keys are gone by now.
+		if _, err := store.WaitRevision(t.Context(), 3); err != nil {
+			t.Fatal(err)
+		}
+		var pages []string
+		for start := ""; ; {
+			old, err := store.ViewAt(2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := old.Count("", ""); n != 4 {
+				t.Errorf("%d keys at revision 2, want 4", n)
+			}
+			n := len(pages)
+			for kv := range old.Range(start, "") {
+				pages = append(pages, kv.Key)
+				start = kv.Key + "\x00"
+				break // a page has one key
+			}
+			if len(pages) == n {
+				break
+			}
+		}
+		if got := strings.Join(pages, ","); got != "a,b,c,d" {
+			t.Errorf("pages hold %s", got)
+		}
+		waitEqual(t, c.Peers)
+	})
+}
+
 // TestManyWritesShareEntries covers the batcher: concurrent transactions from all
 // peers are packed, each gets its own answer, none is lost.
 func TestManyWritesShareEntries(t *testing.T) {

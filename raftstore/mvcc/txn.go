@@ -268,7 +268,7 @@ var (
 )
 
 // change makes r the newest record of its key, at the transaction's revision, and
-// returns the one before. r has a version if it is a put, else it is a tombstone.
+// returns the one before. r has version 1 if it is a put, else it is a tombstone.
 func (w *writer) change(r *record) (old *record) {
 	s := w.state
 	if w.rev == 0 {
@@ -295,7 +295,7 @@ func (w *writer) change(r *record) (old *record) {
 		if old.live() {
 			r.create, r.ver = old.create, old.ver+1
 		} else {
-			r.create, r.ver = w.rev, 1
+			r.create = w.rev
 		}
 		r.sum = s.hasher.record(r)
 		s.meta.live++
