@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect/v2/connecthttp"
 
 	"github.com/holdfast-io/holdfast/pki"
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
@@ -36,6 +37,7 @@ type testPeer struct {
 	// What the services do; nil: answer at once. Set before the first call.
 	create func(ctx context.Context) error
 	get    func(ctx context.Context) error
+	store  *fakeStore // of its sessions; nil: refuse them
 	join   func(ctx context.Context, req *holdfastv1.JoinRequest) (*holdfastv1.JoinResponse, error)
 }
 
@@ -109,6 +111,7 @@ func startPeerWith(t *testing.T, creds *pki.Credentials, name string) *testPeer 
 	holdfastv1connect.RegisterObjectServiceHandler(rpc, p)
 	holdfastv1connect.RegisterClusterServiceHandler(rpc, p)
 	holdfastv1connect.RegisterJoinServiceHandler(rpc, p)
+	storev1connect.RegisterStoreServiceHandler(rpc, sessionPeer{p: p})
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, rpc)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
