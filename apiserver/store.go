@@ -28,7 +28,11 @@ func (s storeService) Range(ctx context.Context, req *storev1.RangeRequest) (*st
 	if err != nil {
 		return nil, err
 	}
-	read, err := s.readStore(ctx, req.GetRead())
+	opts, err := readOptions(req.GetRead())
+	if err != nil {
+		return nil, err
+	}
+	read, err := s.readStore(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +99,22 @@ func (s storeService) txn(ctx context.Context, what string, txn raftstore.Txn) (
 	return result, storeError(what, err)
 }
 
+// Compact discards the history below a revision.
+func (s storeService) Compact(ctx context.Context, req *storev1.CompactRequest) (*storev1.CompactResponse, error) {
+	if req.GetRevision() <= 0 {
+		return nil, badRequest("revision", "is %d: name the oldest revision to keep", req.GetRevision())
+	}
+	if err := s.store.Compact(ctx, req.GetRevision()); err != nil {
+		if errors.Is(err, raftstore.ErrFutureRevision) {
+			return nil, connect.Errorf(connect.CodeOutOfRange, "compact: revision %d is not reached", req.GetRevision()).WithCause(err)
+		}
+		return nil, storeError("compact", err)
+	}
+	resp := &storev1.CompactResponse{Header: &storev1.Header{Revision: s.store.View().Revision()}}
+	s.sign(resp.Header)
+	return resp, nil
+}
+
 // Status tells how this peer's store stands.
 func (s storeService) Status(context.Context, *storev1.StatusRequest) (*storev1.StatusResponse, error) {
 	status, stats := s.store.Status(), s.store.View().Stats()
@@ -115,60 +135,39 @@ func (s storeService) sign(header *storev1.Header) {
 	header.ServedBy = s.cfg.PeerID
 }
 
-// readStore returns a view as fresh as opts ask for.
-func (s storeService) readStore(ctx context.Context, opts *storev1.ReadOptions) (reading, error) {
-	var r reading
-	local, err := s.readLocal(opts)
-	switch {
-	case err != nil:
-		return reading{}, err
-	case local != nil:
-		r = *local
-	default:
-		view, err := s.sync(ctx)
-		if err != nil {
-			return reading{}, err
-		}
-		r = reading{view: view, age: new(time.Duration)}
-	}
-	return s.atLeast(ctx, r, opts.GetMinRevision())
-}
-
-// readLocal returns a view if opts are content with what this peer has, nil if the
-// read has to be proved current.
-func (s storeService) readLocal(opts *storev1.ReadOptions) (*reading, error) {
-	switch c := opts.GetConsistency(); c {
+// readOptions turns the options of a request into the store's.
+func readOptions(in *storev1.ReadOptions) (raftstore.ReadOptions, error) {
+	out := raftstore.ReadOptions{MinRevision: in.GetMinRevision()}
+	switch c := in.GetConsistency(); c {
 	case storev1.Consistency_CONSISTENCY_UNSPECIFIED, storev1.Consistency_CONSISTENCY_LINEARIZABLE:
-		return nil, nil
 	case storev1.Consistency_CONSISTENCY_BOUNDED:
-		if opts.GetMaxAge() == nil || opts.GetMaxAge().AsDuration() <= 0 {
-			return nil, badRequest("read.max_age", "is missing or not above 0: a bounded read needs its bound")
+		out.Consistency = raftstore.Bounded
+		if out.MaxAge = in.GetMaxAge().AsDuration(); out.MaxAge <= 0 {
+			return out, badRequest("read.max_age", "is missing or not above 0: a bounded read needs its bound")
 		}
-		// The age is taken first: the view can only be newer.
-		age := s.fresh.age(time.Now())
-		if age == nil || *age > opts.GetMaxAge().AsDuration() {
-			return nil, nil
-		}
-		return &reading{view: s.store.View(), age: age}, nil
 	case storev1.Consistency_CONSISTENCY_LOCAL:
-		age := s.fresh.age(time.Now())
-		return &reading{view: s.store.View(), age: age}, nil
+		out.Consistency = raftstore.Local
 	default:
-		return nil, badRequest("read.consistency", "%d is not a consistency that this peer knows; use linearizable, bounded or local", c)
+		return out, badRequest("read.consistency", "%d is not a consistency that this peer knows; use linearizable, bounded or local", c)
 	}
+	return out, nil
 }
 
-// atLeast returns r, or a later view at or past revision.
-func (s storeService) atLeast(ctx context.Context, r reading, revision int64) (reading, error) {
-	if revision <= r.view.Revision() {
-		return r, nil
-	}
-	view, err := s.waitRevision(ctx, revision)
+// readStore returns a view as fresh as opts ask for.
+func (s storeService) readStore(ctx context.Context, opts raftstore.ReadOptions) (reading, error) {
+	view, age, err := s.store.Read(ctx, opts)
 	if err != nil {
-		return reading{}, err
+		return reading{}, storeError("read", err)
 	}
-	r.view = view
-	return r, nil
+	return aged(view, age), nil
+}
+
+// aged is a view of an age as the store tells it: below 0 is unknown.
+func aged(view raftstore.View, age time.Duration) reading {
+	if age < 0 {
+		return reading{view: view}
+	}
+	return reading{view: view, age: &age}
 }
 
 func ageOf(r reading) *durationpb.Duration {

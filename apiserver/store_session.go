@@ -106,6 +106,7 @@ type storeSession struct {
 type pendingRange struct {
 	id   uint64
 	r    storeRange
+	opts raftstore.ReadOptions
 	cost int
 }
 
@@ -228,17 +229,17 @@ func (ss *storeSession) beginRange(id uint64, cost int, req *storev1.RangeReques
 	if err != nil {
 		return err
 	}
-	local, err := ss.readLocal(req.GetRead())
+	opts, err := readOptions(req.GetRead())
 	if err != nil {
 		return err
 	}
-	if local != nil && req.GetRead().GetMinRevision() <= local.view.Revision() {
-		ss.answerRange(id, cost, *local, r)
+	if view, age, ok := ss.store.TryRead(opts); ok {
+		ss.answerRange(id, cost, aged(view, age), r)
 		return nil
 	}
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	ss.reads = append(ss.reads, pendingRange{id, r, cost})
+	ss.reads = append(ss.reads, pendingRange{id, r, opts, cost})
 	if !ss.reading {
 		ss.reading = true
 		go ss.confirmReads() // ends when there are no more, or with the session
@@ -258,28 +259,25 @@ func (ss *storeSession) confirmReads() {
 			return
 		}
 		ss.mu.Unlock()
-		view, err := ss.sync(ss.ctx)
-		proved := reading{view: view, age: new(time.Duration)}
+		proved, err := ss.readStore(ss.ctx, raftstore.ReadOptions{})
 		for _, p := range reads {
-			if err != nil {
+			switch {
+			case err != nil:
 				ss.fail(p.id, p.cost, err)
-				continue
-			}
-			if minimum := p.r.req.GetRead().GetMinRevision(); minimum > view.Revision() {
-				go func() { // bounded by waitTimeout
-					later, err := ss.atLeast(ss.ctx, proved, minimum)
+			case p.opts.MinRevision > proved.view.Revision():
+				go func() { // bounded by the store
+					later, err := ss.readStore(ss.ctx, p.opts)
 					if err != nil {
 						ss.fail(p.id, p.cost, err)
 						return
 					}
 					ss.answerRange(p.id, p.cost, later, p.r)
 				}()
-				continue
-			}
-			if ss.waitRoom() != nil {
+			case ss.waitRoom() != nil:
 				return
+			default:
+				ss.answerRange(p.id, p.cost, proved, p.r)
 			}
-			ss.answerRange(p.id, p.cost, proved, p.r)
 		}
 	}
 }

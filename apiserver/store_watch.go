@@ -65,7 +65,7 @@ func (s storeService) Watch(ctx context.Context, stream storev1connect.StoreServ
 
 	tick := time.NewTimer(ws.period)
 	defer tick.Stop()
-	for {
+	for received != nil || len(ws.byID) > 0 {
 		if more, err := ws.turn(); err != nil {
 			return err
 		} else if more { // look at requests between turns
@@ -100,11 +100,12 @@ func (s storeService) Watch(ctx context.Context, stream storev1connect.StoreServ
 			if !errors.Is(err, io.EOF) {
 				return err
 			}
-			received = nil // no more requests; the watches go on
+			received = nil // no more requests: the end, once no watch is left
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+	return nil
 }
 
 // storeWatches are the watches of one stream.

@@ -38,14 +38,16 @@ func (s *Store) Submit(ctx context.Context, t Txn, done func(Result, error)) *Su
 		sub.answer(Result{}, err)
 		return sub
 	}
-	sub.proposal = &proposal{txn: data, begin: sub.begin, answer: func(out outcome) {
+	sub.proposal = newProposal(data, t.Then, t.Else)
+	sub.proposal.begin = sub.begin
+	sub.proposal.answer = func(out outcome) {
 		if errors.Is(out.err, errNotProposed) {
 			s.submitAgain(ctx, t, sub)
 			return
 		}
 		result, err := t.result(out)
 		sub.answer(withoutConflict(result, err))
-	}}
+	}
 	switch leader := s.leader.Load(); leader.id {
 	case "":
 		sub.proposal.take()
@@ -102,6 +104,29 @@ func (sub *Submission) Abandon(why error) {
 		return
 	}
 	sub.answer(Result{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, why))
+}
+
+// TryRead is Read where that need not wait; ok is false where it must.
+func (s *Store) TryRead(opts ReadOptions) (view View, age time.Duration, ok bool) {
+	var c *confirmation
+	switch applied := s.current.Load().root.Index(); opts.Consistency {
+	case Local:
+		c = s.reader.latest(applied, 1<<62)
+	case Bounded:
+		if c = s.reader.latest(applied, max(opts.MaxAge/4, minRefresh)); c == nil || time.Since(c.begin) > opts.MaxAge {
+			return View{}, 0, false
+		}
+	default:
+		return View{}, 0, false
+	}
+	// The view is taken last: it can only be newer than what vouches for it.
+	if view = s.View(); view.rev < opts.MinRevision {
+		return View{}, 0, false
+	}
+	if c == nil {
+		return view, -1, true
+	}
+	return view, time.Since(c.begin), true
 }
 
 // Stats are the sizes of a state.
