@@ -135,7 +135,7 @@ exec passes on the exit code of the command that it ran.`,
 		commands []*cobra.Command
 	}{
 		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(), a.execCommand()}},
-		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand()}},
+		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand()}},
 		{"machines", a.machineCommands()},
 		{"cli", []*cobra.Command{a.contextCommand(), a.versionCommand(), a.completionCommand()}},
 	} {

@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect/v2"
 
 	"github.com/holdfast-io/holdfast/client"
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
@@ -21,6 +22,7 @@ type remote struct {
 	objects holdfastv1connect.ObjectServiceClient
 	pods    holdfastv1connect.PodServiceClient
 	cluster holdfastv1connect.ClusterServiceClient
+	store   storev1connect.StoreServiceClient
 	name    string          // of the context
 	peer    func() string   // the address in use
 	peers   func() []string // all addresses
@@ -32,6 +34,7 @@ func newRemote(conn *connect.Client) *remote {
 		objects: holdfastv1connect.NewObjectServiceClient(conn),
 		pods:    holdfastv1connect.NewPodServiceClient(conn),
 		cluster: holdfastv1connect.NewClusterServiceClient(conn),
+		store:   storev1connect.NewStoreServiceClient(conn),
 		peer:    func() string { return "" },
 		peers:   func() []string { return nil },
 		close:   func() {},
