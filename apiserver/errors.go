@@ -45,6 +45,10 @@ func storeError(what string, err error) error {
 		code, hint = connect.CodeInvalidArgument, err.Error()
 	case errors.Is(err, raftstore.ErrOverloaded):
 		code, hint = connect.CodeResourceExhausted, "too many writes are waiting; retry later"
+	case errors.Is(err, raftstore.ErrLeaseNotFound), errors.Is(err, raftstore.ErrKeyNotFound):
+		code, hint = connect.CodeNotFound, err.Error()
+	case errors.Is(err, raftstore.ErrLeaseExists):
+		code, hint = connect.CodeAlreadyExists, err.Error()
 	case errors.Is(err, raftstore.ErrNoSpace):
 		code, hint = connect.CodeResourceExhausted, "the peers' disks are low on space; make room there, or delete something"
 	case errors.Is(err, context.Canceled):

@@ -125,6 +125,9 @@ func (s storeService) Status(context.Context, *storev1.StatusRequest) (*storev1.
 		Keys: stats.Keys, KeysBytes: stats.KeysBytes, HistoryEvents: stats.HistoryEvents, HistoryBytes: stats.HistoryBytes,
 		Alarms: status.Alarms,
 	}
+	for range s.store.View().Leases() {
+		resp.Leases++
+	}
 	s.sign(resp.Header)
 	return resp, nil
 }

@@ -102,19 +102,12 @@ func (s storeService) rangeAt(read reading, r storeRange) (*storev1.RangeRespons
 		}
 		return resp, nil
 	}
-	end := r.end
-	if end == mvcc.NoEnd {
-		end = "" // as View.Range has it
-	}
 	size, limit := 0, r.req.GetLimit()
-	for kv := range view.Range(r.start, end) {
-		resp.Count++
-		if r.req.GetCountOnly() || resp.More {
-			continue
-		}
-		if limit > 0 && int64(len(resp.Kvs)) == limit || size >= rangeMaxBytes {
-			resp.More = true
-			continue
+	for kv := range view.Range(r.start, r.end) {
+		if r.req.GetCountOnly() || limit > 0 && int64(len(resp.Kvs)) == limit || size >= rangeMaxBytes {
+			resp.Count = view.Count(r.start, r.end)
+			resp.More = !r.req.GetCountOnly()
+			return resp, nil
 		}
 		size += len(kv.Key) + 32
 		if !r.req.GetKeysOnly() {
@@ -122,6 +115,7 @@ func (s storeService) rangeAt(read reading, r storeRange) (*storev1.RangeRespons
 		}
 		add(kv)
 	}
+	resp.Count = int64(len(resp.Kvs))
 	return resp, nil
 }
 
@@ -167,14 +161,11 @@ func rangeOp(req *storev1.RangeRequest) (raftstore.Op, error) {
 // txnOf turns an outermost transaction into the store's. The store checks what is
 // not a matter of keyspaces: sizes, depth, keys written twice.
 func txnOf(req *storev1.TxnRequest) (raftstore.Txn, error) {
-	if len(req.GetId()) > 0 {
-		return raftstore.Txn{}, connect.NewError(connect.CodeUnimplemented, "ids of transactions are not supported")
-	}
 	inner, err := txnMessage(req, 0)
 	if err != nil {
 		return raftstore.Txn{}, err
 	}
-	return raftstore.Txn{If: inner.GetCompares(), Then: inner.GetThen(), Else: inner.GetOtherwise()}, nil
+	return raftstore.Txn{If: inner.GetCompares(), Then: inner.GetThen(), Else: inner.GetOtherwise(), ID: req.GetId()}, nil
 }
 
 // maxDepth bounds the recursion here; the store's own limit is lower.
@@ -297,7 +288,7 @@ func deleteResult(r *raftv1.OpResult) *storev1.DeleteResponse {
 
 func txnResponse(result raftstore.Result, req *storev1.TxnRequest) *storev1.TxnResponse {
 	resp := branchResult(result.Succeeded, result.Ops, req)
-	resp.Header = &storev1.Header{Revision: result.Revision}
+	resp.Header, resp.Replayed = &storev1.Header{Revision: result.Revision}, result.Replayed
 	return resp
 }
 

@@ -178,6 +178,56 @@ func TestStoreTxn(t *testing.T) {
 	wantCode(t, err, connect.CodeInvalidArgument, "compare.target")
 }
 
+// TestStoreTxnContract: nesting, ids, previous values and what is impossible reach
+// the state machine and come back, by calls and by sessions alike.
+func TestStoreTxnContract(t *testing.T) {
+	c := newCluster(t, 1)
+	raw := c.raw("peer-1")
+	stream, err := raw.Session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	inner := &storev1.TxnRequest{
+		Compares: []*storev1.Compare{{Key: []byte("k"), Result: storev1.Compare_RESULT_EQUAL, Target: &storev1.Compare_Version{}}},
+		Success:  []*storev1.Op{{Op: &storev1.Op_Put{Put: &storev1.PutRequest{Key: []byte("k"), Value: []byte("v")}}}, {Op: &storev1.Op_Range{Range: &storev1.RangeRequest{Key: []byte("k")}}}},
+	}
+	req := &storev1.TxnRequest{Id: []byte("once"), Success: []*storev1.Op{{Op: &storev1.Op_Txn{Txn: inner}}}}
+	first, err := raw.Txn(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nested := first.GetResults()[0].GetTxn()
+	if !first.GetSucceeded() || first.GetReplayed() || !nested.GetSucceeded() || keysIn(nested.GetResults()[1].GetRange().GetKvs()) != "k=v" {
+		t.Errorf("the first: %v", first)
+	}
+	if err := stream.Send(&storev1.SessionRequest{Calls: []*storev1.Call{
+		{Id: 1, Call: &storev1.Call_Txn{Txn: req}},
+		{Id: 2, Call: &storev1.Call_Put{Put: &storev1.PutRequest{Key: []byte("k"), Value: []byte("w"), PrevKv: true}}},
+		{Id: 3, Call: &storev1.Call_Put{Put: &storev1.PutRequest{Key: []byte("k"), Lease: 77}}},
+		{Id: 4, Call: &storev1.Call_Put{Put: &storev1.PutRequest{Key: []byte("none"), IgnoreValue: true}}},
+		{Id: 5, Call: &storev1.Call_Put{Put: &storev1.PutRequest{Key: []byte("\xff\x00"), Value: []byte("any bytes")}}},
+		{Id: 6, Call: &storev1.Call_Delete{Delete: &storev1.DeleteRequest{Key: []byte("k"), RangeEnd: []byte{0}, PrevKv: true}}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	replies, _ := collect(t, stream, 6)
+	if again := replies[1].GetTxn(); !again.GetReplayed() || again.GetHeader().GetRevision() != first.GetHeader().GetRevision() {
+		t.Errorf("the second with its id: %v", replies[1])
+	}
+	if prev := replies[2].GetPut().GetPrevKv(); string(prev.GetKey()) != "k" || string(prev.GetValue()) != "v" {
+		t.Errorf("the put's previous value: %v", replies[2])
+	}
+	for id, text := range map[uint64]string{3: "lease not found", 4: "key not found"} {
+		if f := replies[id].GetFailure(); f.GetCode() != "not_found" || !strings.Contains(f.GetMessage(), text) {
+			t.Errorf("call %d: %v, want %s", id, replies[id], text)
+		}
+	}
+	if d := replies[6].GetDelete(); d.GetDeleted() != 2 || keysIn(d.GetPrevKvs()) != "k=w \xff\x00=any bytes" {
+		t.Errorf("the delete: %v", replies[6])
+	}
+}
+
 // collect reads replies until it has n.
 func collect(t *testing.T, stream storev1connect.StoreServiceSessionClientStream, n int) (replies map[uint64]*storev1.Reply, messages int) {
 	t.Helper()

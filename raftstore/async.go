@@ -41,7 +41,8 @@ func (s *Store) Submit(ctx context.Context, t Txn, done func(Result, error)) *Su
 	sub.proposal = newProposal(data, t.Then, t.Else)
 	sub.proposal.begin = sub.begin
 	sub.proposal.answer = func(out outcome) {
-		if errors.Is(out.err, errNotProposed) {
+		// With an ID the second attempt does no harm.
+		if errors.Is(out.err, errNotProposed) || len(t.ID) > 0 && errors.Is(out.err, ErrOutcomeUnknown) {
 			s.submitAgain(ctx, t, sub)
 			return
 		}
@@ -61,7 +62,7 @@ func (s *Store) Submit(ctx context.Context, t Txn, done func(Result, error)) *Su
 }
 
 // submitAgain takes the slow way, with a goroutine, for what is rare: there is no
-// leader, or it was the wrong one.
+// leader, or it was the wrong one, or was lost.
 func (s *Store) submitAgain(ctx context.Context, t Txn, sub *Submission) {
 	if !sub.answered.CompareAndSwap(false, true) {
 		return

@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/holdfast-io/holdfast/raftstore/mvcc"
@@ -34,7 +33,6 @@ const (
 type Watcher struct {
 	store      *Store
 	start, end string // as in Range; end "" is one key, mvcc.NoEnd no bound
-	prefix     string // of all keys between
 
 	pos   Revision  // all events up to it are delivered, or did not match
 	told  Revision  // the upTo returned last
@@ -70,27 +68,10 @@ func (s *Store) Watch(prefix string, after Revision) *Watcher {
 // WatchRange is Watch for the keys in [start, end). An empty end is the key start
 // alone; mvcc.NoEnd has no bound.
 func (s *Store) WatchRange(start, end string, after Revision) *Watcher {
-	return &Watcher{store: s, start: start, end: end, prefix: commonPrefix(start, end), pos: after, told: after, since: time.Now()}
+	return &Watcher{store: s, start: start, end: end, pos: after, told: after, since: time.Now()}
 }
 
-// commonPrefix is what all keys of a range begin with.
-func commonPrefix(start, end string) string {
-	switch end {
-	case "":
-		return start
-	case mvcc.NoEnd:
-		return ""
-	case mvcc.PrefixEnd(start):
-		return start
-	}
-	n := 0
-	for n < len(start) && n < len(end) && start[n] == end[n] {
-		n++
-	}
-	return start[:n]
-}
-
-// covers reports whether key is one of those watched. It begins with w.prefix.
+// covers reports whether key is one of those watched.
 func (w *Watcher) covers(key string) bool {
 	switch w.end {
 	case "":
@@ -117,17 +98,11 @@ func (w *Watcher) poll() (events []Event, more bool, err error) {
 	if w.pos < root.EventHorizon() {
 		return nil, false, &CompactedError{Horizon: root.Horizon()}
 	}
-	events, w.pos = root.EventsOf(w.prefix, w.pos, watchBatch)
-	kept := events[:0]
-	for _, e := range events {
-		if w.covers(e.Key) {
-			kept = append(kept, e)
-		}
-	}
-	if len(kept) > 0 {
+	events, w.pos = root.EventsIn(w.start, w.end, w.pos, watchBatch)
+	if len(events) > 0 {
 		w.tell()
 	}
-	return kept, w.pos < root.Revision(), nil
+	return events, w.pos < root.Revision(), nil
 }
 
 // tell notes that the caller learns how far the cursor has come.
@@ -198,9 +173,4 @@ func (w *Watcher) kind() bucketKind {
 		return onePrefix
 	}
 	return anyRange
-}
-
-// matches is covers for a key of any prefix.
-func (w *Watcher) matches(key string) bool {
-	return strings.HasPrefix(key, w.prefix) && w.covers(key)
 }

@@ -100,7 +100,7 @@ func (h *watchHub) match(key string, rev Revision) {
 		}
 	}
 	for _, b := range h.ranges {
-		if b.first.matches(key) {
+		if b.first.covers(key) {
 			b.wake(rev)
 		}
 	}
