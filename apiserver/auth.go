@@ -71,6 +71,8 @@ var table = map[string][]pki.Role{
 	peerv1connect.StoreServiceReadIndexProcedure:    {pki.RolePeer},
 	peerv1connect.StoreServiceForwardProcedure:      {pki.RolePeer},
 	peerv1connect.StoreServiceDescribeProcedure:     {pki.RolePeer},
+	peerv1connect.StoreServiceReadIndexesProcedure:  {pki.RolePeer},
+	peerv1connect.StoreServiceCompactProcedure:      {pki.RolePeer},
 	peerv1connect.MembershipServiceAddPeerProcedure: {pki.RolePeer},
 	peerv1connect.MembershipServiceMeetProcedure:    {pki.RolePeer},
 	peerv1connect.HealthServiceRelayProcedure:       {pki.RolePeer},
