@@ -6,6 +6,10 @@
 // and stops them in the opposite one. Everything speaks through one listener;
 // ALPN tells raft from the API.
 //
+// Peers find each other by name: gossip knows where each is now, raft's
+// configuration where it was. When all addresses have changed at once, one peer
+// that --join names is enough.
+//
 // The data directory holds:
 //
 //	peer.json    the cluster's id, this peer's id and its last address
