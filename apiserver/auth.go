@@ -79,6 +79,7 @@ var table = map[string][]pki.Role{
 	peerv1connect.StoreServiceForwardProcedure:      {pki.RolePeer},
 	peerv1connect.StoreServiceDescribeProcedure:     {pki.RolePeer},
 	peerv1connect.StoreServiceCompactProcedure:      {pki.RolePeer},
+	peerv1connect.StoreServiceLeasesProcedure:       {pki.RolePeer},
 	peerv1connect.MembershipServiceAddPeerProcedure: {pki.RolePeer},
 	peerv1connect.MembershipServiceMeetProcedure:    {pki.RolePeer},
 	peerv1connect.HealthServiceRelayProcedure:       {pki.RolePeer},
