@@ -363,7 +363,8 @@ type network struct {
 const lateness = 5 * callTimeout
 
 // call sends a message and waits for its answer, as long as a caller would. Both go
-// on when it has given up, so send has an answer of its own to write to.
+// on when it has given up, so send has a message and an answer of its own: raft goes
+// on to use its.
 func call[Answer any](n *network, to raft.ServerID, answer *Answer, send func(*Answer) error) error {
 	c := n.p.c
 	target, err := c.peer(string(to))
@@ -432,38 +433,43 @@ func (n *network) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft
 }
 
 func (n *network) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	sent := *args
 	n.p.c.speaks(n.p, args.Term)
 	return call(n, id, resp, func(resp *raft.AppendEntriesResponse) error {
-		return n.InmemTransport.AppendEntries(id, target, args, resp)
+		return n.InmemTransport.AppendEntries(id, target, &sent, resp)
 	})
 }
 
 func (n *network) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	sent := *args
 	return call(n, id, resp, func(resp *raft.RequestVoteResponse) error {
-		return n.InmemTransport.RequestVote(id, target, args, resp)
+		return n.InmemTransport.RequestVote(id, target, &sent, resp)
 	})
 }
 
 func (n *network) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	sent := *args
 	return call(n, id, resp, func(resp *raft.RequestPreVoteResponse) error {
-		return n.InmemTransport.RequestPreVote(id, target, args, resp)
+		return n.InmemTransport.RequestPreVote(id, target, &sent, resp)
 	})
 }
 
 func (n *network) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	sent := *args
 	// What is sent late must not be read from a file that is closed by then.
 	all, err := io.ReadAll(data)
 	if err != nil {
 		return err
 	}
 	return call(n, id, resp, func(resp *raft.InstallSnapshotResponse) error {
-		return n.InmemTransport.InstallSnapshot(id, target, args, resp, bytes.NewReader(all))
+		return n.InmemTransport.InstallSnapshot(id, target, &sent, resp, bytes.NewReader(all))
 	})
 }
 
 func (n *network) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	sent := *args
 	return call(n, id, resp, func(resp *raft.TimeoutNowResponse) error {
-		return n.InmemTransport.TimeoutNow(id, target, args, resp)
+		return n.InmemTransport.TimeoutNow(id, target, &sent, resp)
 	})
 }
 
