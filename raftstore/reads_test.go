@@ -17,7 +17,7 @@ import (
 // asked nothing.
 func TestBoundedReads(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		const maxAge = time.Second
+		const maxAge = 300 * time.Millisecond
 		c := storetest.NewCluster(t, 3)
 		leader := c.WaitLeader()
 		reader := c.Others(leader)[0]
@@ -63,14 +63,14 @@ func TestBoundedReads(t *testing.T) {
 			}
 			return nil
 		}
-		for range 1000 {
+		for range 5000 {
 			if err := read(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(11 * time.Millisecond)
+			time.Sleep(time.Millisecond)
 		}
 		if waited > 3 {
-			t.Errorf("%d of 1000 bounded reads waited for other peers", waited)
+			t.Errorf("%d of 5000 bounded reads waited for other peers", waited)
 		}
 
 		c.Cut([]*storetest.Peer{reader}, c.Others(reader))
