@@ -23,8 +23,6 @@ func TestLeaseTimers(t *testing.T) {
 			case 0: // a pause
 				gap := 2*maxLeaseGap + time.Duration(r.Int64N(int64(time.Hour)))
 				now, pauses = now+gap, pauses+gap-leaseTick
-			default:
-				now += leaseTick
 			case 1, 2, 3:
 				ttl := time.Duration(1+r.IntN(30)) * time.Second
 				if l, ok := alive[id]; ok {
@@ -34,6 +32,8 @@ func TestLeaseTimers(t *testing.T) {
 				}
 				timers.set(id, ttl, now, ttl)
 				alive[id] = lease{ttl, now, pauses}
+			default:
+				now += leaseTick
 			}
 			over, long := timers.pass(now)
 			noted += len(long)
