@@ -280,16 +280,16 @@ func TestWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := New(1)
 		writes := 0
-		do := func(part Part) (error, time.Duration) {
+		do := func(part Part) (time.Duration, error) {
 			begin := time.Now()
 			err := p.Write(part, func() error { writes++; return nil })
-			return err, time.Since(begin)
+			return time.Since(begin), err
 		}
 		set(t, p, "x", "disk-fail part=log times=2")
 		landed := 0
 		for i := range 4 {
 			writes = 0
-			err, _ := do(Log)
+			_, err := do(Log)
 			if errors.Is(err, syscall.EIO) != (i < 2) {
 				t.Errorf("write %d: %v", i, err)
 			}
@@ -299,15 +299,15 @@ func TestWrite(t *testing.T) {
 				t.Errorf("write %d was done %d times", i, writes)
 			}
 		}
-		if err, _ := do(Votes); err != nil {
+		if _, err := do(Votes); err != nil {
 			t.Errorf("write of another part: %v", err)
 		}
 		set(t, p, "x", "disk-full")
-		if err, _ := do(Snapshots); !errors.Is(err, syscall.ENOSPC) || p.FreeSpace(100) != 0 {
+		if _, err := do(Snapshots); !errors.Is(err, syscall.ENOSPC) || p.FreeSpace(100) != 0 {
 			t.Errorf("full disk: %v, %d free", err, p.FreeSpace(100))
 		}
 		set(t, p, "x", "disk-slow delay=1s jitter=1s")
-		if err, took := do(Log); err != nil || took < time.Second || took > 2*time.Second {
+		if took, err := do(Log); err != nil || took < time.Second || took > 2*time.Second {
 			t.Errorf("slow disk: %v after %v", err, took)
 		}
 		for _, text := range []string{"disk-hang", "pause"} {
@@ -316,7 +316,7 @@ func TestWrite(t *testing.T) {
 				t.Errorf("%s: paused is %v", text, p.Paused())
 			}
 			time.AfterFunc(time.Hour, func() { p.Clear() })
-			if err, took := do(Log); err != nil || took != time.Hour {
+			if took, err := do(Log); err != nil || took != time.Hour {
 				t.Errorf("%s: %v after %v, want an hour", text, err, took)
 			}
 		}
@@ -331,7 +331,7 @@ func TestClock(t *testing.T) {
 		p := New(1)
 		set(t, p, "x", "clock offset=-1h drift=0.5")
 		time.Sleep(10 * time.Second)
-		if got := p.Now().Sub(time.Now()); got != -time.Hour+5*time.Second {
+		if got := time.Until(p.Now()); got != -time.Hour+5*time.Second {
 			t.Errorf("the clock is off by %v", got)
 		}
 		var none *Plane
@@ -355,7 +355,7 @@ func TestDeterminism(t *testing.T) {
 		}
 		return s
 	}
-	if trace(1) != trace(1) || trace(1) == trace(2) {
+	if first := trace(1); first != trace(1) || first == trace(2) {
 		t.Error("chance does not follow the seed")
 	}
 }
