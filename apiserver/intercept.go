@@ -90,9 +90,16 @@ func (s *Server) bound(next connect.ServerFunc) connect.ServerFunc {
 		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		stop := context.AfterFunc(s.lifetime, func() { cancel(errShutdown) })
+		life := s.serves
+		if servesAlways(spec.Procedure) {
+			life = s.lifetime
+		}
+		stop := context.AfterFunc(life, func() { cancel(context.Cause(life)) })
 		defer stop()
 		err := next(ctx, spec, stream)
+		if refused, ok := errors.AsType[*connect.Error](context.Cause(ctx)); err != nil && ok {
+			return refused
+		}
 		if err != nil && errors.Is(context.Cause(ctx), errShutdown) {
 			return connect.NewError(connect.CodeUnavailable, "this peer is shutting down: go to another one").WithCause(err)
 		}

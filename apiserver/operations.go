@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -135,16 +136,32 @@ func (s operationsService) Recover(ctx context.Context, req *holdfastv1.RecoverR
 // what is in its memory may be wrong, or of an earlier incarnation of the cluster.
 func (s *Server) serving(procedure string) error {
 	err := s.store.Refusal()
-	if err == nil || alwaysServed[procedure] {
+	if err == nil || servesAlways(procedure) {
 		return nil
 	}
 	return connect.NewError(connect.CodeUnavailable, fmt.Sprintf("peer %s does not serve: %v; go to another peer", s.cfg.PeerID, err)).WithCause(err)
 }
 
-// alwaysServed are the calls that a peer answers whose store refuses: they tell
-// what is wrong, or do not read the state.
-var alwaysServed = map[string]bool{
-	holdfastv1connect.ClusterServiceStatusProcedure:     true,
-	holdfastv1connect.OperationsServiceSurveyProcedure:  true,
-	holdfastv1connect.OperationsServiceRecoverProcedure: true,
+// servesAlways reports whether a peer answers a call though its store refuses: those
+// that tell what is wrong, and those of other peers, who ask for its log and its
+// term, which are not in doubt; its store refuses the rest by itself.
+func servesAlways(procedure string) bool {
+	switch procedure {
+	case holdfastv1connect.ClusterServiceStatusProcedure,
+		holdfastv1connect.OperationsServiceSurveyProcedure,
+		holdfastv1connect.OperationsServiceRecoverProcedure:
+		return true
+	}
+	return strings.HasPrefix(procedure, "/holdfast.peer.v1.")
+}
+
+// endStreams ends the streams that show this peer's state once its store refuses,
+// until ctx ends.
+func (s *Server) endStreams(ctx context.Context) error {
+	select {
+	case <-s.store.Refused():
+		s.stopServing(connect.NewError(connect.CodeUnavailable, s.store.Refusal().Error()))
+	case <-ctx.Done():
+	}
+	return nil
 }

@@ -111,7 +111,10 @@ type Server struct {
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
 	lifetime context.Context
-	end      context.CancelCauseFunc
+	// serves ends before it when the store refuses, and streams of the state with it.
+	serves      context.Context
+	stopServing context.CancelCauseFunc
+	end         context.CancelCauseFunc
 }
 
 // errShutdown is the cause with which streams end when Run does.
@@ -159,6 +162,7 @@ func New(cfg Config) (*Server, error) {
 		events:     newEventCache(),
 	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
+	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
 	s.metrics = newMetrics(cfg.Registerer, s)
 
 	s.rpc = connect.NewServer(s.observe, s.authorize, s.bound)
@@ -185,6 +189,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.desired.run(ctx, s) })
 	group.Go(func() error { return s.relayHeartbeats(ctx) })
 	group.Go(func() error { return s.exchangeEvents(ctx) })
+	group.Go(func() error { return s.endStreams(ctx) })
 	return group.Wait()
 }
 

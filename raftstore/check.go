@@ -2,9 +2,17 @@ package raftstore
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
 
 	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+	"github.com/holdfast-io/holdfast/raftstore/mvcc"
 )
 
 // Vitals is how a peer's store stands.
@@ -91,6 +99,136 @@ func (s *Store) HashAt(ctx context.Context, index uint64) (hash [16]byte, ok boo
 	if err != nil {
 		return hash, false, err
 	}
-	root := view.at.root
-	return root.Hash(), root.Index() == index, nil
+	hash, ok = view.at.root.HashAt(index)
+	return hash, ok, nil
+}
+
+// Replicas that a bug drove apart are each sound by themselves. So the leader puts
+// its state hash into the log now and then, and each replica compares. An entry that
+// differs does not tell who is wrong, as the leader may be; so a replica that
+// differs asks all voters for theirs, and whoever is asked and differs asks, too.
+const (
+	// checkEvery is the least time between two checks.
+	checkEvery = 10 * time.Second
+	// checkAfter is how long after a change a check waits for further ones. Nothing
+	// follows a check but the next change: an idle cluster appends nothing.
+	checkAfter = 5 * time.Second
+)
+
+// proposeChecks is a leader's work: a check after changes.
+func (s *Store) proposeChecks(ctx context.Context, _ *Leader) error {
+	checked := s.current.Load().root.Revision()
+	last := time.Now().Add(-checkEvery)
+	for {
+		for at := s.current.Load(); at.root.Revision() == checked; at = s.current.Load() {
+			select {
+			case <-at.revised:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if !rest(ctx, max(checkAfter, checkEvery-time.Since(last))) {
+			return nil
+		}
+		root := s.current.Load().root
+		hash := root.Hash()
+		checked, last = root.Revision(), time.Now()
+		// If it fails the leadership is over, and another leader checks after the
+		// next change.
+		_ = s.raft.ApplyLog(raft.Log{Data: encodeCommand(&raftv1.Command{Op: &raftv1.Command_HashCheck{
+			HashCheck: &raftv1.HashCheck{Index: root.Index(), Hash: hash[:], Proposer: s.cfg.ID},
+		}}, s.cfg.Faults.Now())}, 0).Error()
+	}
+}
+
+// hashChecked learns what applying a check found. It does not block.
+func (s *Store) hashChecked(c mvcc.CheckResult) {
+	if c.Known && !c.Equal {
+		s.doubt(c.Index)
+	}
+}
+
+// doubt has judge look at an entry.
+func (s *Store) doubt(index uint64) {
+	select {
+	case s.doubts <- index:
+	default: // it is at it
+	}
+}
+
+// judge finds out, whenever there is doubt, which replicas are wrong.
+func (s *Store) judge(ctx context.Context) {
+	for {
+		select {
+		case index := <-s.doubts:
+			s.judgeAt(ctx, index)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// judgeAt compares the state hashes of all voters at an entry. A majority of the
+// voters is right: what it holds is what is read and acknowledged. Without one,
+// nobody can say who is right; all say so and go on to serve, since stopping would
+// turn a doubt into an outage.
+func (s *Store) judgeAt(ctx context.Context, index uint64) {
+	mine, ok := s.current.Load().root.HashAt(index)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	defer cancel()
+	conf := s.configuration()
+	have := make(map[string]mvcc.Hash) // by peer
+	var mu sync.Mutex
+	var asking sync.WaitGroup
+	for _, server := range conf.Servers {
+		id := string(server.ID)
+		if id == s.cfg.ID {
+			continue
+		}
+		asking.Go(func() {
+			client, err := s.cfg.Remote(id)
+			if err != nil {
+				return
+			}
+			desc, err := client.Describe(ctx, &peerv1.DescribeRequest{Caller: s.cfg.ID, Index: index, Hash: mine[:]})
+			if err != nil || len(desc.GetHashAt()) != len(mine) {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			have[id] = mvcc.Hash(desc.GetHashAt())
+		})
+	}
+	asking.Wait()
+	have[s.cfg.ID] = mine
+	votes := make(map[mvcc.Hash]int)
+	for id, hash := range have {
+		if isVoter(conf, id) {
+			votes[hash]++
+		}
+	}
+	for hash, n := range votes {
+		if n <= voters(conf)/2 {
+			continue
+		}
+		if hash != mine {
+			s.quarantine(fmt.Sprintf("at entry %d it has the state hash %x, and the majority has %x", index, mine, hash))
+			return
+		}
+		var wrong []string
+		for id, theirs := range have {
+			if theirs != mine {
+				wrong = append(wrong, id)
+			}
+		}
+		slices.Sort(wrong)
+		if len(wrong) > 0 {
+			s.alarms.raise("diverged", fmt.Sprintf("peers %v have another state than the majority at entry %d: they are quarantined and must be restarted", wrong, index))
+		}
+		return
+	}
+	s.alarms.raise("diverged", fmt.Sprintf("at entry %d the peers' states differ, and no majority agrees on one: take a backup of each peer (holdfast backup --local --peer) before anything else", index))
 }

@@ -62,3 +62,20 @@ func Drain(s *Store) {
 		}
 	}
 }
+
+// Diverge changes a key in one peer's state and in no log, as a bug in applying
+// entries would. Nothing may be applied meanwhile.
+func Diverge(s *Store, key string) {
+	data := encodeBatch([]*proposal{newProposal(mustEncode(Txn{Then: []Op{Put(key, nil)}}))}, time.Now())
+	if _, err := s.fsm.state.Apply(mvcc.Entry{Index: s.fsm.state.Root().Index(), Term: 1, Data: data}); err != nil {
+		panic(err)
+	}
+}
+
+func mustEncode(t Txn) []byte {
+	data, err := t.encode(0)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -607,6 +608,12 @@ func (s service) Describe(_ context.Context, req *peerv1.DescribeRequest) (*peer
 	}
 	desc := s.description()
 	desc.CallerRemoved = s.isOut(req.GetCaller())
+	if hash, ok := s.current.Load().root.HashAt(req.GetIndex()); ok && req.GetIndex() != 0 {
+		desc.HashAt = hash[:]
+		if !bytes.Equal(hash[:], req.GetHash()) {
+			s.doubt(req.GetIndex())
+		}
+	}
 	return desc, nil
 }
 

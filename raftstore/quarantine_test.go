@@ -3,11 +3,17 @@ package raftstore_test
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/proto"
+
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
+	"github.com/holdfast-io/holdfast/raftstore/mvcc"
 	"github.com/holdfast-io/holdfast/raftstore/storetest"
 )
 
@@ -86,4 +92,65 @@ func TestCorruptMemoryIsQuarantined(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDivergedReplicaIsQuarantined: a replica whose state differs from the others',
+// though it is sound by itself, is found by the check in the log; also when it leads,
+// and so is the one whose hash all others differ from.
+func TestDivergedReplicaIsQuarantined(t *testing.T) {
+	for _, victimLeads := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := storetest.NewCluster(t, 3)
+			victim := c.WaitLeader()
+			if !victimLeads {
+				victim = c.Others(victim)[0]
+			}
+			write(t, victim.Store, "a", "1")
+			time.Sleep(20 * time.Second)
+			raftstore.Diverge(victim.Store, "ghost")
+			write(t, c.Others(victim)[0].Store, "a", "2")
+			begin := time.Now()
+			select {
+			case <-victim.Store.Refused():
+			case <-time.After(time.Minute):
+				t.Fatal("not noticed within a minute")
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("noticed after %v, want at most 10 s", took)
+			}
+			if err := victim.Store.Refusal(); !errors.Is(err, raftstore.ErrQuarantined) || !strings.Contains(err.Error(), "the majority has") {
+				t.Errorf("refusal: %v", err)
+			}
+			time.Sleep(5 * time.Second)
+			write(t, c.WaitLeader(c.Others(victim)...).Store, "a", "3")
+			for _, p := range c.Others(victim) {
+				if err := p.Store.Refusal(); err != nil {
+					t.Errorf("peer %s, which is sound: %v", p.ID, err)
+				}
+			}
+		})
+	}
+}
+
+// TestIdleClusterChecksOnce: after the last change one check follows, and then none.
+func TestIdleClusterChecksOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var checks atomic.Int64
+		c := storetest.NewCluster(t, 3, raftstore.OnApply(func(id string, entries []*raft.Log, _ *mvcc.Root) {
+			for _, entry := range entries {
+				var cmd raftv1.Command
+				if entry.Type == raft.LogCommand && proto.Unmarshal(entry.Data, &cmd) == nil && cmd.GetHashCheck() != nil && id == "p1" {
+					checks.Add(1)
+				}
+			}
+		}))
+		leader := c.WaitLeader()
+		time.Sleep(time.Minute)
+		checks.Store(0)
+		write(t, leader.Store, "a", "1")
+		time.Sleep(time.Hour)
+		if n := checks.Load(); n != 1 {
+			t.Errorf("%d checks in the hour after the last change, want one", n)
+		}
+	})
 }

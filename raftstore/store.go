@@ -62,6 +62,7 @@ type Store struct {
 	incarnation atomic.Uint64
 	refusal     atomic.Pointer[error]
 	refused     chan struct{} // closed when refusal is set
+	doubts      chan uint64   // capacity 1: an entry at which replicas differ
 
 	snapshotWanted chan struct{} // capacity 1
 	reloading      sync.Mutex    // of raft's reloadable configuration
@@ -86,6 +87,7 @@ func New(cfg Config) (*Store, error) {
 		membership:     make(chan struct{}, 1),
 		pilot:          pilot{wake: make(chan struct{}, 1)},
 		refused:        make(chan struct{}),
+		doubts:         make(chan uint64, 1),
 		closeFiles:     func() error { return nil },
 	}
 	s.hub = newWatchHub(s)
@@ -93,7 +95,7 @@ func New(cfg Config) (*Store, error) {
 	s.leader.Store(&leaderInfo{changed: make(chan struct{})})
 	s.reign.Store(&reign{changed: make(chan struct{})})
 	s.batcher, s.forwarder, s.reader, s.keeper = newBatcher(s), newForwarder(s), newIndexReader(s), newLeaseKeeper(s)
-	s.fsm = &fsm{store: s, state: mvcc.New()}
+	s.fsm = &fsm{store: s, state: mvcc.New(), onCheck: s.hashChecked}
 	s.room = &room{store: s}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Registerer, s); err != nil {
@@ -214,6 +216,8 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	parts.Go(func() { s.rotateKeys(running) })
 	parts.Go(func() { s.greet(running) })
 	parts.Go(func() { s.scrub(running) })
+	parts.Go(func() { s.judge(running) })
+	parts.Go(func() { _ = s.Lead(running, s.proposeChecks) })
 
 	select {
 	case <-ctx.Done():
