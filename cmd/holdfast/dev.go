@@ -285,26 +285,31 @@ func (d *devRun) runInProcess(ctx context.Context, spec devcluster.Spec, boot de
 		go whenReady(rt.Ready())
 		return n.Run(ctx, rt, fake.NewNetwork())
 	}
-	p, err := peer.Prepare(ctx, peer.Config{
-		DataDir: dataDir, Name: spec.Name, Listen: spec.APIAddress(), Gossip: at(spec.Gossip), Advertise: spec.Address.String(),
-		Init: boot.Init, Join: boot.Join, Token: boot.Token, Version: version, Logger: log,
-	})
-	if err != nil {
-		return err
-	}
-	if boot.Init {
-		c, err := p.AdminContext()
-		if err == nil {
-			c.Name = adminContext
-			err = saveContextTo(adminConfig(d.flags.dataDir), c)
-		}
+	var once sync.Once
+	isReady := ready
+	ready = func() { once.Do(isReady) }
+	return untilDone(ctx, log, func() error {
+		p, err := peer.Prepare(ctx, peer.Config{
+			DataDir: dataDir, Name: spec.Name, Listen: spec.APIAddress(), Gossip: at(spec.Gossip), Advertise: spec.Address.String(),
+			Init: boot.Init, Join: boot.Join, Token: boot.Token, Version: version, Logger: log,
+		})
 		if err != nil {
-			p.Close()
 			return err
 		}
-	}
-	go whenReady(p.Ready())
-	return p.Run(ctx)
+		if boot.Init {
+			c, err := p.AdminContext()
+			if err == nil {
+				c.Name = adminContext
+				err = saveContextTo(adminConfig(d.flags.dataDir), c)
+			}
+			if err != nil {
+				p.Close()
+				return err
+			}
+		}
+		go whenReady(p.Ready())
+		return p.Run(ctx)
+	})
 }
 
 // contextFor returns the administrator's context under a name, with all peers.

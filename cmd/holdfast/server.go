@@ -78,9 +78,14 @@ func (a *app) runServer(ctx context.Context, f serverFlags) error {
 		f.config.Token = a.getenv("HOLDFAST_TOKEN")
 	}
 	paceGC()
+	return untilDone(ctx, log, func() error { return a.runPeer(ctx, f, log) })
+}
+
+// untilDone runs a peer, and again when it finds the cluster in another incarnation,
+// in which it begins anew.
+func untilDone(ctx context.Context, log *slog.Logger, run func() error) error {
 	for {
-		// A peer that finds the cluster in another incarnation begins anew in it.
-		err := a.runPeer(ctx, f, log)
+		err := run()
 		if !errors.Is(err, raftstore.ErrRestart) || ctx.Err() != nil {
 			return err
 		}
