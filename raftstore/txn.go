@@ -493,7 +493,11 @@ func checkWrites(ops []Op) (all writes, err error) {
 		var branches [2]writes
 		switch op := op.GetOp().(type) {
 		case *raftv1.Op_Put:
-			branches[0].puts = map[string]bool{op.Put.GetKey(): true}
+			// Nearly all operations are puts: no map for each of them.
+			if err := all.put(op.Put.GetKey()); err != nil {
+				return all, err
+			}
+			continue
 		case *raftv1.Op_Delete:
 			branches[0].deletes = []span{{op.Delete.GetKey(), op.Delete.GetRangeEnd()}}
 		case *raftv1.Op_LeaseRevoke:
@@ -518,22 +522,52 @@ func checkWrites(ops []Op) (all writes, err error) {
 	return all, nil
 }
 
+// put adds a put of key to w, or returns an error as collide does.
+func (w *writes) put(key string) error {
+	if w.puts[key] {
+		return errTwice(key)
+	}
+	if err := w.spares(key); err != nil {
+		return err
+	}
+	if w.puts == nil {
+		w.puts = make(map[string]bool)
+	}
+	w.puts[key] = true
+	return nil
+}
+
+func errTwice(key string) error {
+	return fmt.Errorf("%w: key %q is written twice", ErrInvalid, key)
+}
+
+// spares returns an error if w can delete key.
+func (w writes) spares(key string) error {
+	for _, d := range w.deletes {
+		if d.holds(key) {
+			return fmt.Errorf("%w: key %q is written and deleted", ErrInvalid, key)
+		}
+	}
+	if w.revokes {
+		return fmt.Errorf("%w: key %q is written beside the end of a lease, which may delete it", ErrInvalid, key)
+	}
+	return nil
+}
+
 // collide returns an error if w and other, both run, can write a key twice.
 func (w writes) collide(other writes) error {
 	for key := range other.puts {
 		if w.puts[key] {
-			return fmt.Errorf("%w: key %q is written twice", ErrInvalid, key)
+			return errTwice(key)
 		}
 	}
 	for _, pair := range [...][2]writes{{w, other}, {other, w}} {
+		if len(pair[1].deletes) == 0 && !pair[1].revokes {
+			continue // do not visit all puts for nothing
+		}
 		for key := range pair[0].puts {
-			for _, d := range pair[1].deletes {
-				if d.holds(key) {
-					return fmt.Errorf("%w: key %q is written and deleted", ErrInvalid, key)
-				}
-			}
-			if pair[1].revokes {
-				return fmt.Errorf("%w: key %q is written beside the end of a lease, which may delete it", ErrInvalid, key)
+			if err := pair[1].spares(key); err != nil {
+				return err
 			}
 		}
 	}
