@@ -160,6 +160,8 @@ func (ss *storeSession) begin(call *storev1.Call) error {
 		}
 	case *storev1.Call_Range:
 		err = ss.beginRange(id, cost, call.Range)
+	case *storev1.Call_KeepAlive:
+		go ss.keepLease(id, cost, call.KeepAlive.GetId()) // bounded by the store, and as the calls are
 	default:
 		err = connect.NewError(connect.CodeUnimplemented, "the call is empty, or of a kind that this peer does not know")
 	}
@@ -280,6 +282,17 @@ func (ss *storeSession) confirmReads() {
 			}
 		}
 	}
+}
+
+// keepLease waits for the leader to keep a lease alive; the store asks it for many at
+// once.
+func (ss *storeSession) keepLease(id uint64, cost int, lease int64) {
+	resp, err := ss.keepAlive(ss.ctx, lease)
+	if err != nil {
+		ss.fail(id, cost, err)
+		return
+	}
+	ss.reply(&storev1.Reply{Id: id, Reply: &storev1.Reply_KeepAlive{KeepAlive: resp}}, cost)
 }
 
 func (ss *storeSession) answerRange(id uint64, cost int, read reading, r storeRange) {

@@ -658,6 +658,10 @@ func TestRepeatable(t *testing.T) {
 		"/holdfast.agent.v1.AgentService/Register":     true,
 		"/holdfast.agent.v1.AgentService/Heartbeat":    true,
 		"/holdfast.agent.v1.AgentService/ReportStatus": true,
+		"/holdfast.store.v1.StoreService/Range":        true, "/holdfast.store.v1.StoreService/Status": true,
+		"/holdfast.store.v1.StoreService/LeaseKeepAlive":  true,
+		"/holdfast.store.v1.StoreService/LeaseTimeToLive": true,
+		"/holdfast.store.v1.StoreService/Leases":          true,
 	}
 	for name := range want {
 		if !repeatable[name] {

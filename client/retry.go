@@ -14,6 +14,7 @@ import (
 	"connectrpc.com/connect/v2"
 
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
@@ -28,6 +29,12 @@ var repeatable = map[string]bool{
 	agentv1connect.AgentServiceHeartbeatProcedure:   true, // renews a lease
 	// Complete statuses; the agent sends them in order, one report at a time.
 	agentv1connect.AgentServiceReportStatusProcedure: true,
+
+	storev1connect.StoreServiceRangeProcedure:           true,
+	storev1connect.StoreServiceStatusProcedure:          true,
+	storev1connect.StoreServiceLeaseKeepAliveProcedure:  true,
+	storev1connect.StoreServiceLeaseTimeToLiveProcedure: true,
+	storev1connect.StoreServiceLeasesProcedure:          true,
 }
 
 const (

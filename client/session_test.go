@@ -75,6 +75,10 @@ func (s sessionPeer) Session(_ context.Context, stream storev1connect.StoreServi
 				reply.Reply = &storev1.Reply_Txn{Txn: &storev1.TxnResponse{Succeeded: true}}
 			case *storev1.Call_Range:
 				reply.Reply = &storev1.Reply_Range{Range: &storev1.RangeResponse{Kvs: []*storev1.KeyValue{{Key: c.Range.GetKey()}}}}
+			case *storev1.Call_KeepAlive:
+				if reply.Reply = (&storev1.Reply_KeepAlive{KeepAlive: &storev1.LeaseKeepAliveResponse{Id: c.KeepAlive.GetId()}}); c.KeepAlive.GetId() != 7 {
+					reply.Reply = &storev1.Reply_Failure{Failure: &storev1.Failure{Code: "not_found", Message: "lease not found"}}
+				}
 			default:
 				reply.Reply = &storev1.Reply_Failure{Failure: &storev1.Failure{Code: "not_found", Message: "nothing of that kind"}}
 			}
@@ -128,6 +132,9 @@ func TestSession(t *testing.T) {
 	callers.Wait()
 	if len(store.applied) != 500 {
 		t.Errorf("%d keys are written", len(store.applied))
+	}
+	if kept, err := s.KeepAlive(t.Context(), &storev1.LeaseKeepAliveRequest{Id: 7}); err != nil || kept.GetId() != 7 {
+		t.Errorf("kept alive: %v, %v", kept, err)
 	}
 	_, err := s.KeepAlive(t.Context(), &storev1.LeaseKeepAliveRequest{Id: 1})
 	wantCode(t, err, connect.CodeNotFound)

@@ -27,7 +27,7 @@ values that are not plain text are shown quoted, as Go writes them.`,
 		RunE:    showHelp,
 	}
 	group.AddCommand(a.storeGetCommand(), a.storePutCommand(), a.storeDeleteCommand(), a.storeTxnCommand(),
-		a.storeWatchCommand(), a.storeStatusCommand(), a.storeCompactCommand())
+		a.storeWatchCommand(), a.storeLeaseCommand(), a.storeStatusCommand(), a.storeCompactCommand())
 	return group
 }
 
@@ -212,17 +212,24 @@ func (a *app) writeMessage(output string, m proto.Message) error {
 }
 
 func (a *app) storePutCommand() *cobra.Command {
-	var output string
+	var output, lease string
 	var prev bool
 	cmd := &cobra.Command{
 		Use:     "put KEY VALUE",
 		Short:   "Set a key",
-		Long:    "Set a key and show the revision that this made.",
-		Example: "  holdfast store put greeting hello\n  holdfast store put greeting hi --prev",
+		Long:    "Set a key and show the revision that this made. Without --lease the key lives by none\nfrom then on.",
+		Example: "  holdfast store put greeting hello\n  holdfast store put greeting hi --prev\n  holdfast store put session/alice here --lease 7587881",
 		Args:    exactArgs(2, "KEY and VALUE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output, "text", "json", "yaml"); err != nil {
 				return err
+			}
+			req := &storev1.PutRequest{Key: []byte(args[0]), Value: []byte(args[1]), PrevKv: prev}
+			if lease != "" {
+				var err error
+				if req.Lease, err = parseLease(lease); err != nil {
+					return err
+				}
 			}
 			r, err := a.dial()
 			if err != nil {
@@ -230,7 +237,7 @@ func (a *app) storePutCommand() *cobra.Command {
 			}
 			ctx, cancel := a.request(cmd.Context())
 			defer cancel()
-			resp, err := r.store.Put(ctx, &storev1.PutRequest{Key: []byte(args[0]), Value: []byte(args[1]), PrevKv: prev})
+			resp, err := r.store.Put(ctx, req)
 			if err != nil {
 				return a.explain(ctx, r, "put "+shown([]byte(args[0])), err)
 			}
@@ -246,6 +253,7 @@ func (a *app) storePutCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, json or yaml")
 	cmd.Flags().BoolVar(&prev, "prev", false, "show the value before, too")
+	cmd.Flags().StringVar(&lease, "lease", "", "delete the key when this lease ends, see `holdfast store lease`")
 	return cmd
 }
 

@@ -7,9 +7,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connectinprocess"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/internal/testcluster"
@@ -74,6 +77,20 @@ func TestStoreSession(t *testing.T) {
 		{"delete", []string{"delete", "a/1", "--prev"}, "", 0, `^was a/1\tun\n1 deleted, revision \d+\n$`},
 		{"delete what is not there", []string{"delete", "a/1"}, "", exitNotFound, `not found`},
 		{"delete a range", []string{"delete", "--prefix", "a/", "--yes"}, "", 0, `^1 deleted`},
+		{"lease", []string{"lease", "grant", "1h", "--id", "0x4d"}, "", 0, `^lease 77, 1h0m0s\n$`},
+		{"lease that is taken", []string{"lease", "grant", "1h", "--id", "77"}, "", exitRefused, `lease exists already|exists`},
+		{"lease for no time", []string{"lease", "grant", "0s"}, "", exitUsage, `want a time above 0`},
+		{"lease that is no number", []string{"lease", "ttl", "mine"}, "", exitUsage, `lease "mine": want a number`},
+		{"put under a lease", []string{"put", "l", "v", "--lease", "77"}, "", 0, `^revision`},
+		{"put under no lease", []string{"put", "l", "v", "--lease", "78"}, "", exitNotFound, `lease not found`},
+		{"time to live", []string{"lease", "ttl", "77", "--keys"}, "", 0, `^lease 77, 59m59\.\d+s of 1h0m0s left\nl\n$`},
+		{"leases", []string{"lease", "list"}, "", 0, `^77\n$`},
+		{"leases as json", []string{"lease", "list", "-o", "json"}, "", 0, `"ids": \[`},
+		{"keep alive", []string{"lease", "keep-alive", "77", "--once"}, "", 0, `^lease 77 has 1h0m0s again, from peer p1\n$`},
+		{"keep alive what is not there", []string{"lease", "keep-alive", "78"}, "", exitNotFound, `lease not found`},
+		{"revoke", []string{"lease", "revoke", "77"}, "", 0, `^lease 77 revoked, revision \d+\n$`},
+		{"its key is gone", []string{"get", "l"}, "", exitNotFound, `not found`},
+		{"revoke again", []string{"lease", "revoke", "77"}, "", exitNotFound, `lease not found`},
 		{"status", []string{"status"}, "", 0, `Answer of  p1\nLeader     p1, term \d+\nRevision   \d+, kept from`},
 		{"compact nonsense", []string{"compact", "soon"}, "", exitUsage, `want a number above 0`},
 		{"compact", []string{"compact", "3"}, "", 0, `^history is kept from revision 3 on\n$`},
@@ -146,4 +163,53 @@ func TestStoreWatchGoesOn(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, errs.String())
 		}
 	}
+}
+
+// leasePeers is a StoreService whose peers fail after the first keepalive, and once more
+// after the second.
+type leasePeers struct {
+	storev1connect.UnimplementedStoreServiceHandler
+	calls int
+}
+
+func (l *leasePeers) LeaseKeepAlive(context.Context, *storev1.LeaseKeepAliveRequest) (*storev1.LeaseKeepAliveResponse, error) {
+	l.calls++
+	switch l.calls {
+	case 1, 2:
+		return &storev1.LeaseKeepAliveResponse{Ttl: durationpb.New(9 * time.Second), Header: &storev1.Header{ServedBy: "p1"}}, nil
+	case 3, 4:
+		return nil, connect.NewError(connect.CodeUnavailable, "this peer is shutting down")
+	case 5:
+		return &storev1.LeaseKeepAliveResponse{Ttl: durationpb.New(9 * time.Second), Header: &storev1.Header{ServedBy: "p2"}}, nil
+	}
+	return nil, connect.NewError(connect.CodeNotFound, "lease not found")
+}
+
+// TestStoreKeepAliveGoesOn: a lease is kept alive each third of its time, also when its
+// peer is lost, until there is none.
+func TestStoreKeepAliveGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers := &leasePeers{}
+		server := connect.NewServer()
+		storev1connect.RegisterStoreServiceHandler(server, peers)
+		var out, errs strings.Builder
+		a := newApp()
+		a.stdout, a.stderr = &out, &errs
+		a.connect = func() (*remote, error) { return newRemote(connect.NewClient(connectinprocess.New(server))), nil }
+		begin := time.Now()
+		if code := a.run(t.Context(), []string{"store", "lease", "keep-alive", "7"}); code != exitNotFound {
+			t.Errorf("exit code %d, want %d", code, exitNotFound)
+		}
+		if took := time.Since(begin); took != 11*time.Second { // 3 + 3, 1 + 1, 3
+			t.Errorf("it took %v, want 11s", took)
+		}
+		if want := "lease 7 has 9s again, from peer p1\n"; out.String() != want {
+			t.Errorf("printed %q, want %q", out.String(), want)
+		}
+		for _, want := range []string{"could not be kept alive, trying on", "is kept alive through peer p2", "lease not found"} {
+			if strings.Count(errs.String(), want) != 1 {
+				t.Errorf("%q is not once in\n%s", want, errs.String())
+			}
+		}
+	})
 }

@@ -2200,7 +2200,8 @@ func (x *WatchUpdate) GetHorizon() int64 {
 type LeaseGrantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 0: one is chosen.
-	Id            int64                `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id int64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Above 0; less than a second counts as one.
 	Ttl           *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2503,9 +2504,10 @@ func (x *LeaseKeepAliveResponse) GetTtl() *durationpb.Duration {
 }
 
 type LeaseTimeToLiveRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Keys          bool                   `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Name its keys, too.
+	Keys          bool `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2555,12 +2557,15 @@ func (x *LeaseTimeToLiveRequest) GetKeys() bool {
 }
 
 type LeaseTimeToLiveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Header        *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
-	Id            int64                  `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	Granted       *durationpb.Duration   `protobuf:"bytes,3,opt,name=granted,proto3" json:"granted,omitempty"`
-	Remaining     *durationpb.Duration   `protobuf:"bytes,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
-	Keys          [][]byte               `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Header    *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Id        int64                  `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Granted   *durationpb.Duration   `protobuf:"bytes,3,opt,name=granted,proto3" json:"granted,omitempty"`
+	Remaining *durationpb.Duration   `protobuf:"bytes,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// In order; at most 4 MiB of them.
+	Keys [][]byte `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	// There are keys beyond those.
+	MoreKeys      bool `protobuf:"varint,6,opt,name=more_keys,json=moreKeys,proto3" json:"more_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2628,6 +2633,13 @@ func (x *LeaseTimeToLiveResponse) GetKeys() [][]byte {
 		return x.Keys
 	}
 	return nil
+}
+
+func (x *LeaseTimeToLiveResponse) GetMoreKeys() bool {
+	if x != nil {
+		return x.MoreKeys
+	}
+	return false
 }
 
 type LeasesRequest struct {
@@ -3159,13 +3171,14 @@ const file_holdfast_store_v1_store_proto_rawDesc = "" +
 	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"<\n" +
 	"\x16LeaseTimeToLiveRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
-	"\x04keys\x18\x02 \x01(\bR\x04keys\"\xde\x01\n" +
+	"\x04keys\x18\x02 \x01(\bR\x04keys\"\xfb\x01\n" +
 	"\x17LeaseTimeToLiveResponse\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.holdfast.store.v1.HeaderR\x06header\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x03R\x02id\x123\n" +
 	"\agranted\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\agranted\x127\n" +
 	"\tremaining\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tremaining\x12\x12\n" +
-	"\x04keys\x18\x05 \x03(\fR\x04keys\"\x0f\n" +
+	"\x04keys\x18\x05 \x03(\fR\x04keys\x12\x1b\n" +
+	"\tmore_keys\x18\x06 \x01(\bR\bmoreKeys\"\x0f\n" +
 	"\rLeasesRequest\"U\n" +
 	"\x0eLeasesResponse\x121\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.holdfast.store.v1.HeaderR\x06header\x12\x10\n" +

@@ -169,13 +169,15 @@ type StoreServiceClient interface {
 	// is compacted past them. The first update of a watch comes at once and has no
 	// events.
 	Watch(context.Context) (StoreServiceWatchClientStream, error)
-	// LeaseGrant makes a lease.
+	// LeaseGrant makes a lease: keys that are put under it are deleted when it ends, at
+	// most a second or so after its time unless it is kept alive, and never before. A
+	// change of leaders, or a pause, prolongs it. AlreadyExists when the id is taken.
 	LeaseGrant(context.Context, *v1.LeaseGrantRequest) (*v1.LeaseGrantResponse, error)
 	// LeaseRevoke ends a lease and deletes its keys. NotFound when there is none.
 	LeaseRevoke(context.Context, *v1.LeaseRevokeRequest) (*v1.LeaseRevokeResponse, error)
 	// LeaseKeepAlive gives a lease its whole time again. NotFound when there is none.
 	LeaseKeepAlive(context.Context, *v1.LeaseKeepAliveRequest) (*v1.LeaseKeepAliveResponse, error)
-	// LeaseTimeToLive tells what is left of a lease.
+	// LeaseTimeToLive tells what is left of a lease. NotFound when there is none.
 	LeaseTimeToLive(context.Context, *v1.LeaseTimeToLiveRequest) (*v1.LeaseTimeToLiveResponse, error)
 	// Leases lists all leases.
 	Leases(context.Context, *v1.LeasesRequest) (*v1.LeasesResponse, error)
@@ -284,13 +286,15 @@ type StoreServiceHandler interface {
 	// is compacted past them. The first update of a watch comes at once and has no
 	// events.
 	Watch(context.Context, StoreServiceWatchServerStream) error
-	// LeaseGrant makes a lease.
+	// LeaseGrant makes a lease: keys that are put under it are deleted when it ends, at
+	// most a second or so after its time unless it is kept alive, and never before. A
+	// change of leaders, or a pause, prolongs it. AlreadyExists when the id is taken.
 	LeaseGrant(context.Context, *v1.LeaseGrantRequest) (*v1.LeaseGrantResponse, error)
 	// LeaseRevoke ends a lease and deletes its keys. NotFound when there is none.
 	LeaseRevoke(context.Context, *v1.LeaseRevokeRequest) (*v1.LeaseRevokeResponse, error)
 	// LeaseKeepAlive gives a lease its whole time again. NotFound when there is none.
 	LeaseKeepAlive(context.Context, *v1.LeaseKeepAliveRequest) (*v1.LeaseKeepAliveResponse, error)
-	// LeaseTimeToLive tells what is left of a lease.
+	// LeaseTimeToLive tells what is left of a lease. NotFound when there is none.
 	LeaseTimeToLive(context.Context, *v1.LeaseTimeToLiveRequest) (*v1.LeaseTimeToLiveResponse, error)
 	// Leases lists all leases.
 	Leases(context.Context, *v1.LeasesRequest) (*v1.LeasesResponse, error)
