@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"net"
 	"slices"
 	"strings"
@@ -121,6 +122,34 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 	return resp, nil
 }
 
+// RecordLeader writes the record of this peer, which leads, if it has none: the first
+// peer of a cluster has joined by no token, and must be known as the others are when it
+// comes back with nothing but its certificate.
+func (s *Server) RecordLeader(ctx context.Context, leader *raftstore.Leader, cert *x509.Certificate, address string) error {
+	key := machineKey(pki.RolePeer, s.cfg.PeerID)
+	if _, known := leader.View().Get(key); known {
+		return nil
+	}
+	fingerprint, err := keyOf(cert.PublicKey)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(machineRecord{Key: fingerprint, Address: address, Joined: s.cfg.Now()})
+	if err != nil {
+		return err
+	}
+	_, err = leader.Txn(ctx, raftstore.Txn{
+		If:     []raftstore.Compare{raftstore.Absent(key)},
+		Then:   []raftstore.Op{raftstore.Put(key, data)},
+		Actor:  "peer",
+		Reason: "the peer that began the cluster",
+	})
+	if errors.Is(err, raftstore.ErrConflict) {
+		return nil
+	}
+	return err
+}
+
 // checkToken returns the token's id if it is good for role now.
 func (s joinService) checkToken(view raftstore.View, credential string, role pki.Role) (id string, err error) {
 	id, secret, err := pki.ParseTokenCredential(credential)
@@ -180,7 +209,12 @@ func requestKey(csr []byte) ([]byte, error) {
 	if err := request.CheckSignature(); err != nil {
 		return nil, err
 	}
-	key, err := x509.MarshalPKIXPublicKey(request.PublicKey)
+	return keyOf(request.PublicKey)
+}
+
+// keyOf returns the fingerprint of a public key.
+func keyOf(public any) ([]byte, error) {
+	key, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		return nil, err
 	}

@@ -237,6 +237,9 @@ func (p *Peer) lead(ctx context.Context, leader *raftstore.Leader, api *apiserve
 	if err := ensureDefaultNamespace(ctx, leader); err != nil {
 		return err
 	}
+	if err := api.RecordLeader(ctx, leader, p.creds.Certificate(), p.rec.Address); err != nil {
+		return err
+	}
 	parts := newParts()
 	parts.start("scheduler", scheduler.New(scheduler.Config{
 		Leader:     leader,

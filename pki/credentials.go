@@ -266,6 +266,9 @@ func (c *Credentials) PEM() (certPEM, key, caPEM []byte, err error) {
 	return certsPEM(state.chain...), key, caPEM, nil
 }
 
+// Certificate returns the holder's certificate. It must not be changed.
+func (c *Credentials) Certificate() *x509.Certificate { return c.current.Load().leaf }
+
 // Identity returns who the credentials make their holder.
 func (c *Credentials) Identity() Identity { return c.current.Load().id }
 
