@@ -288,11 +288,13 @@ func (r *indexReader) serve(ctx context.Context, id string, link <-chan request)
 				return nil, err
 			}
 			streaming, cancel := context.WithCancel(ctx)
-			if stream, err = client.ReadIndexes(streaming); err != nil {
+			opened, err := client.ReadIndexes(streaming)
+			if err != nil {
 				cancel()
 				return nil, err
 			}
-			open, end = true, func() { cancel(); stream.Close() }
+			// A late end of this stream must not be the end of the next one.
+			stream, open, end = opened, true, func() { cancel(); opened.Close() }
 		}
 		late := time.AfterFunc(roundTimeout, end)
 		defer late.Stop()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,9 @@ func TestSimulation(t *testing.T) {
 		})
 	}
 	total.report(t)
+	if n := *simSeeds; n >= 10 && (total.stats.Expired < n || total.stats.KeptAlive < 10*n || total.stats.Aged < 50*n || total.stats.Repeats == 0 || total.stats.Compacted == 0) {
+		t.Errorf("too little happened: %+v", total)
+	}
 	if n := *simSeeds; total.stats.Acked < 100*n || total.stats.Reads < 100*n || total.stats.Events < 100*n || total.strikes < 6*n ||
 		total.leaderships < 3*n || total.stats.Conflicts < 2*n {
 		t.Errorf("too little happened: %+v", total)
@@ -60,18 +64,18 @@ func TestSimulation(t *testing.T) {
 
 // simTotal is what several simulations did.
 type simTotal struct {
-	stats                         history.Stats
-	strikes, kills, leaderships   int
-	fired                         map[faults.Kind]int64
-	virtual                       time.Duration
-	checking                      time.Duration // real
-	healed                        time.Duration // the longest way back after healing
-	seeds, undecided, compactions int
+	stats                       history.Stats
+	strikes, kills, leaderships int
+	fired                       map[faults.Kind]int64
+	virtual                     time.Duration
+	checking                    time.Duration // real
+	healed                      time.Duration // the longest way back after healing
+	seeds, noSpace              int
 }
 
 func (st *simTotal) report(t *testing.T) {
 	t.Logf("%d histories, %v of virtual time: %+v", st.seeds, st.virtual.Round(time.Second), st.stats)
-	t.Logf("%d faults, %d kills, %d leaderships; struck: %v; longest recovery %v; checks took %v", st.strikes, st.kills, st.leaderships, st.fired, st.healed, st.checking.Round(time.Millisecond))
+	t.Logf("%d faults, %d kills, %d leaderships, %d writes without space; struck: %v; longest recovery %v; checks took %v", st.strikes, st.kills, st.leaderships, st.noSpace, st.fired, st.healed, st.checking.Round(time.Millisecond))
 }
 
 // sim is one simulation under way. Its faults are in simfaults_test.go.
@@ -85,13 +89,18 @@ type sim struct {
 	load  sync.WaitGroup
 	total *simTotal
 
-	mu     sync.Mutex // of what follows, and of each peer's Store
-	names  int        // of faults
-	kills  int
-	stores []*raftstore.Store // all there ever were
+	mu      sync.Mutex        // of what follows, and of each peer's Store
+	members []*storetest.Peer // those that take part
+	noSpace int               // writes refused for lack of space
+	names   int               // of faults
+	kills   int
+	stores  []*raftstore.Store // all there ever were
 }
 
-const simKeys = 12
+const (
+	simKeys = 12
+	maxTTL  = 5 * time.Second // of leases
+)
 
 // dying is longer than a store takes to end when its disk is dead.
 const dying = 12 * time.Second
@@ -122,16 +131,19 @@ func simulate(t *testing.T, seed uint64, size int, total *simTotal, nemesis func
 			raftstore.CutLogAt(30)(cfg)
 			raftstore.OnApply(h.Applied)(cfg)
 		})
+		s.members = slices.Clone(s.c.Peers)
 		begin := time.Now()
 		s.start(seed)
 		nemesis(s)
 		s.heal()
 		close(s.done)
 		s.load.Wait()
+		time.Sleep(2*maxTTL + 2*time.Second) // leases end, once over another leader
 		waitEqual(t, s.peers())
 		total.virtual += time.Since(begin)
 		total.kills += s.kills
-		total.leaderships += len(s.c.Leaders)
+		total.noSpace += s.noSpace
+		total.leaderships += s.c.Leaderships()
 		total.seeds++
 		for _, p := range s.peers() {
 			for kind, n := range p.Faults.Fired() {
@@ -175,13 +187,22 @@ func (l *lastLines) Write(b []byte) (int, error) {
 }
 
 // peers returns those that take part at this moment.
-func (s *sim) peers() []*storetest.Peer { return s.c.Peers }
+func (s *sim) peers() []*storetest.Peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.members)
+}
+
+// others returns all that take part but p.
+func (s *sim) others(p *storetest.Peer) []*storetest.Peer {
+	return slices.DeleteFunc(s.peers(), func(q *storetest.Peer) bool { return q == p })
+}
 
 // any returns a peer and its store, whether it is up or not: clients do not know.
 func (s *sim) any(r *rand.Rand) (string, *raftstore.Store) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.c.Peers[r.IntN(len(s.c.Peers))]
+	p := s.members[r.IntN(len(s.members))]
 	return p.ID, p.Store
 }
 
@@ -197,45 +218,176 @@ func (s *sim) every(limit time.Duration, r *rand.Rand, fn func()) {
 	}
 }
 
-// start begins the load: writers, readers, watchers and the leader's own work.
+// start begins the load: writers, readers, watchers, lease holders, who discards
+// history, and the leader's own work.
 func (s *sim) start(seed uint64) {
+	stream := func(n int) *rand.Rand { return rand.New(rand.NewPCG(seed, uint64(n))) }
 	for w := range 5 {
-		r := rand.New(rand.NewPCG(seed, uint64(100+w)))
+		r := stream(100 + w)
 		s.load.Go(func() {
 			s.every(300*time.Millisecond, r, func() {
 				id, store := s.any(r)
 				txn := randomTxn(r, store.View())
 				ctx, cancel := context.WithTimeout(s.ctx, time.Duration(1+r.IntN(12))*time.Second)
 				defer cancel()
-				_ = s.h.Write(id, func(reason string) (raftstore.Result, error) {
-					txn.Reason = reason
-					return store.Txn(ctx, txn)
-				})
+				if r.IntN(3) == 0 {
+					s.writeOnce(ctx, id, store, txn, r)
+				} else {
+					_ = s.write(ctx, id, store, txn)
+				}
 			})
 		})
 	}
 	for w := range 3 {
-		r := rand.New(rand.NewPCG(seed, uint64(200+w)))
+		r := stream(200 + w)
 		s.load.Go(func() {
 			s.every(300*time.Millisecond, r, func() {
 				id, store := s.any(r)
 				ctx, cancel := context.WithTimeout(s.ctx, 3*time.Second)
 				defer cancel()
-				prefix := "k/"
-				if r.IntN(2) == 0 {
-					prefix = fmt.Sprintf("k/%02d", r.IntN(simKeys))
-				}
-				_ = s.h.Read(id, prefix, func() (raftstore.View, error) { return store.Sync(ctx) })
+				_ = s.h.Read(id, randomPrefix(r), func() (raftstore.View, error) { return store.Sync(ctx) })
 			})
 		})
 	}
+	for w := range 2 {
+		r := stream(250 + w)
+		s.load.Go(func() { s.readAged(r) })
+	}
 	for w, prefix := range []string{"", "k/", "k/1"} {
-		r := rand.New(rand.NewPCG(seed, uint64(300+w)))
+		r := stream(300 + w)
 		s.load.Go(func() { s.watch(prefix, r) })
 	}
-	for _, p := range s.c.Peers {
+	for w := range 3 {
+		r := stream(400 + w)
+		s.load.Go(func() { s.holdLeases(w, r) })
+	}
+	r := stream(500)
+	s.load.Go(func() {
+		s.every(8*time.Second, r, func() {
+			_, store := s.any(r)
+			ctx, cancel := context.WithTimeout(s.ctx, 3*time.Second)
+			defer cancel()
+			_ = store.Compact(ctx, max(1, store.View().Revision()-r.Int64N(150)))
+		})
+	})
+	for _, p := range s.peers() {
 		s.leads(p)
 	}
+}
+
+func randomPrefix(r *rand.Rand) string {
+	if r.IntN(2) == 0 {
+		return fmt.Sprintf("k/%02d", r.IntN(simKeys))
+	}
+	return "k/"
+}
+
+// write is Txn, recorded.
+func (s *sim) write(ctx context.Context, id string, store *raftstore.Store, txn raftstore.Txn) error {
+	err := s.h.Write(id, func(reason string) (raftstore.Result, error) {
+		txn.Reason = reason
+		return store.Txn(ctx, txn)
+	})
+	s.count(err)
+	return err
+}
+
+func (s *sim) count(err error) {
+	if errors.Is(err, raftstore.ErrNoSpace) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.noSpace++
+	}
+}
+
+// writeOnce is a write with an id, which is sent again, to any peer, as long as its
+// outcome is unknown.
+func (s *sim) writeOnce(ctx context.Context, id string, store *raftstore.Store, txn raftstore.Txn, r *rand.Rand) {
+	s.count(s.h.Write(id, func(reason string) (raftstore.Result, error) {
+		txn.Reason, txn.ID = reason, []byte(reason)
+		res, err := store.Txn(ctx, txn)
+		for n := 0; n < 5 && errors.Is(err, raftstore.ErrOutcomeUnknown); n++ {
+			time.Sleep(time.Duration(1+r.IntN(2000)) * time.Millisecond)
+			_, store = s.any(r)
+			again, cancel := context.WithTimeout(s.ctx, 3*time.Second)
+			second, why := store.Txn(again, txn)
+			cancel()
+			conflict, _ := errors.AsType[*raftstore.ConflictError](why)
+			if why == nil || conflict != nil {
+				return second, why
+			}
+		}
+		return res, err
+	}))
+}
+
+// readAged reads what may be old: within bounds, and never older than what the same
+// client has seen, on whatever peer.
+func (s *sim) readAged(r *rand.Rand) {
+	seen := raftstore.Revision(0)
+	s.every(300*time.Millisecond, r, func() {
+		id, store := s.any(r)
+		opts := raftstore.ReadOptions{Consistency: raftstore.Local}
+		switch r.IntN(4) {
+		case 0:
+			opts.MinRevision = seen
+		case 1:
+		default:
+			opts = raftstore.ReadOptions{Consistency: raftstore.Bounded, MaxAge: time.Duration(100+r.IntN(3000)) * time.Millisecond, MinRevision: seen * r.Int64N(2)}
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, 3*time.Second)
+		defer cancel()
+		rev, err := s.h.ReadAs(id, randomPrefix(r), opts, func() (raftstore.View, time.Duration, error) { return store.Read(ctx, opts) })
+		if err == nil {
+			seen = max(seen, rev)
+		}
+	})
+}
+
+// holdLeases makes one lease after the other, with keys, keeps it alive for a while,
+// from any peer, and lets it end, or ends it.
+func (s *sim) holdLeases(worker int, r *rand.Rand) {
+	n := int64(worker) << 32
+	s.every(time.Second, r, func() {
+		n++
+		lease, ttl := n, time.Second+time.Duration(r.Int64N(int64(maxTTL-time.Second)))
+		ttl = ttl.Truncate(time.Millisecond)
+		ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+		id, store := s.any(r)
+		err := s.write(ctx, id, store, raftstore.Txn{Then: []raftstore.Op{
+			raftstore.GrantLease(lease, ttl),
+			raftstore.PutWith(fmt.Sprintf("lease/%d", lease), nil, raftstore.PutOptions{Lease: lease}),
+			raftstore.PutWith(fmt.Sprintf("k/%02d", r.IntN(simKeys)), []byte("leased"), raftstore.PutOptions{Lease: lease}),
+		}})
+		cancel()
+		if err != nil {
+			return
+		}
+		kept := s.h.Lease(lease, ttl)
+		for range r.IntN(12) {
+			select {
+			case <-s.done:
+				return
+			case <-time.After(time.Duration(r.Int64N(int64(ttl)))):
+			}
+			_, store := s.any(r)
+			ctx, cancel := context.WithTimeout(s.ctx, 2*time.Second)
+			err := kept.KeepAlive(func() error {
+				_, err := store.KeepAlive(ctx, lease)
+				return err
+			})
+			cancel()
+			if errors.Is(err, raftstore.ErrLeaseNotFound) {
+				return
+			}
+		}
+		if r.IntN(4) == 0 {
+			ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+			defer cancel()
+			id, store := s.any(r)
+			_ = s.write(ctx, id, store, raftstore.Txn{Then: []raftstore.Op{raftstore.RevokeLease(lease)}})
+		}
+	})
 }
 
 func randomTxn(r *rand.Rand, view raftstore.View) raftstore.Txn {
@@ -246,7 +398,7 @@ func randomTxn(r *rand.Rand, view raftstore.View) raftstore.Txn {
 		b = key()
 	}
 	kv, _ := view.Get(a)
-	switch r.IntN(12) {
+	switch r.IntN(14) {
 	case 0, 1, 2:
 		return raftstore.Txn{Then: []raftstore.Op{raftstore.Put(a, value())}}
 	case 3:
@@ -265,6 +417,16 @@ func randomTxn(r *rand.Rand, view raftstore.View) raftstore.Txn {
 		return raftstore.Txn{Then: []raftstore.Op{raftstore.GetPrefix("k/", 0), raftstore.DeletePrefix("k/1"), raftstore.Put(fmt.Sprintf("k/0%d", r.IntN(10)), value())}}
 	case 9:
 		return raftstore.Txn{Then: []raftstore.Op{raftstore.GetPrefix("k/0", 3)}}
+	case 10, 11: // the inner compares see the state before the outer puts
+		return raftstore.Txn{
+			If: []raftstore.Compare{raftstore.Present(b)},
+			Then: []raftstore.Op{raftstore.Put(a, value()), raftstore.Nested(raftstore.Txn{
+				If:   []raftstore.Compare{raftstore.ModIs(a, kv.Mod)},
+				Then: []raftstore.Op{raftstore.Get(a), raftstore.Put(b, value())},
+				Else: []raftstore.Op{raftstore.Delete(b)},
+			})},
+			Else: []raftstore.Op{raftstore.Nested(raftstore.Txn{Then: []raftstore.Op{raftstore.GetPrefix("k/", 2), raftstore.Put(b, value())}})},
+		}
 	default:
 		return raftstore.Txn{Then: []raftstore.Op{raftstore.Put(a, value()), raftstore.Get(a), raftstore.Put(b, value())}}
 	}
@@ -389,5 +551,34 @@ func (s *sim) heal() {
 	s.total.healed = max(s.total.healed, took)
 	if took > 10*time.Second {
 		s.h.Violate("P9: the cluster needed %v to come back", took)
+	}
+	s.leaseEnds()
+}
+
+// leaseEnds sees that a healthy cluster ends a lease neither early nor late (P5).
+func (s *sim) leaseEnds() {
+	const ttl = 2 * time.Second
+	p := s.random()
+	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
+	defer cancel()
+	info, err := p.Store.GrantLease(ctx, 0, ttl)
+	if err == nil {
+		err = s.write(ctx, p.ID, p.Store, raftstore.Txn{Then: []raftstore.Op{raftstore.PutWith("lease/last", nil, raftstore.PutOptions{Lease: info.ID})}})
+	}
+	time.Sleep(ttl / 2)
+	leaders := s.c.Leaderships()
+	begin := time.Now()
+	if err == nil {
+		_, err = p.Store.KeepAlive(ctx, info.ID)
+	}
+	for there := true; there && err == nil; {
+		time.Sleep(50 * time.Millisecond)
+		var view raftstore.View
+		if view, err = p.Store.Sync(ctx); err == nil {
+			_, there = view.Get("lease/last")
+		}
+	}
+	if took := time.Since(begin); err != nil || took < ttl || took > ttl+1500*time.Millisecond && s.c.Leaderships() == leaders {
+		s.h.Violate("P5: a lease of %v on %s after healing ended after %v: %v", ttl, p.ID, took, err)
 	}
 }

@@ -46,7 +46,7 @@ var strikes = []strike{
 	{row: 4, name: "partition-leader", moves: true, fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.partition(s.leader()) }},
 	{row: 4, name: "partition-leader-and-one", size: 5, moves: true, fires: []faults.Kind{faults.Cut}, run: func(s *sim) {
 		leader := s.leader()
-		s.partition(leader, s.c.Others(leader)[s.intN(len(s.c.Peers)-1)])
+		s.partition(leader, s.others(leader)[s.intN(len(s.peers())-1)])
 	}},
 	{row: 4, name: "partition-follower", keeps: true, fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.partition(s.follower()) }},
 	{row: 4, name: "partition-minority", fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.partition(s.minority()...) }},
@@ -70,7 +70,7 @@ var strikes = []strike{
 	{row: 5, name: "one-only-receives", fires: []faults.Kind{faults.Cut}, run: func(s *sim) { s.oneWay(s.random(), faults.Out) }},
 	{row: 5, name: "link-one-way", fires: []faults.Kind{faults.Cut}, run: func(s *sim) {
 		p := s.leader()
-		undo := s.cut(p, s.c.Others(p)[0], faults.Direction(s.choose("in", "out")))
+		undo := s.cut(p, s.others(p)[0], faults.Direction(s.choose("in", "out")))
 		s.sleep(10 * time.Second)
 		undo()
 	}},
@@ -113,7 +113,7 @@ var strikes = []strike{
 		p := s.leader()
 		var undo func()
 		if s.intN(2) == 0 {
-			undo = s.cut(p, s.c.Others(p)[0], faults.Both)
+			undo = s.cut(p, s.others(p)[0], faults.Both)
 		}
 		ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
 		defer cancel()
@@ -145,12 +145,12 @@ func TestFaultMatrix(t *testing.T) {
 			terms := 0
 			simulate(t, uint64(1000+i), max(3, x.size), &total, func(s *sim) {
 				s.sleep(2 * time.Second)
-				before := len(s.c.Leaders)
+				before := s.c.Leaderships()
 				for range 3 {
 					x.run(s)
 					s.sleep(5 * time.Second)
 				}
-				terms = len(s.c.Leaders) - before
+				terms = s.c.Leaderships() - before
 			})
 			total.report(t)
 			for _, kind := range x.fires {
@@ -216,7 +216,10 @@ func all(undo []func()) {
 	}
 }
 
-func (s *sim) random() *storetest.Peer { return s.peers()[s.intN(len(s.peers()))] }
+func (s *sim) random() *storetest.Peer {
+	peers := s.peers()
+	return peers[s.intN(len(peers))]
+}
 
 func (s *sim) minority() []*storetest.Peer {
 	order := slices.Clone(s.peers())
@@ -230,7 +233,7 @@ func (s *sim) leader() *storetest.Peer {
 		s.mu.Lock()
 		var leads *storetest.Peer
 		newest := uint64(0)
-		for _, p := range s.peers() {
+		for _, p := range s.members {
 			if id, term := p.Store.Leader(); id == p.ID && term > newest && p.Up() {
 				leads, newest = p, term
 			}
@@ -245,7 +248,7 @@ func (s *sim) leader() *storetest.Peer {
 }
 
 func (s *sim) follower() *storetest.Peer {
-	others := s.c.Others(s.leader())
+	others := s.others(s.leader())
 	return others[s.intN(len(others))]
 }
 

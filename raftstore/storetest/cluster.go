@@ -40,14 +40,13 @@ const (
 // on.
 type Cluster struct {
 	Peers []*Peer
-	// Leaders has who spoke as the leader of each term. A second one fails the test.
-	Leaders map[uint64]string
 
 	t       testing.TB
 	options []func(*raftstore.Config)
 	mu      sync.Mutex
-	changed chan struct{} // closed when a peer's state changes
-	running []func()      // end a process each
+	changed chan struct{}     // closed when a peer's state changes
+	running []func()          // end a process each
+	leaders map[uint64]string // who spoke as the leader of each term
 }
 
 // Peer is one of a cluster's.
@@ -75,7 +74,7 @@ type Peer struct {
 // with the test. Options may change each peer's configuration.
 func NewCluster(t testing.TB, n int, options ...func(*raftstore.Config)) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, options: options, Leaders: make(map[uint64]string), changed: make(chan struct{})}
+	c := &Cluster{t: t, options: options, leaders: make(map[uint64]string), changed: make(chan struct{})}
 	t.Cleanup(c.stop)
 	first := c.NewPeer()
 	if err := first.Store.Bootstrap(); err != nil {
@@ -422,10 +421,18 @@ func call[Answer any](n *network, to raft.ServerID, answer *Answer, send func(*A
 func (c *Cluster) speaks(p *Peer, term uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if other := c.Leaders[term]; other != "" && other != p.ID {
+	if other := c.leaders[term]; other != "" && other != p.ID {
 		c.t.Errorf("P6: %s and %s both speak as the leader of term %d", other, p.ID, term)
 	}
-	c.Leaders[term] = p.ID
+	c.leaders[term] = p.ID
+}
+
+// Leaderships returns how many terms have had a leader who spoke as one. A second one
+// in a term fails the test.
+func (c *Cluster) Leaderships() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.leaders)
 }
 
 func (n *network) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {

@@ -2,11 +2,13 @@ package history
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
@@ -18,7 +20,9 @@ import (
 // Stats is how much there was to check.
 type Stats struct {
 	Acked, Unknown, UnknownCommitted, Refused int // writes
-	Conflicts, Reads, Events, Compacted       int
+	Conflicts, Impossible, Repeats            int // of those: compares that failed; refused by the state machine; in the log more than once
+	Reads, Aged, Events, Compacted            int // Aged: reads that may be old
+	Leases, KeptAlive, Expired                int
 	Entries, Terms                            int
 	Undecided                                 int // histories that porcupine gave up on
 }
@@ -30,7 +34,13 @@ func (s *Stats) Add(b Stats) {
 	s.UnknownCommitted += b.UnknownCommitted
 	s.Refused += b.Refused
 	s.Conflicts += b.Conflicts
+	s.Impossible += b.Impossible
+	s.Repeats += b.Repeats
 	s.Reads += b.Reads
+	s.Aged += b.Aged
+	s.Leases += b.Leases
+	s.KeptAlive += b.KeptAlive
+	s.Expired += b.Expired
 	s.Events += b.Events
 	s.Compacted += b.Compacted
 	s.Entries += b.Entries
@@ -46,11 +56,21 @@ type committed struct {
 	want  result
 }
 
+// tenure is a lease's life by the log, in the times when entries were first applied.
+type tenure struct {
+	granted, ended time.Duration
+	over, expired  bool // ended; by its time
+}
+
 // oracle is what the log says.
 type oracle struct {
-	txns     map[string][]committed // by the write's ID
-	changes  []change               // in order of revisions
-	versions map[string][]change    // of each key, in order of revisions
+	// txns has, by the write's ID, the places where it took effect: one that is in
+	// the log again, with its transaction's id, does nothing there.
+	txns     map[string][]committed
+	repeats  map[string]int
+	leases   map[int64]*tenure
+	changes  []change            // in order of revisions
+	versions map[string][]change // of each key, in order of revisions
 	horizon  int64
 	last     int64 // revision
 }
@@ -66,17 +86,26 @@ func (r *Recorder) Check() (Stats, []string) {
 	r.checkReads(o, &st)
 	r.checkRealTime(o)
 	r.checkWatches(o, &st)
+	r.checkLeases(o, &st)
+	r.checkAges(o, &st)
 	if len(r.violations) == 0 { // it would say the same, after a long search
 		r.porcupine(o, &st)
 	}
 	return st, r.violations
 }
 
+// keeper is the actor of what ends leases whose time is up.
+const keeper = "lease-keeper"
+
 // replay runs the committed log on the model, and compares the revisions that the
 // peers had.
 func (r *Recorder) replay(st *Stats) *oracle {
-	o := &oracle{txns: make(map[string][]committed), versions: make(map[string][]change)}
+	o := &oracle{
+		txns: make(map[string][]committed), repeats: make(map[string]int),
+		leases: make(map[int64]*tenure), versions: make(map[string][]change),
+	}
 	m := newModel()
+	known := make(map[string]bool) // ids of transactions
 	terms := make(map[uint64]bool)
 	for _, index := range slices.Sorted(maps.Keys(r.entries)) {
 		e := r.entries[index]
@@ -94,10 +123,24 @@ func (r *Recorder) replay(st *Stats) *oracle {
 			o.horizon = min(to, m.rev)
 		}
 		for _, t := range cmd.GetBatch().GetTxns() {
+			if id := string(t.GetId()); known[id] && (t.GetTerm() == 0 || t.GetTerm() == e.Term) {
+				o.repeats[t.GetReason()]++
+				continue
+			}
 			want, err := m.apply(t, e.Term)
 			if err != nil {
 				r.violate("P1: entry %d: %v", index, err)
 				return o
+			}
+			if id := string(t.GetId()); id != "" && !want.deposed {
+				known[id] = true
+			}
+			for _, id := range want.granted {
+				o.leases[id] = &tenure{granted: r.applied[index]}
+			}
+			for _, id := range want.revoked {
+				l := o.leases[id]
+				l.ended, l.over, l.expired = r.applied[index], true, t.GetActor() == keeper
 			}
 			o.txns[t.GetReason()] = append(o.txns[t.GetReason()], committed{index, t, e.Term, want})
 			o.changes = append(o.changes, want.changes...)
@@ -135,19 +178,35 @@ func (r *Recorder) checkWrites(o *oracle, st *Stats) {
 		}
 		st.Acked++
 		if len(in) != 1 {
-			r.violate("P2: %s was acknowledged at revision %d by %s, and is in the log %d times", w.ID, w.Result.Revision, w.Peer, len(in))
+			r.violate("P2: %s was acknowledged at revision %d by %s, and has taken effect in the log %d times", w.ID, w.Result.Revision, w.Peer, len(in))
 			continue
 		}
-		want := in[0].want
+		want, repeated := in[0].want, o.repeats[w.ID] > 0
+		if repeated {
+			st.Repeats++
+		}
+		if w.Impossible || want.refused {
+			st.Impossible++
+			if !w.Impossible || !want.refused {
+				r.violate("P1: %s: answered as impossible: %v (%s); by the log: %v", w.ID, w.Impossible, w.Error, want.refused)
+			}
+			continue
+		}
 		if w.Error != "" { // a conflict
 			st.Conflicts++
-			if want.succeeded || !slices.Equal(w.Conflict, want.failed) {
+			if want.succeeded || !slices.Equal(w.Conflict, want.failed) && !(repeated && len(w.Conflict) == 0) {
 				r.violate("P1: %s was answered with a conflict of %v; by the log %v failed", w.ID, w.Conflict, want.failed)
 			}
 			continue
 		}
 		if w.Result.Revision != want.rev || w.Result.Succeeded != want.succeeded {
 			r.violate("P1: %s was answered with revision %d, succeeded %v; by the log %d, %v", w.ID, w.Result.Revision, w.Result.Succeeded, want.rev, want.succeeded)
+			continue
+		}
+		if w.Result.Replayed {
+			if !repeated || len(w.Result.Ops) > 0 {
+				r.violate("P2: %s was answered as done before, with %d results; it is repeated in the log: %v", w.ID, len(w.Result.Ops), repeated)
+			}
 			continue
 		}
 		if why := differ(w.Result.Ops, want.ops); why != "" {
@@ -208,6 +267,9 @@ func (r *Recorder) checkReads(o *oracle, st *Stats) {
 			r.violate("P1: a read on %s is at revision %d; the log ends with %d", rd.Peer, rd.Revision, o.last)
 			continue
 		}
+		if rd.Revision < rd.Options.MinRevision {
+			r.violate("P3: a read on %s is at revision %d, and was to be at %d at least", rd.Peer, rd.Revision, rd.Options.MinRevision)
+		}
 		i := 0
 		for _, key := range keys {
 			want := o.at(key, rd.Revision)
@@ -249,6 +311,9 @@ func (r *Recorder) checkRealTime(o *oracle) {
 		calls = append(calls, c)
 	}
 	for _, rd := range r.reads {
+		if !rd.linearizable() {
+			continue
+		}
 		calls = append(calls, call{"a read on " + rd.Peer, rd.Revision, false, rd.Call, rd.Return})
 	}
 	slices.SortStableFunc(calls, func(a, b call) int {
@@ -270,6 +335,74 @@ func (r *Recorder) checkRealTime(o *oracle) {
 		}
 		if c.begin > group.begin {
 			group = c
+		}
+	}
+}
+
+// checkLeases holds the log's ends of leases against what their keepers were told: none
+// is before its time, and what was said to be over was.
+func (r *Recorder) checkLeases(o *oracle, st *Stats) {
+	for id, l := range o.leases {
+		st.Leases++
+		if l.expired {
+			st.Expired++
+		}
+		if !l.over {
+			r.violate("P5: lease %d, which nobody keeps alive, has not ended", id)
+		}
+	}
+	for _, l := range r.leases {
+		is := o.leases[l.id]
+		if is == nil {
+			r.violate("P5: lease %d was granted, and the log does not know it", l.id)
+			continue
+		}
+		st.KeptAlive += len(l.kept)
+		if l.ended != 0 && (!is.over || is.ended > l.ended) {
+			r.violate("P5: lease %d was said to be over after %v; by the log it is: %v, after %v", l.id, l.ended, is.over, is.ended)
+		}
+		if !is.expired {
+			continue
+		}
+		for _, from := range append([]time.Duration{is.granted}, l.kept...) {
+			if is.ended < from+l.ttl {
+				r.violate("P5: lease %d of %v ended %v after the history's beginning; it was granted, or kept alive, after %v", l.id, l.ttl, is.ended, from)
+			}
+		}
+	}
+}
+
+// checkAges holds reads that may be old against the age they claim: they show all that
+// was acknowledged, on any peer, before then.
+func (r *Recorder) checkAges(o *oracle, st *Stats) {
+	type ack struct {
+		until time.Duration
+		rev   int64 // the highest until then
+	}
+	var acks []ack
+	for _, w := range r.writes {
+		if in := o.txns[w.ID]; w.Outcome == Acked && len(in) == 1 && !in[0].want.deposed {
+			acks = append(acks, ack{w.Until, in[0].want.rev})
+		}
+	}
+	slices.SortFunc(acks, func(a, b ack) int { return cmp.Compare(a.until, b.until) })
+	for i := range acks[min(1, len(acks)):] {
+		acks[i+1].rev = max(acks[i+1].rev, acks[i].rev)
+	}
+	for _, rd := range r.reads {
+		if rd.linearizable() {
+			continue
+		}
+		st.Aged++
+		if limit := rd.Options.MaxAge; rd.Options.Consistency == raftstore.Bounded && (rd.Age < 0 || rd.Age > limit) {
+			r.violate("P8: a read on %s that may be %v old is %v old", rd.Peer, limit, rd.Age)
+		}
+		if rd.Age < 0 {
+			continue
+		}
+		n, _ := slices.BinarySearchFunc(acks, rd.Until-rd.Age, func(a ack, t time.Duration) int { return cmp.Compare(a.until, t) })
+		if n > 0 && rd.Revision < acks[n-1].rev {
+			r.violate("P8: a read of age %v on %s after %v is at revision %d, and %d was acknowledged after %v", rd.Age, rd.Peer, rd.Until, rd.Revision, acks[n-1].rev, acks[n-1].until)
 		}
 	}
 }

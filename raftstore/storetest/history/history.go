@@ -26,25 +26,43 @@ const (
 	Refused Outcome = "refused" // nothing happened
 )
 
+// impossible are the refusals of the state machine: the transaction is in the log,
+// and was found impossible there.
+var impossible = []error{raftstore.ErrLeaseNotFound, raftstore.ErrLeaseExists, raftstore.ErrKeyNotFound}
+
 // write is one call of Txn.
 type write struct {
 	ID           string // in the transaction's Reason, and so in the log
 	Peer         string
 	Call, Return int64 // places in the order of all that is recorded
-	At           time.Duration
+	At, Until    time.Duration
 	Outcome      Outcome
 	Error        string `json:",omitempty"`
+	Impossible   bool   `json:",omitempty"` // the state machine refused it
 	Result       raftstore.Result
 	Conflict     []string `json:",omitempty"` // keys whose compares failed
 }
 
-// read is a linearizable read of all keys that begin with Prefix.
+// read is a read of all keys that begin with Prefix.
 type read struct {
 	Peer, Prefix string
 	Call, Return int64
-	At           time.Duration
+	At, Until    time.Duration
+	Options      raftstore.ReadOptions
+	Age          time.Duration // below 0: not known
 	Revision     int64
 	Keys         []raftstore.KeyValue
+}
+
+func (rd *read) linearizable() bool { return rd.Options.Consistency == raftstore.Linearizable }
+
+// Lease is the life of a lease, as who keeps it alive sees it.
+type Lease struct {
+	r     *Recorder
+	id    int64
+	ttl   time.Duration
+	kept  []time.Duration // when keepalives were called that were answered
+	ended time.Duration   // when one was answered with ErrLeaseNotFound; 0: never
 }
 
 // turn is one answer of a watch.
@@ -78,8 +96,10 @@ type Recorder struct {
 	writes     []*write
 	reads      []*read
 	watches    []*Watch
-	entries    map[uint64]*raft.Log // applied, by index
-	by         map[uint64]string    // who applied it first
+	leases     []*Lease
+	entries    map[uint64]*raft.Log     // applied, by index
+	applied    map[uint64]time.Duration // when the first peer did
+	by         map[uint64]string        // who applied it first
 	points     map[uint64]point
 	ids        int
 	notes      []string
@@ -88,7 +108,7 @@ type Recorder struct {
 
 // New returns an empty recorder.
 func New() *Recorder {
-	return &Recorder{begin: time.Now(), entries: make(map[uint64]*raft.Log), by: make(map[uint64]string), points: make(map[uint64]point)}
+	return &Recorder{begin: time.Now(), entries: make(map[uint64]*raft.Log), applied: make(map[uint64]time.Duration), by: make(map[uint64]string), points: make(map[uint64]point)}
 }
 
 // step returns the next place in the order. The caller holds the lock.
@@ -130,7 +150,7 @@ func (r *Recorder) Write(peer string, txn func(reason string) (raftstore.Result,
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w.Return, w.Result = r.step(), res
+	w.Return, w.Until, w.Result = r.step(), time.Since(r.begin), res
 	if err != nil {
 		w.Error = err.Error()
 	}
@@ -144,7 +164,10 @@ func (r *Recorder) Write(peer string, txn func(reason string) (raftstore.Result,
 			w.Conflict = append(w.Conflict, kv.Key)
 		}
 	case errors.Is(err, raftstore.ErrOutcomeUnknown):
-	case errors.Is(err, raftstore.ErrNoLeader), errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrOverloaded), errors.Is(err, raftstore.ErrDeposed):
+	case slices.ContainsFunc(impossible, func(why error) bool { return errors.Is(err, why) }):
+		w.Outcome, w.Impossible = Acked, true
+	case errors.Is(err, raftstore.ErrNoLeader), errors.Is(err, raftstore.ErrClosed), errors.Is(err, raftstore.ErrOverloaded),
+		errors.Is(err, raftstore.ErrDeposed), errors.Is(err, raftstore.ErrNoSpace):
 		w.Outcome = Refused
 	default:
 		r.violate("P1: %s: an error that no caller could expect: %v", w.ID, err)
@@ -154,20 +177,55 @@ func (r *Recorder) Write(peer string, txn func(reason string) (raftstore.Result,
 
 // Read calls sync, a linearizable read, and records what it shows of prefix.
 func (r *Recorder) Read(peer, prefix string, sync func() (raftstore.View, error)) error {
+	_, err := r.ReadAs(peer, prefix, raftstore.ReadOptions{}, func() (raftstore.View, time.Duration, error) {
+		view, err := sync()
+		return view, -1, err
+	})
+	return err
+}
+
+// ReadAs calls fn, a read with opts that returns the view and its age, and records
+// what it shows of prefix. It returns the view's revision.
+func (r *Recorder) ReadAs(peer, prefix string, opts raftstore.ReadOptions, fn func() (raftstore.View, time.Duration, error)) (raftstore.Revision, error) {
 	r.mu.Lock()
-	rd := &read{Peer: peer, Prefix: prefix, Call: r.step(), At: time.Since(r.begin)}
+	rd := &read{Peer: peer, Prefix: prefix, Options: opts, Call: r.step(), At: time.Since(r.begin)}
 	r.mu.Unlock()
-	view, err := sync()
+	view, age, err := fn()
 	if err != nil {
-		return err // it says nothing
+		return 0, err // it says nothing
 	}
+	rd.Until, rd.Age = time.Since(r.begin), age
 	rd.Keys = slices.Collect(view.Prefix(prefix))
 	rd.Revision = view.Revision()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rd.Return = r.step()
 	r.reads = append(r.reads, rd)
-	return nil
+	return rd.Revision, nil
+}
+
+// Lease begins to record a lease that was granted.
+func (r *Recorder) Lease(id int64, ttl time.Duration) *Lease {
+	l := &Lease{r: r, id: id, ttl: ttl}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leases = append(r.leases, l)
+	return l
+}
+
+// KeepAlive calls keep, which keeps the lease alive, and records the answer.
+func (l *Lease) KeepAlive(keep func() error) error {
+	call := time.Since(l.r.begin)
+	err := keep()
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	switch {
+	case err == nil:
+		l.kept = append(l.kept, call)
+	case errors.Is(err, raftstore.ErrLeaseNotFound):
+		l.ended = max(time.Since(l.r.begin), 1)
+	}
+	return err
 }
 
 // Watch begins to record a watcher of prefix.
@@ -201,7 +259,7 @@ func (r *Recorder) Applied(peer string, entries []*raft.Log, root *mvcc.Root) {
 	for _, e := range entries {
 		known := r.entries[e.Index]
 		if known == nil {
-			r.entries[e.Index], r.by[e.Index] = e, peer
+			r.entries[e.Index], r.by[e.Index], r.applied[e.Index] = e, peer, time.Since(r.begin)
 		} else if known.Term != e.Term || known.Type != e.Type || !bytes.Equal(known.Data, e.Data) {
 			r.violate("P6: entry %d is of term %d on %s and of term %d on %s, or differs", e.Index, known.Term, r.by[e.Index], e.Term, peer)
 		}

@@ -42,6 +42,7 @@ type result struct {
 	rev                int64
 	succeeded, deposed bool
 	refused            bool
+	granted, revoked   []int64  // leases
 	failed             []string // keys of compares
 	ops                []opResult
 	changes            []change
@@ -71,15 +72,13 @@ func (m *model) apply(t *raftv1.Txn, term uint64) (res result, err error) {
 	if !res.succeeded {
 		ops = t.GetOtherwise()
 	}
-	if res.ops, err = next.run(ops, m.rev+1, &res); err != nil {
+	if res.ops, err = next.run(m, ops, m.rev+1, &res); err != nil {
 		return res, err
 	}
 	if res.refused {
 		return result{rev: m.rev, refused: true}, nil
 	}
-	if next.rev != m.rev {
-		*m = *next
-	}
+	*m = *next
 	res.rev = m.rev
 	return res, nil
 }
@@ -126,8 +125,8 @@ func holds(c *raftv1.Compare, kv *pair) bool {
 	}[c.GetResult()]
 }
 
-// run does ops at revision rev.
-func (m *model) run(ops []*raftv1.Op, rev int64, res *result) (results []opResult, err error) {
+// run does ops at revision rev. Compares see the state before.
+func (m *model) run(before *model, ops []*raftv1.Op, rev int64, res *result) (results []opResult, err error) {
 	for _, op := range ops {
 		var r opResult
 		switch op := op.GetOp().(type) {
@@ -156,13 +155,13 @@ func (m *model) run(ops []*raftv1.Op, rev int64, res *result) (results []opResul
 				}
 			}
 		case *raftv1.Op_Txn:
-			ok, _ := m.compare(op.Txn)
+			ok, _ := before.compare(op.Txn)
 			inner := op.Txn.GetThen()
 			if !ok {
 				inner = op.Txn.GetOtherwise()
 			}
 			r.succeeded = ok
-			if r.ops, err = m.run(inner, rev, res); err != nil || res.refused {
+			if r.ops, err = m.run(before, inner, rev, res); err != nil || res.refused {
 				return nil, err
 			}
 		case *raftv1.Op_LeaseGrant:
@@ -171,6 +170,7 @@ func (m *model) run(ops []*raftv1.Op, rev int64, res *result) (results []opResul
 				return nil, nil
 			}
 			m.leases[op.LeaseGrant.GetId()] = true
+			res.granted = append(res.granted, op.LeaseGrant.GetId())
 		case *raftv1.Op_LeaseRevoke:
 			id := op.LeaseRevoke.GetId()
 			if !m.leases[id] {
@@ -178,6 +178,7 @@ func (m *model) run(ops []*raftv1.Op, rev int64, res *result) (results []opResul
 				return nil, nil
 			}
 			delete(m.leases, id)
+			res.revoked = append(res.revoked, id)
 			var attached []string
 			for key, kv := range m.keys {
 				if kv.lease == id {

@@ -2,6 +2,7 @@ package history
 
 import (
 	"bytes"
+	"maps"
 	"math"
 	"strings"
 	"time"
@@ -25,7 +26,9 @@ type call struct {
 // only what became of calls whose outcome the caller does not know.
 func (r *Recorder) porcupine(o *oracle, st *Stats) {
 	var ops []porcupine.Operation
+	ours := make(map[string]bool)
 	for i, w := range r.writes {
+		ours[w.ID] = true
 		in := o.txns[w.ID]
 		if len(in) != 1 || w.Outcome == Refused || in[0].want.deposed {
 			continue
@@ -34,15 +37,29 @@ func (r *Recorder) porcupine(o *oracle, st *Stats) {
 		switch {
 		case w.Outcome == Unknown:
 			op.Return = math.MaxInt64
-			op.Output = result{rev: in[0].want.rev, succeeded: in[0].want.succeeded}
+			op.Output = result{rev: in[0].want.rev, succeeded: in[0].want.succeeded, refused: in[0].want.refused}
 		case w.Error != "":
-			op.Output = result{rev: in[0].want.rev, succeeded: false}
+			op.Output = result{rev: in[0].want.rev, succeeded: false, refused: w.Impossible}
 		default:
 			op.Output = result{rev: w.Result.Revision, succeeded: w.Result.Succeeded}
 		}
 		ops = append(ops, op)
 	}
+	// What the cluster does by itself: when, nobody has recorded.
+	for reason, in := range o.txns {
+		for _, c := range in {
+			if !ours[reason] && !c.want.deposed && len(c.want.changes)+len(c.want.granted)+len(c.want.revoked) > 0 {
+				ops = append(ops, porcupine.Operation{
+					ClientId: len(r.writes) + len(r.reads) + len(ops), Input: call{txn: c.txn, term: c.term},
+					Output: result{rev: c.want.rev, succeeded: c.want.succeeded}, Return: math.MaxInt64,
+				})
+			}
+		}
+	}
 	for i, rd := range r.reads {
+		if !rd.linearizable() {
+			continue
+		}
 		ops = append(ops, porcupine.Operation{ClientId: len(r.writes) + i, Input: call{prefix: rd.Prefix}, Output: rd, Call: rd.Call, Return: rd.Return})
 	}
 	switch porcupine.CheckOperationsTimeout(machine, ops, porcupinePatience) {
@@ -69,7 +86,7 @@ var machine = porcupine.Model{
 		}
 		next := *m // apply copies what it changes
 		got, err := next.apply(in.txn, in.term)
-		if err != nil || got.rev != want.rev || got.succeeded != want.succeeded {
+		if err != nil || got.rev != want.rev || got.succeeded != want.succeeded || got.refused != want.refused {
 			return false, m
 		}
 		return true, &next
@@ -79,7 +96,7 @@ var machine = porcupine.Model{
 		if x == y {
 			return true
 		}
-		if x.rev != y.rev || len(x.keys) != len(y.keys) {
+		if x.rev != y.rev || len(x.keys) != len(y.keys) || !maps.Equal(x.leases, y.leases) {
 			return false
 		}
 		for key, kv := range x.keys {
