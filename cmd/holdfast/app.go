@@ -140,7 +140,7 @@ exec passes on the exit code of the command that it ran.`,
 		commands []*cobra.Command
 	}{
 		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(), a.execCommand()}},
-		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.backupCommand(), a.recoverCommand(), a.storeCommand()}},
+		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand(), a.verifyCommand(), a.backupCommand(), a.recoverCommand()}},
 		{"machines", a.machineCommands()},
 		{"cli", []*cobra.Command{a.inspectCommand(), a.contextCommand(), a.versionCommand(), a.completionCommand()}},
 	} {

@@ -83,10 +83,15 @@ func TestOperations(t *testing.T) {
 	s.run(exitError, "inspect DIR/bad.backup", `bad backup`)
 	s.run(exitNotFound, "inspect DIR/no.backup", `does not exist`)
 
+	s.run(exitOK, "verify --duration 500ms", `all 3 peers hold the same`, `\d{2,} reads, writes and swaps by 8 clients through 3 peers in 500ms, 0 without an answer: linearizable`)
+	s.run(exitOK, "store get --prefix verify/ --count-only", `^0\n`)
+	s.run(exitUsage, "verify --clients 0", `at least 1`)
+
 	// While a majority lives, nobody is given up.
 	s.run(exitRefused, "recover --yes", `(?s)PEER .*p1 .*p2 .*p3 `, `refused: p1, p2, p3 can be reached`)
 	c.Peers[1].Stop()
 	s.run(exitRefused, "recover --yes", `refused: p1, p3 can be reached`, `no answer from`)
+	s.run(exitOK, "verify --duration 0", `2 of 3 peers compared`)
 	c.Peers[0].Stop() // the one that began the cluster, and joined by no token
 	s.run(exitUsage, "recover", `Peer p3 is furthest along`, `p1 and p2`, `Say --yes`)
 	s.run(exitOK, "recover --dry-run", `Peer p3 is furthest along`)
