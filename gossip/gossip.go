@@ -55,6 +55,7 @@ type Member struct {
 	Role    string // "peer" or "node"
 	Address string // gossip, host:port
 	API     string // peers: the API's host:port
+	Etcd    string // peers: host:port of etcd's API, if it is served
 	State   State
 	Since   time.Time // when this machine noticed State
 }
@@ -72,8 +73,9 @@ type Config struct {
 	// Join returns gossip addresses of other members, host:port. Called each time
 	// this machine looks for others; its own address may be among them. Optional.
 	Join func() []string
-	// API is what a peer tells others of its API, host:port. Peers only.
-	API string
+	// API is what a peer tells others of its API, host:port, and Etcd of etcd's API,
+	// if it serves that. Peers only.
+	API, Etcd string
 	// LeaveOnStop makes Run say goodbye when it ends, so that others count this
 	// member as left at once, not as dead after a while. Without it a restart
 	// shorter than the time to death is not noticed.
@@ -151,7 +153,7 @@ func New(cfg Config) (*Gossip, error) {
 	g := &Gossip{
 		cfg:     cfg,
 		log:     cfg.Logger,
-		meta:    meta{Role: cfg.Role, API: cfg.API}.encode(),
+		meta:    meta{Role: cfg.Role, API: cfg.API, Etcd: cfg.Etcd}.encode(),
 		ready:   make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		members: make(map[string]*member),
@@ -161,7 +163,7 @@ func New(cfg Config) (*Gossip, error) {
 		g.log = discard()
 	}
 	if len(g.meta) > memberlist.MetaMaxSize {
-		return nil, fmt.Errorf("gossip: API address %q is too long", cfg.API)
+		return nil, fmt.Errorf("gossip: API addresses %q and %q are too long", cfg.API, cfg.Etcd)
 	}
 	return g, nil
 }
@@ -262,7 +264,7 @@ func (g *Gossip) observe(n *memberlist.Node, going bool) {
 	}
 	known.gone = false
 	known.events++
-	next := Member{Name: n.Name, Role: m.Role, Address: n.Address(), API: m.API, State: StateAlive, Since: known.Since}
+	next := Member{Name: n.Name, Role: m.Role, Address: n.Address(), API: m.API, Etcd: m.Etcd, State: StateAlive, Since: known.Since}
 	if going {
 		next.State = known.State // until refresh has asked
 	}

@@ -354,7 +354,7 @@ func assertApart(t *testing.T, c *cluster, stranger *testMember) {
 }
 
 func TestMeta(t *testing.T) {
-	for _, m := range []meta{{Role: RolePeer, API: "10.0.0.1:7443"}, {Role: RoleNode}} {
+	for _, m := range []meta{{Role: RolePeer, API: "10.0.0.1:7443"}, {Role: RolePeer, API: "10.0.0.1:7443", Etcd: "10.0.0.1:2379"}, {Role: RoleNode}} {
 		got, err := decodeMeta(m.encode())
 		if err != nil || got != m {
 			t.Errorf("decodeMeta(encode(%+v)) = %+v, %v", m, got, err)
@@ -365,8 +365,13 @@ func TestMeta(t *testing.T) {
 			t.Errorf("a later version's meta data: %+v, %v, want %+v", got, err, m)
 		}
 	}
+	earlier := []byte{1, 'p', 3, 'a', ':', '1'}
+	if got, err := decodeMeta(earlier); err != nil || got != (meta{Role: RolePeer, API: "a:1"}) {
+		t.Errorf("meta data from before etcd's API: %+v, %v", got, err)
+	}
 	bad := map[string][]byte{
 		"empty":        nil,
+		"cut off etcd": {1, 'p', 1, 'a', 5, 'b'},
 		"version 0":    {0, 'p', 0},
 		"no role":      {1},
 		"unknown role": {1, 'x', 0},

@@ -11,20 +11,25 @@ import (
 const metaVersion = 1
 
 // meta is what a member says about itself beside its name and address: one
-// byte of version, one of role, and the API's address with its length. Every
-// member sends it in every alive message, so it has to stay small (memberlist's
-// limit is 512 bytes).
+// byte of version, one of role, and the addresses of the API and of etcd's API,
+// each with its length; the last is missing where it was written before there was
+// one. Every member sends it in every alive message, so it has to stay small
+// (memberlist's limit is 512 bytes).
 type meta struct {
 	Role string // RolePeer or RoleNode
 	API  string // host:port; peers only
+	Etcd string // host:port; peers that serve etcd's API
 }
 
 var roleCodes = map[string]byte{RolePeer: 'p', RoleNode: 'n'}
 
 func (m meta) encode() []byte {
 	out := []byte{metaVersion, roleCodes[m.Role]}
-	out = binary.AppendUvarint(out, uint64(len(m.API)))
-	return append(out, m.API...)
+	for _, address := range [...]string{m.API, m.Etcd} {
+		out = binary.AppendUvarint(out, uint64(len(address)))
+		out = append(out, address...)
+	}
+	return out
 }
 
 // decodeMeta reads meta data of this version or a later one. The bytes come
@@ -42,10 +47,16 @@ func decodeMeta(data []byte) (meta, error) {
 	if m.Role == "" {
 		return meta{}, fmt.Errorf("meta data: unknown role %q", data[1])
 	}
-	length, n := binary.Uvarint(data[2:])
-	if n <= 0 || length > uint64(len(data)-2-n) {
-		return meta{}, errors.New("meta data: cut off")
+	rest := data[2:]
+	for i, address := range [...]*string{&m.API, &m.Etcd} {
+		if i > 0 && len(rest) == 0 {
+			break
+		}
+		length, n := binary.Uvarint(rest)
+		if n <= 0 || length > uint64(len(rest)-n) {
+			return meta{}, errors.New("meta data: cut off")
+		}
+		*address, rest = string(rest[n:][:length]), rest[n:][length:]
 	}
-	m.API = string(data[2+n:][:length])
 	return m, nil
 }

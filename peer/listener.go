@@ -37,10 +37,10 @@ type mux struct {
 	http     *acceptQueue
 }
 
-func newMux(listener net.Listener, creds *pki.Credentials, log *slog.Logger) *mux {
+func newMux(listener net.Listener, config *tls.Config, log *slog.Logger) *mux {
 	return &mux{
 		listener: listener,
-		tls:      creds.ServerTLS(protoRaft, protoH2, protoHTTP),
+		tls:      config,
 		log:      log,
 		raft:     newAcceptQueue(listener.Addr()),
 		http:     newAcceptQueue(listener.Addr()),

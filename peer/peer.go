@@ -30,7 +30,7 @@ import (
 
 // openStore makes the store, which opens its files and starts nothing.
 func (p *Peer) openStore() error {
-	p.mux = newMux(p.faults.Listener(p.listener), p.creds, p.log.With("part", "listener"))
+	p.mux = newMux(p.faults.Listener(p.listener), p.creds.ServerTLS(protoRaft, protoH2, protoHTTP), p.log.With("part", "listener"))
 	p.remotes = &remotes{creds: p.creds, faults: p.faults, resolve: p.addressOf}
 	store, err := raftstore.New(raftstore.Config{
 		ID:          p.rec.ID,
@@ -111,6 +111,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		Key:       p.gossipKey,
 		Join:      met.get,
 		API:       p.rec.Address,
+		Etcd:      p.etcdAddress(),
 		Faults:    p.faults,
 		Logger:    p.log.With("part", "gossip"),
 	})
@@ -166,7 +167,12 @@ func (p *Peer) Run(ctx context.Context) error {
 	// The API relays heartbeats and exchanges events, and answers requests. It
 	// waits by itself for a store that is not ready.
 	parts.start("api", api.Run)
-	parts.start("http", func(ctx context.Context) error { return p.serve(ctx, api) })
+	parts.start("http", func(ctx context.Context) error {
+		return p.serve(ctx, p.mux.http, api.Handler(), api.ConnContext)
+	})
+	if p.etcd != nil {
+		parts.start("etcd", p.runEtcd)
+	}
 	// Peers whose addresses have all changed find each other again through the one
 	// that the operator names.
 	parts.start("rendezvous", func(ctx context.Context) error { return p.rendezvous(ctx, met) })
@@ -193,13 +199,13 @@ func (p *Peer) Run(ctx context.Context) error {
 
 // serve answers HTTP until ctx ends. Streams never end by themselves, so after a
 // moment for short requests all connections are closed; clients go on elsewhere.
-func (p *Peer) serve(ctx context.Context, api *apiserver.Server) error {
+func (p *Peer) serve(ctx context.Context, listener net.Listener, handler http.Handler, connContext func(context.Context, net.Conn) context.Context) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // exec and port-forward of Kubernetes' clients need Upgrade
 	protocols.SetHTTP2(true)
 	server := &http.Server{
-		Handler:           api.Handler(),
-		ConnContext:       api.ConnContext,
+		Handler:           handler,
+		ConnContext:       connContext,
 		Protocols:         protocols,
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -222,7 +228,7 @@ func (p *Peer) serve(ctx context.Context, api *apiserver.Server) error {
 			server.Close()
 		}
 	}()
-	err := server.Serve(p.mux.http)
+	err := server.Serve(listener)
 	if errors.Is(err, http.ErrServerClosed) || ctx.Err() != nil {
 		<-stopped
 		return nil

@@ -46,6 +46,8 @@ type Config struct {
 	Listen string
 	// Gossip is where to gossip, host:port. Optional: ":7946".
 	Gossip string
+	// EtcdAPI is where to serve etcd's API, host:port. Optional: nowhere.
+	EtcdAPI string
 	// Advertise is the address, without port, at which others reach this peer.
 	// Optional: the listening address, or the host's first global one.
 	Advertise string
@@ -87,6 +89,7 @@ type Peer struct {
 	// incarnation is the cluster's, as it was told at joining.
 	incarnation uint64
 	listener    net.Listener
+	etcd        net.Listener // of etcd's API; nil: it is not served
 	remotes     *remotes
 	mux         *mux
 	store       *raftstore.Store
@@ -126,8 +129,13 @@ func Prepare(ctx context.Context, cfg Config) (_ *Peer, err error) {
 	if !exists && !cfg.Init && len(cfg.Join) == 0 {
 		return nil, fmt.Errorf("%s holds no peer yet: start a new cluster with --init, or join one with --join ADDRESS --token TOKEN", cfg.DataDir)
 	}
-	if p.listener, err = listen(cfg.Listen); err != nil {
+	if p.listener, err = listen("--listen", cfg.Listen); err != nil {
 		return nil, err
+	}
+	if cfg.EtcdAPI != "" {
+		if p.etcd, err = listen("--etcd-api", cfg.EtcdAPI); err != nil {
+			return nil, err
+		}
 	}
 	p.rec = rec
 	address := advertised(cfg.Advertise, p.listener.Addr())
@@ -181,7 +189,10 @@ func (c *Config) complete() error {
 	if c.Gossip == "" {
 		c.Gossip = fmt.Sprintf(":%d", DefaultGossipPort)
 	}
-	for flag, address := range map[string]string{"--listen": c.Listen, "--gossip": c.Gossip} {
+	for flag, address := range map[string]string{"--listen": c.Listen, "--gossip": c.Gossip, "--etcd-api": c.EtcdAPI} {
+		if address == "" {
+			continue
+		}
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			faults = append(faults, fmt.Errorf("%s %s: want host:port or :port", flag, address))
 		}
@@ -201,15 +212,15 @@ func (c *Config) joinedBefore() bool {
 	return err == nil
 }
 
-func listen(address string) (net.Listener, error) {
+func listen(flag, address string) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("port %s is in use by another process: stop it, or say another --listen", address)
+		return nil, fmt.Errorf("port %s is in use by another process: stop it, or say another %s", address, flag)
 	case errors.Is(err, syscall.EACCES):
 		return nil, fmt.Errorf("no permission to listen on %s: choose a port above 1023, or run as root", address)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s is not an address of this machine: correct --listen", address)
+		return nil, fmt.Errorf("%s is not an address of this machine: correct %s", address, flag)
 	}
 	return listener, err
 }
@@ -377,6 +388,9 @@ func (p *Peer) AdminContext() (client.Context, error) {
 func (p *Peer) Close() {
 	if p.listener != nil {
 		p.listener.Close()
+	}
+	if p.etcd != nil {
+		p.etcd.Close()
 	}
 	if p.lock != nil {
 		p.lock.Close()

@@ -37,6 +37,7 @@ certificate to show there. --context or HOLDFAST_CONTEXT choose one for a while.
 			ValidArgsFunction: a.completeContexts,
 			RunE:              func(_ *cobra.Command, args []string) error { return a.runContextShow(args) },
 		},
+		a.contextExportCommand(),
 	)
 	return group
 }

@@ -60,6 +60,7 @@ other again through --join and the new address of one.`,
 	flags.StringVar(&f.config.DataDir, "data-dir", "/var/lib/holdfast", "directory of all that the peer keeps")
 	flags.StringVar(&f.config.Listen, "listen", fmt.Sprintf(":%d", peer.DefaultPort), "where to listen for API, raft and agents")
 	flags.StringVar(&f.config.Gossip, "gossip", fmt.Sprintf(":%d", peer.DefaultGossipPort), "where to listen for gossip, TCP and UDP")
+	flags.StringVar(&f.config.EtcdAPI, "etcd-api", "", "where to serve etcd's v3 API for administrators, host:port such as :2379 (default: nowhere)")
 	flags.StringVar(&f.config.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
 	flags.StringVar(&f.contextName, "context-name", "", "with --init: the name of the context to save (default: the cluster's)")
 	flags.BoolVar(&f.config.FaultSocket, "fault-socket", false, "let tests break this peer through a socket in its data directory")
