@@ -82,6 +82,9 @@ type Recorder struct {
 	by         map[uint64]string    // who applied it first
 	points     map[uint64]point
 	ids        int
+	base       *model          // what was there at the beginning; nil is nothing
+	known      map[string]bool // ids of writes, once Committed was called
+	compacted  int64           // by CompactedTo
 	notes      []string
 	violations []string
 }
@@ -154,20 +157,13 @@ func (r *Recorder) Write(peer string, txn func(reason string) (raftstore.Result,
 
 // Read calls sync, a linearizable read, and records what it shows of prefix.
 func (r *Recorder) Read(peer, prefix string, sync func() (raftstore.View, error)) error {
-	r.mu.Lock()
-	rd := &read{Peer: peer, Prefix: prefix, Call: r.step(), At: time.Since(r.begin)}
-	r.mu.Unlock()
-	view, err := sync()
-	if err != nil {
-		return err // it says nothing
-	}
-	rd.Keys = slices.Collect(view.Prefix(prefix))
-	rd.Revision = view.Revision()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rd.Return = r.step()
-	r.reads = append(r.reads, rd)
-	return nil
+	return r.ReadKeys(peer, prefix, func() (int64, []raftstore.KeyValue, error) {
+		view, err := sync()
+		if err != nil {
+			return 0, nil, err
+		}
+		return view.Revision(), slices.Collect(view.Prefix(prefix)), nil
+	})
 }
 
 // Watch begins to record a watcher of prefix.
