@@ -147,4 +147,3 @@ func report(w io.Writer, r row, results []result) (ok bool) {
 	}
 	return failed == 0
 }
-
