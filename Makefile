@@ -66,6 +66,16 @@ sim: ## Play SEEDS simulated histories of the store against random faults (FIRST
 	grep -h 'histories, \|faults, ' $(SIM_DIR)/*.log; \
 	if [ $$failed = 1 ]; then grep -h '^    --- FAIL\|P[0-9]*: \|^panic' $(SIM_DIR)/*.log | head -50; echo "logs and histories of what failed: $(SIM_DIR)"; exit 1; fi
 
+# make chaos ROWS="1 3 4" REPEAT=5 SECONDS=60: without ROWS all of the fault matrix.
+ROWS    ?=
+REPEAT  ?= 1
+CHAOS_SECONDS = $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),60)
+
+.PHONY: chaos
+chaos: build ## Break real peers, row by row of the fault matrix (root; ROWS, REPEAT, SECONDS)
+	@CGO_ENABLED=0 go build -o bin/chaos ./internal/chaos
+	@bin/chaos -rows '$(ROWS)' -repeat $(REPEAT) -seconds $(CHAOS_SECONDS) | tee bench/results/chaos.txt
+
 .PHONY: mutants
 mutants: ## Put known bugs back into the store, one by one: the tests must see each
 	@CGO_ENABLED=0 go run ./internal/mutants

@@ -18,10 +18,27 @@ import (
 // "apply", or "delete Pod default/web-1". Every error of the store leaves
 // through here, so this switch is the API's whole error contract with it.
 func storeError(what string, err error) error {
-	if _, done := errors.AsType[*connect.Error](err); done || err == nil {
-		return err
+	if err == nil {
+		return nil
 	}
-	code, hint := connect.CodeInternal, ""
+	code, hint := storeCode(err)
+	if coded, ok := errors.AsType[*connect.Error](err); ok {
+		// An error that has a code already keeps it, unless the code is that of the
+		// cause: another peer's stream broke with Unavailable, say, and what was sent
+		// over it may have been carried out.
+		if _, known := storeCode(coded); hint == "" || known != "" {
+			return err
+		}
+	}
+	if hint == "" {
+		return fmt.Errorf("%s: %w", what, err) // becomes Internal, and is logged
+	}
+	return connect.Errorf(code, "%s: %s", what, hint).WithCause(err)
+}
+
+// storeCode returns the code and the sentence for an error that the store is known to
+// return; without a sentence it is none.
+func storeCode(err error) (code connect.Code, hint string) {
 	switch {
 	case errors.Is(err, raftstore.ErrConflict):
 		code, hint = connect.CodeAborted, "somebody else changed it meanwhile; read it again, then retry"
@@ -58,10 +75,7 @@ func storeError(what string, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		code, hint = connect.CodeDeadlineExceeded, "the call's deadline passed"
 	}
-	if hint == "" {
-		return fmt.Errorf("%s: %w", what, err) // becomes Internal, and is logged
-	}
-	return connect.Errorf(code, "%s: %s", what, hint).WithCause(err)
+	return code, hint
 }
 
 // membershipError is storeError for changes of raft's members. What the store

@@ -25,6 +25,11 @@ func TestStoreError(t *testing.T) {
 		// As the store returns them when the caller's patience ends first.
 		{fmt.Errorf("%w: %w", raftstore.ErrNoLeader, context.DeadlineExceeded), connect.CodeUnavailable},
 		{fmt.Errorf("%w: %w", raftstore.ErrOutcomeUnknown, context.DeadlineExceeded), connect.CodeUnknown},
+		// As it does when the stream to the leader breaks, whichever way: it had been
+		// sent, so a code that allows a repetition would do it twice.
+		{fmt.Errorf("%w: the stream ended: %w", raftstore.ErrOutcomeUnknown, connect.NewError(connect.CodeUnavailable, "refused")), connect.CodeUnknown},
+		{fmt.Errorf("%w: the stream ended: %w", raftstore.ErrOutcomeUnknown, connect.NewError(connect.CodeInternal, "cut short")), connect.CodeUnknown},
+		{fmt.Errorf("%w: %w", raftstore.ErrNoLeader, connect.NewError(connect.CodeInternal, "cut short")), connect.CodeUnavailable},
 		{raftstore.ErrDeposed, connect.CodeUnavailable},
 		{raftstore.ErrNotLeader, connect.CodeUnavailable},
 		{raftstore.ErrClosed, connect.CodeUnavailable},

@@ -58,6 +58,9 @@ type call struct {
 	size  int
 	begin time.Time
 	done  chan answer // capacity 1
+	// doubt: a transaction with an id that was sent and not answered, and is sent
+	// again. No refusal that comes later says that nothing has happened. Session.mu.
+	doubt bool
 }
 
 type answer struct {
@@ -141,13 +144,14 @@ func (s *Session) Do(ctx context.Context, msg *storev1.Call) (*storev1.Reply, er
 	}
 	s.mu.Lock()
 	i := slices.Index(s.queue, c)
+	doubt := c.doubt
 	if i >= 0 {
 		s.queue = slices.Delete(s.queue, i, i+1)
 		s.release(c)
 	}
 	s.mu.Unlock()
 	switch {
-	case i >= 0, msg.GetRange() != nil:
+	case i >= 0 && !doubt, msg.GetRange() != nil:
 		return nil, context.Cause(ctx)
 	}
 	// It keeps its place until it is answered: the peer still has it.
@@ -252,6 +256,9 @@ func (s *Session) run() {
 
 // finish ends a call. s.mu is held.
 func (s *Session) finish(c *call, a answer) {
+	if c.doubt && a.err != nil && !errors.Is(a.err, ErrOutcomeUnknown) {
+		a = answer{err: unknown("the connection broke before the first answer, and it could not be repeated", a.err)}
+	}
 	s.release(c)
 	c.done <- a
 }
@@ -410,6 +417,7 @@ func (s *Session) sortOut(why error) {
 	var again []*call
 	for _, c := range append(lost, s.queue...) {
 		_, wasSent := slices.BinarySearchFunc(lost, c.msg.GetId(), func(l *call, id uint64) int { return cmp.Compare(l.msg.GetId(), id) })
+		c.doubt = c.doubt || wasSent && c.msg.GetTxn() != nil
 		switch {
 		case wasSent && !repeatableCall(c.msg):
 			s.finish(c, answer{err: unknown("the connection broke before the answer", why)})

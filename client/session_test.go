@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect/v2"
 
@@ -265,4 +266,26 @@ func TestSessionRefused(t *testing.T) {
 	defer s.Close()
 	_, err := s.Put(t.Context(), putOf("a"))
 	wantCode(t, err, connect.CodePermissionDenied)
+}
+
+// TestSessionDoubt: a transaction with an id that was sent, and for which no other
+// peer is found, may have been carried out all the same.
+func TestSessionDoubt(t *testing.T) {
+	ca, store := testCA(t), newFakeStore()
+	peers := startPeers(t, ca, 1)
+	peers[0].store = store
+	s := newTestClient(t, ca, addresses(peers), func(cfg *Config) { cfg.RetryFor = 200 * time.Millisecond }).Session(SessionOptions{})
+	t.Cleanup(s.Close)
+	store.hold = func(string, int) bool {
+		go peers[0].Kill()
+		return false
+	}
+	_, err := s.Txn(t.Context(), txnOf("k", "id"))
+	if !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("error %v, want ErrOutcomeUnknown: it was carried out %d times", err, store.applied["k"])
+	}
+	// What was never sent has not been carried out.
+	if _, err := s.Txn(t.Context(), txnOf("l", "other")); err == nil || errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("error %v, want one that says that nothing happened", err)
+	}
 }

@@ -102,6 +102,9 @@ type Recorder struct {
 	by         map[uint64]string        // who applied it first
 	points     map[uint64]point
 	ids        int
+	base       *model          // what was there at the beginning; nil is nothing
+	known      map[string]bool // ids of writes, once Committed was called
+	compacted  int64           // by CompactedTo
 	notes      []string
 	violations []string
 }

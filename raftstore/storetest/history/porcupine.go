@@ -62,7 +62,7 @@ func (r *Recorder) porcupine(o *oracle, st *Stats) {
 		}
 		ops = append(ops, porcupine.Operation{ClientId: len(r.writes) + i, Input: call{prefix: rd.Prefix}, Output: rd, Call: rd.Call, Return: rd.Return})
 	}
-	switch porcupine.CheckOperationsTimeout(machine, ops, porcupinePatience) {
+	switch porcupine.CheckOperationsTimeout(r.machine(), ops, porcupinePatience) {
 	case porcupine.Illegal:
 		r.violate("P1: porcupine: the history is not linearizable")
 	case porcupine.Unknown:
@@ -71,9 +71,15 @@ func (r *Recorder) porcupine(o *oracle, st *Stats) {
 	}
 }
 
+// machine is the model as porcupine wants it, from the beginning of the history on.
+func (r *Recorder) machine() porcupine.Model {
+	m := machine
+	m.Init = func() any { return r.first() }
+	return m
+}
+
 // machine is the model as porcupine wants it: states are never modified.
 var machine = porcupine.Model{
-	Init: func() any { return newModel() },
 	Step: func(state, input, output any) (bool, any) {
 		m, in := state.(*model), input.(call)
 		if rd, ok := output.(*read); ok {
