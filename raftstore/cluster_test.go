@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/raftstore"
 	"github.com/holdfast-io/holdfast/raftstore/storetest"
 )
@@ -1116,4 +1117,63 @@ func TestUnknownEntryStopsThePeer(t *testing.T) {
 			t.Errorf("read on the ended store: %v, want ErrClosed", err)
 		}
 	})
+}
+
+// TestOldAcknowledgementsConfirmNothing covers a leader that stood still, from before
+// the others chose another until after that one's first write, and whose followers'
+// last acknowledgements reach it when it goes on, before anything newer does. They say
+// nothing of the time since: a read must not rest on them, as it would on raft's
+// VerifyLeader.
+func TestOldAcknowledgementsConfirmNothing(t *testing.T) {
+	for range 3 {
+		bubble(t, func(t *testing.T) {
+			c := storetest.NewCluster(t, 3)
+			old := c.WaitLeader()
+			others := c.Others(old)
+			mustTxn(t, old.Store, put("x", "1"))
+			time.Sleep(time.Second)
+			// Heartbeats reach the followers, and their answers lie on the way.
+			for _, p := range others {
+				old.Set("not-from-"+p.ID, faults.Fault{Kind: faults.Cut, Peer: p.ID, Direction: faults.In})
+			}
+			time.Sleep(300 * time.Millisecond)
+			for _, p := range others { // nothing newer comes after those
+				p.Set("not-to-old", faults.Fault{Kind: faults.Cut, Peer: old.ID, Direction: faults.Out})
+			}
+			// Raft's main loop, and so its timers, stand still in a write.
+			old.Disk.Hold()
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			stuck := make(chan struct{})
+			go func() {
+				defer close(stuck)
+				_, _ = old.Store.Txn(ctx, put("y", "1"))
+			}()
+			c.WaitLeader(others...)
+			mustTxn(t, others[0].Store, put("x", "2"))
+
+			read := make(chan string, 1)
+			go func() {
+				view, err := old.Store.Sync(ctx)
+				kv, _ := view.Get("x")
+				read <- fmt.Sprintf("%s, %v", kv.Value, err)
+			}()
+			synctest.Wait()
+			// The first keeps raft from giving up its lease, the second would confirm
+			// what raft began between them.
+			old.Faults.Clear("not-from-" + others[0].ID)
+			synctest.Wait()
+			old.Disk.Release()
+			synctest.Wait()
+			old.Faults.Clear("not-from-" + others[1].ID)
+			time.Sleep(10 * time.Millisecond)
+			for _, p := range others {
+				p.Faults.Clear("not-to-old")
+			}
+			if got := <-read; got != "2, <nil>" {
+				t.Errorf("the former leader reads x=%s", got)
+			}
+			<-stuck
+		})
+	}
 }

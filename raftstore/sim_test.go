@@ -95,6 +95,9 @@ type sim struct {
 	names   int               // of faults
 	kills   int
 	stores  []*raftstore.Store // all there ever were
+
+	membership sync.Mutex // held during a change of members, and of what follows
+	unfinished []change
 }
 
 const (
@@ -145,7 +148,7 @@ func simulate(t *testing.T, seed uint64, size int, total *simTotal, nemesis func
 		total.noSpace += s.noSpace
 		total.leaderships += s.c.Leaderships()
 		total.seeds++
-		for _, p := range s.peers() {
+		for _, p := range s.c.Peers {
 			for kind, n := range p.Faults.Fired() {
 				if total.fired == nil {
 					total.fired = make(map[faults.Kind]int64)
@@ -513,6 +516,12 @@ func (s *sim) heal() {
 	time.Sleep(dying)
 	for _, p := range s.peers() {
 		s.revive(p)
+	}
+	s.fill(s.peers()...)()
+	s.membership.Lock()
+	defer s.membership.Unlock()
+	if err := s.change(time.Minute); err != nil {
+		s.h.Violate("P9: the change of members that was begun cannot be finished after healing: %v", err)
 	}
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)

@@ -2,6 +2,7 @@ package raftstore_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/faults"
+	"github.com/holdfast-io/holdfast/raftstore"
 	"github.com/holdfast-io/holdfast/raftstore/storetest"
 )
 
@@ -24,8 +26,10 @@ type strike struct {
 	fires []faults.Kind
 	moves bool
 	// keeps says that the leadership must not move, in a cluster where nothing else
-	// happens.
-	keeps bool
+	// happens; refuses that writes must have been refused for lack of space.
+	keeps, refuses bool
+	// alone keeps it out of the random histories.
+	alone bool
 }
 
 // strikes is the fault matrix, as far as virtual time can play it.
@@ -102,12 +106,68 @@ var strikes = []strike{
 		undo()
 	}},
 	{row: 11, name: "full-disk-leader", moves: true, fires: []faults.Kind{faults.DiskFull}, run: func(s *sim) { s.diskDies(faults.Fault{Kind: faults.DiskFull}, s.leader()) }},
+	{row: 11, name: "low-space-leader", moves: true, run: func(s *sim) {
+		undo := s.fill(s.leader())
+		s.sleep(20 * time.Second)
+		undo()
+	}},
+	{row: 11, name: "low-space-all", refuses: true, run: func(s *sim) {
+		undo := s.fill(s.peers()...)
+		s.sleep(10 * time.Second)
+		p := s.random()
+		ctx, cancel := context.WithTimeout(s.ctx, 10*time.Second)
+		defer cancel()
+		if err := s.write(ctx, p.ID, p.Store, raftstore.Txn{Then: []raftstore.Op{raftstore.DeletePrefix("k/0")}}); errors.Is(err, raftstore.ErrNoSpace) {
+			s.h.Violate("P9: a delete on %s, which would make room: %v", p.ID, err)
+		}
+		undo()
+	}},
+	// A snapshot that changes on the way to a peer. Files are sealed: TestBitFlips and
+	// TestDirectoryDamage flip bits there.
+	{row: 12, name: "flip-snapshot", alone: true, run: func(s *sim) {
+		p := s.follower()
+		var undo []func()
+		for _, q := range s.others(p) {
+			undo = append(undo, s.cut(p, q, faults.Both))
+		}
+		time.Sleep(15 * time.Second) // the log is cut under it
+		for _, q := range s.others(p) {
+			if !q.Disk.FlipSnapshot(s.intN(1 << 20)) {
+				s.h.Violate("P11: %s has no snapshot", q.ID)
+			}
+		}
+		all(undo)
+	}},
 	{row: 14, name: "snapshot-install", fires: []faults.Kind{faults.Cut}, run: func(s *sim) {
 		// Long enough for the log to be cut under it.
 		p := s.random()
 		s.partitionFor(15*time.Second, p)
 		s.sleep(100 * time.Millisecond)
 		s.kill(s.between(0, time.Second), p) // in the middle of catching up
+	}},
+	{row: 15, name: "replace-one", run: func(s *sim) { s.replace(s.random()) }},
+	{row: 15, name: "remove-leader", moves: true, run: func(s *sim) { s.replace(s.leader()) }},
+	{row: 15, name: "replace-in-partition", fires: []faults.Kind{faults.Cut}, run: func(s *sim) {
+		far := s.minority()
+		var parts sync.WaitGroup
+		parts.Go(func() { s.partition(far...) })
+		time.Sleep(s.between(0, 3*time.Second)) // before, or after, the others have a leader
+		s.replace(far[0])
+		parts.Wait()
+	}},
+	{row: 15, name: "grow-and-shrink", run: func(s *sim) {
+		s.membership.Lock()
+		defer s.membership.Unlock()
+		if len(s.peers()) > 5 {
+			return
+		}
+		for range 2 {
+			s.join()
+		}
+		s.sleep(5 * time.Second)
+		for range 2 {
+			s.leave(s.random())
+		}
 	}},
 	{row: 16, name: "transfer", moves: true, run: func(s *sim) {
 		p := s.leader()
@@ -161,6 +221,9 @@ func TestFaultMatrix(t *testing.T) {
 			if x.moves && terms == 0 {
 				t.Error("P11: the leadership has not moved")
 			}
+			if x.refuses && total.noSpace == 0 {
+				t.Error("P11: no write was refused for lack of space")
+			}
 			if x.keeps && terms > 0 {
 				t.Errorf("the leadership has moved %d times, for no reason", terms)
 			}
@@ -176,6 +239,9 @@ func (s *sim) strike(n int) {
 	var running sync.WaitGroup
 	for range n {
 		x := strikes[s.intN(len(strikes))]
+		for x.alone {
+			x = strikes[s.intN(len(strikes))]
+		}
 		s.h.Note("strike %s", x.name)
 		running.Go(func() { x.run(s) })
 		s.mu.Lock()
@@ -314,6 +380,106 @@ func (s *sim) slowDisk(peers ...*storetest.Peer) {
 	}
 }
 
+// fill leaves hardly any room on peers' disks.
+func (s *sim) fill(peers ...*storetest.Peer) (undo func()) {
+	free := func(bytes int64) {
+		s.mu.Lock() // a kill takes the disk's place
+		defer s.mu.Unlock()
+		for _, p := range peers {
+			p.Disk.SetFree(bytes)
+		}
+	}
+	s.h.Note("%d disks are full", len(peers))
+	free(1 << 20)
+	return func() {
+		s.h.Note("%d disks have room", len(peers))
+		free(1 << 39)
+	}
+}
+
+// replace has a new peer join, and then p leave.
+func (s *sim) replace(p *storetest.Peer) {
+	s.membership.Lock()
+	defer s.membership.Unlock()
+	if !slices.Contains(s.peers(), p) {
+		return
+	}
+	s.join()
+	s.leave(p)
+}
+
+// changePatience is for how long a change of members is tried while things go wrong.
+// What is left of it then is done after healing.
+const changePatience = 20 * time.Second
+
+// join starts a new peer and makes it a voter.
+func (s *sim) join() {
+	s.mu.Lock()
+	p := s.c.NewPeer()
+	p.Run()
+	s.leads(p)
+	s.members = append(s.members, p)
+	s.mu.Unlock()
+	s.h.Note("%s: join", p.ID)
+	s.unfinished = append(s.unfinished, change{p, false})
+	s.change(changePatience)
+}
+
+// leave removes p. It must end by itself, if it runs.
+func (s *sim) leave(p *storetest.Peer) {
+	s.h.Note("%s: leave", p.ID)
+	s.unfinished = append(s.unfinished, change{p, true})
+	s.change(changePatience)
+}
+
+// change is one of the members that is under way.
+type change struct {
+	p      *storetest.Peer
+	leaves bool
+}
+
+// change tries what is unfinished, in order. The caller holds membership.
+func (s *sim) change(patience time.Duration) (err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	defer cancel()
+	for len(s.unfinished) > 0 {
+		c := s.unfinished[0]
+		leader := s.leader().Store
+		if c.leaves {
+			err = leader.RemovePeer(ctx, c.p.ID)
+		} else {
+			err = leader.AddPeer(ctx, c.p.ID, c.p.ID)
+		}
+		if err == nil {
+			s.h.Note("%s: leaves: %v: done", c.p.ID, c.leaves)
+			s.unfinished = s.unfinished[1:]
+			if c.leaves {
+				s.gone(c.p)
+			}
+			continue
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	return nil
+}
+
+// gone sees a peer that was removed off.
+func (s *sim) gone(p *storetest.Peer) {
+	s.mu.Lock()
+	s.members = slices.DeleteFunc(s.members, func(q *storetest.Peer) bool { return q == p })
+	s.mu.Unlock()
+	time.Sleep(time.Second) // it may yet hear of it
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.Up() {
+		p.Kill()
+	}
+	p.Faults.Clear()
+}
+
 // diskDies puts a fault on a disk that must end the process, sees that it does, and
 // starts another after repair.
 func (s *sim) diskDies(f faults.Fault, p *storetest.Peer) {
@@ -346,6 +512,9 @@ func (s *sim) kill(away time.Duration, peers ...*storetest.Peer) {
 func (s *sim) revive(p *storetest.Peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !slices.Contains(s.members, p) {
+		return // removed meanwhile
+	}
 	if p.Up() {
 		select {
 		case err := <-p.Ended():

@@ -66,12 +66,12 @@ func run(ctx context.Context, only string, verbose bool) error {
 	fmt.Fprintln(table, "mutant\tseen by\tafter\tin")
 	var survivors []string
 	for _, path := range paths {
+		if !pattern.MatchString(strings.TrimSuffix(filepath.Base(path), ".txtar")) {
+			continue
+		}
 		m, err := load(path)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
-		}
-		if !pattern.MatchString(m.name) {
-			continue
 		}
 		begin := time.Now()
 		by, after, err := m.hunt(ctx, verbose)

@@ -127,7 +127,7 @@ func (r *Recorder) replay(st *Stats) *oracle {
 			o.horizon = min(to, m.rev)
 		}
 		for _, t := range cmd.GetBatch().GetTxns() {
-			if id := string(t.GetId()); known[id] && (t.GetTerm() == 0 || t.GetTerm() == e.Term) {
+			if known[string(t.GetId())] {
 				o.repeats[t.GetReason()]++
 				continue
 			}
