@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -69,6 +70,9 @@ func (s storeService) Session(ctx context.Context, stream storev1connect.StoreSe
 		}
 		select {
 		case <-ss.ready:
+			// Those who bring answers, of one entry for one, go first: then they share
+			// a message.
+			runtime.Gosched()
 		case now := <-expiry.C:
 			expiry.Reset(ss.expire(now))
 		case err := <-received:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -329,6 +330,7 @@ func (s *Session) serve() (peer string, err error) {
 		}
 		select {
 		case <-s.wake:
+			runtime.Gosched() // other callers go first: then they share a message
 		case err := <-broken:
 			return peer, err
 		case <-s.life.Done():

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -110,6 +111,7 @@ func (f *forwarder) forward(ctx context.Context) {
 		if frame = f.queue.collect(frame[:0]); len(frame) == 0 {
 			select {
 			case <-f.queue.ready:
+				runtime.Gosched() // other proposers go first: then they share a message
 			case <-ctx.Done():
 			}
 			continue
@@ -244,6 +246,7 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 			for out.empty() {
 				select {
 				case <-out.ready:
+					runtime.Gosched() // the rest of a batch's answers go first
 				case <-ctx.Done():
 					return
 				}
