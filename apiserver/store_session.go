@@ -134,7 +134,12 @@ func (ss *storeSession) receive(stream storev1connect.StoreServiceSessionServerS
 
 // begin starts a call once there is room for it.
 func (ss *storeSession) begin(call *storev1.Call) error {
-	cost := proto.Size(call) + replyOverhead
+	cost := replyOverhead
+	if put := call.GetPut(); put != nil {
+		cost += len(put.GetKey()) + len(put.GetValue())
+	} else {
+		cost += proto.Size(call)
+	}
 	if err := ss.acquire(cost); err != nil {
 		return err
 	}
@@ -145,7 +150,7 @@ func (ss *storeSession) begin(call *storev1.Call) error {
 		var op raftstore.Op
 		if op, err = putOp(call.Put); err == nil {
 			ss.submit(id, cost, "put", raftstore.Txn{Then: []raftstore.Op{op}}, func(result raftstore.Result) *storev1.Reply {
-				return &storev1.Reply{Id: id, Reply: &storev1.Reply_Put{Put: putResponse(result, call.Put)}}
+				return putReply(id, result, call.Put)
 			})
 		}
 	case *storev1.Call_Txn:

@@ -131,7 +131,12 @@ func (s *Session) KeepAlive(ctx context.Context, req *storev1.LeaseKeepAliveRequ
 // write had been sent. While no peer can be reached, a call waits as long as unary
 // calls are retried, see Config.RetryFor; then it is Unavailable.
 func (s *Session) Do(ctx context.Context, msg *storev1.Call) (*storev1.Reply, error) {
-	c := &call{msg: msg, size: proto.Size(msg) + callOverhead, begin: time.Now(), done: make(chan answer, 1)}
+	c := &call{msg: msg, size: callOverhead, begin: time.Now(), done: make(chan answer, 1)}
+	if put := msg.GetPut(); put != nil {
+		c.size += len(put.GetKey()) + len(put.GetValue())
+	} else {
+		c.size += proto.Size(msg)
+	}
 	if err := s.enqueue(ctx, c); err != nil {
 		return nil, err
 	}

@@ -277,6 +277,10 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 // but with its own version's eyes: what this one does not understand must not get
 // into the log, where it would stop all peers of this version.
 func (p *proposal) understand() error {
+	if mvcc.Plain(p.txn) {
+		p.lane = laneUsers
+		return nil
+	}
 	txn := decoded.Get().(*raftv1.Txn)
 	defer decoded.Put(txn)
 	if err := proto.Unmarshal(p.txn, txn); err != nil {
