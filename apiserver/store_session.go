@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -69,6 +70,9 @@ func (s storeService) Session(ctx context.Context, stream storev1connect.StoreSe
 		}
 		select {
 		case <-ss.ready:
+			// Those who bring answers, of one entry for one, go first: then they share
+			// a message.
+			runtime.Gosched()
 		case now := <-expiry.C:
 			expiry.Reset(ss.expire(now))
 		case err := <-received:
@@ -130,7 +134,12 @@ func (ss *storeSession) receive(stream storev1connect.StoreServiceSessionServerS
 
 // begin starts a call once there is room for it.
 func (ss *storeSession) begin(call *storev1.Call) error {
-	cost := proto.Size(call) + replyOverhead
+	cost := replyOverhead
+	if put := call.GetPut(); put != nil {
+		cost += len(put.GetKey()) + len(put.GetValue())
+	} else {
+		cost += proto.Size(call)
+	}
 	if err := ss.acquire(cost); err != nil {
 		return err
 	}
@@ -141,7 +150,7 @@ func (ss *storeSession) begin(call *storev1.Call) error {
 		var op raftstore.Op
 		if op, err = putOp(call.Put); err == nil {
 			ss.submit(id, cost, "put", raftstore.Txn{Then: []raftstore.Op{op}}, func(result raftstore.Result) *storev1.Reply {
-				return &storev1.Reply{Id: id, Reply: &storev1.Reply_Put{Put: putResponse(result, call.Put)}}
+				return putReply(id, result, call.Put)
 			})
 		}
 	case *storev1.Call_Txn:

@@ -19,6 +19,7 @@ import (
 
 	"connectrpc.com/connect/v2"
 
+	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/pki"
 )
 
@@ -29,7 +30,7 @@ func newHTTPTransport(cfg Config) *http.Transport {
 	protocols.SetHTTP2(true)
 	return &http.Transport{
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dialTLS(ctx, network, address, cfg.Credentials)
+			return dialTLS(ctx, network, address, cfg.Credentials, cfg.PingInterval+cfg.PingTimeout)
 		},
 		Protocols: &protocols,
 		HTTP2: &http.HTTP2Config{
@@ -48,7 +49,9 @@ func newHTTPTransport(cfg Config) *http.Transport {
 // request, and whether that is answered with the alert or with a reset is a
 // matter of luck. So we look at what the server sends first before we send
 // anything: its HTTP/2 settings, or the alert.
-func dialTLS(ctx context.Context, network, address string, creds *pki.Credentials) (net.Conn, error) {
+//
+// Writes are coalesced; one that makes no progress for stall fails.
+func dialTLS(ctx context.Context, network, address string, creds *pki.Credentials, stall time.Duration) (net.Conn, error) {
 	if creds == nil {
 		return nil, errors.New("no credentials: a client needs a certificate")
 	}
@@ -57,10 +60,11 @@ func dialTLS(ctx context.Context, network, address string, creds *pki.Credential
 		KeepAlive:       -1,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: false},
 	}
-	raw, err := dialer.DialContext(ctx, network, address)
+	dialed, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
+	raw := wire.Coalesce(dialed, stall)
 	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
 	defer stop()
 	peeked := &peekConn{Conn: raw, r: bufio.NewReader(raw)}
@@ -86,6 +90,10 @@ func dialTLS(ctx context.Context, network, address string, creds *pki.Credential
 		}
 		return fail(errors.New("the peer does not speak HTTP/2"))
 	}
+	raw.Start()
+	if dialed, ok := ctx.Value(dialedKey{}).(**wire.Conn); ok {
+		*dialed = raw
+	}
 	return conn, nil
 }
 
@@ -99,6 +107,9 @@ const (
 	recordHTTP2 = 9 + 1 + 16
 )
 
+// dialedKey is for a **wire.Conn in the context of a dial.
+type dialedKey struct{}
+
 // peekConn lets us look at what comes before TLS does.
 type peekConn struct {
 	net.Conn
@@ -110,6 +121,7 @@ func (c *peekConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 // conn is a connection to one peer.
 type conn struct {
 	address string
+	raw     *wire.Conn
 	http    *http.ClientConn
 	users   int // calls that have it and are not yet counted by InFlight; Client.mu
 }
@@ -181,7 +193,11 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	url := *req.URL
 	url.Host = cn.address
 	attempt.URL, attempt.Host = &url, cn.address
+	if req.ContentLength < 0 && req.Body != nil { // a stream's messages
+		attempt.Body = wire.Whole(req.Body)
+	}
 
+	before := cn.raw.Queued()
 	resp, err := cn.http.RoundTrip(attempt)
 	c.release(cn)
 	if err == nil {
@@ -196,7 +212,8 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err // this stream's alone, and connecthttp knows its codes
 	}
 	failure := explain(cn.address, err)
-	failure.sent = info.sent.Load() && !notProcessed(err)
+	// What was written may not have gone out.
+	failure.sent = info.sent.Load() && !notProcessed(err) && cn.raw.Abandon(before)
 	c.leave(cn, failure)
 	return nil, failure
 }
@@ -449,14 +466,15 @@ var errDialTimeout = errors.New("timed out")
 func (c *Client) dialOne(ctx context.Context, address string) (*conn, *transportError) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.DialTimeout, fmt.Errorf("%w (%v)", errDialTimeout, c.cfg.DialTimeout))
 	defer cancel()
-	hc, err := c.transport.NewClientConn(ctx, "https", address)
+	var raw *wire.Conn // set by dialTLS
+	hc, err := c.transport.NewClientConn(context.WithValue(ctx, dialedKey{}, &raw), "https", address)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 			err = cause
 		}
 		return nil, explain(address, err)
 	}
-	return &conn{address: address, http: hc}, nil
+	return &conn{address: address, raw: raw, http: hc}, nil
 }
 
 // order returns the peers' addresses in the order to try them: those that work,

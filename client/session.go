@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -133,7 +134,12 @@ func (s *Session) KeepAlive(ctx context.Context, req *storev1.LeaseKeepAliveRequ
 // write had been sent. While no peer can be reached, a call waits as long as unary
 // calls are retried, see Config.RetryFor; then it is Unavailable.
 func (s *Session) Do(ctx context.Context, msg *storev1.Call) (*storev1.Reply, error) {
-	c := &call{msg: msg, size: proto.Size(msg) + callOverhead, begin: time.Now(), done: make(chan answer, 1)}
+	c := &call{msg: msg, size: callOverhead, begin: time.Now(), done: make(chan answer, 1)}
+	if put := msg.GetPut(); put != nil {
+		c.size += len(put.GetKey()) + len(put.GetValue())
+	} else {
+		c.size += proto.Size(msg)
+	}
 	if err := s.enqueue(ctx, c); err != nil {
 		return nil, err
 	}
@@ -336,6 +342,7 @@ func (s *Session) serve() (peer string, err error) {
 		}
 		select {
 		case <-s.wake:
+			runtime.Gosched() // other callers go first: then they share a message
 		case err := <-broken:
 			return peer, err
 		case <-s.life.Done():

@@ -14,6 +14,7 @@ import (
 	"connectrpc.com/connect/v2/connecthttp"
 
 	"github.com/holdfast-io/holdfast/internal/faults"
+	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -21,6 +22,11 @@ import (
 // dialTimeout bounds the making of a connection to another peer, handshake
 // included.
 const dialTimeout = 3 * time.Second
+
+// writeStall is how long a connection may take nothing of what is written to it: a
+// peer that is cut off, and says nothing, must be noticed well within a client's
+// patience.
+const writeStall = 5 * time.Second
 
 // raftStream is raft's way over the one port: a raftstore.StreamLayer.
 type raftStream struct {
@@ -55,6 +61,7 @@ func dialTLS(ctx context.Context, dialer *net.Dialer, address string, config *tl
 	if err != nil {
 		return nil, err
 	}
+	raw = wire.Coalesce(raw, writeStall) // from Start on
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
@@ -85,15 +92,13 @@ func (r *remotes) client(id string) (*connect.Client, error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	transport := &http.Transport{
-		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx, id) },
-		Protocols:      protocols,
-		// A peer that is cut off, and says nothing, must be noticed well within
-		// a client's patience.
-		HTTP2:              &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, WriteByteTimeout: 5 * time.Second},
+		DialTLSContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx, id) },
+		Protocols:          protocols,
+		HTTP2:              &http.HTTP2Config{SendPingTimeout: 2 * time.Second, PingTimeout: 2 * time.Second, WriteByteTimeout: writeStall},
 		IdleConnTimeout:    5 * time.Minute,
 		DisableCompression: true,
 	}
-	client := connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: transport}, "https://"+id))
+	client := connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: wholeMessages{transport}}, "https://"+id))
 	if r.clients == nil {
 		r.clients = make(map[string]*connect.Client)
 	}
@@ -110,7 +115,31 @@ func (r *remotes) dial(ctx context.Context, id string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	// By name: the address may have passed to another peer since.
-	return dialTLS(ctx, &net.Dialer{}, address, r.creds.ClientTLSNamed(pki.RolePeer, id, protoH2), r.faults, id)
+	conn, err := dialTLS(ctx, &net.Dialer{}, address, r.creds.ClientTLSNamed(pki.RolePeer, id, protoH2), r.faults, id)
+	if err != nil {
+		return nil, err
+	}
+	coalesce(conn)
+	return conn, nil
+}
+
+// coalesce lets HTTP/2's small writes share system calls. Raft's own are large, and
+// few.
+func coalesce(conn *tls.Conn) {
+	if c, ok := conn.NetConn().(*wire.Conn); ok {
+		c.Start()
+	}
+}
+
+// wholeMessages sends each message of a stream in one piece.
+type wholeMessages struct{ http.RoundTripper }
+
+func (w wholeMessages) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.ContentLength < 0 && req.Body != nil {
+		req = req.WithContext(req.Context()) // a copy, which is ours
+		req.Body = wire.Whole(req.Body)
+	}
+	return w.RoundTripper.RoundTrip(req)
 }
 
 // close drops all idle connections.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-io/holdfast/internal/faults"
+	"github.com/holdfast-io/holdfast/internal/wire"
 	"github.com/holdfast-io/holdfast/pki"
 )
 
@@ -23,6 +24,9 @@ const (
 // handshakeTimeout bounds how long a stranger may hold a connection open before
 // it has shown who it is (GHSA-6vch-q96h-7gc3 is etcd without such a bound).
 const handshakeTimeout = 5 * time.Second
+
+// clientStall is how long a connection may take nothing of what is written to it.
+const clientStall = 10 * time.Second
 
 // maxHandshakes bounds the connections that have not finished their handshake.
 const maxHandshakes = 256
@@ -89,6 +93,7 @@ func (m *mux) run(ctx context.Context) error {
 }
 
 func (m *mux) serve(ctx context.Context, conn net.Conn) {
+	conn = wire.Coalesce(conn, clientStall) // from Start on
 	tlsConn := tls.Server(conn, m.tls)
 	shake, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
@@ -104,6 +109,9 @@ func (m *mux) serve(ctx context.Context, conn net.Conn) {
 		}
 	}
 	if state.NegotiatedProtocol != protoRaft {
+		if state.NegotiatedProtocol == protoH2 {
+			coalesce(tlsConn)
+		}
 		m.http.put(tlsConn)
 		return
 	}

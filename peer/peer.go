@@ -213,7 +213,7 @@ func (p *Peer) serve(ctx context.Context, listener net.Listener, handler http.Ha
 			// Together the bound after which a cut-off client's streams end.
 			SendPingTimeout:      5 * time.Second,
 			PingTimeout:          5 * time.Second,
-			WriteByteTimeout:     10 * time.Second,
+			WriteByteTimeout:     clientStall,
 			MaxConcurrentStreams: 1000,
 		},
 		ErrorLog: nil,

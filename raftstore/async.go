@@ -38,8 +38,8 @@ func (s *Store) Submit(ctx context.Context, t Txn, done func(Result, error)) *Su
 		sub.answer(Result{}, err)
 		return sub
 	}
-	sub.proposal = newProposal(data, t.Then, t.Else)
-	sub.proposal.begin = sub.begin
+	sub.proposal = &proposal{txn: data, begin: sub.begin}
+	sub.proposal.classify(t.Then, t.Else)
 	sub.proposal.answer = func(out outcome) {
 		// With an ID the second attempt does no harm.
 		if errors.Is(out.err, errNotProposed) || len(t.ID) > 0 && errors.Is(out.err, ErrOutcomeUnknown) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -68,6 +69,7 @@ func (b *batcher) run(ctx context.Context) {
 		if b.queue.empty() {
 			select {
 			case <-b.queue.ready:
+				runtime.Gosched() // other proposers go first: then they share an entry
 				continue
 			case <-ctx.Done():
 				return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -110,6 +111,7 @@ func (f *forwarder) forward(ctx context.Context) {
 		if frame = f.queue.collect(frame[:0]); len(frame) == 0 {
 			select {
 			case <-f.queue.ready:
+				runtime.Gosched() // other proposers go first: then they share a message
 			case <-ctx.Done():
 			}
 			continue
@@ -244,6 +246,7 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 			for out.empty() {
 				select {
 				case <-out.ready:
+					runtime.Gosched() // the rest of a batch's answers go first
 				case <-ctx.Done():
 					return
 				}
@@ -274,6 +277,10 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 // but with its own version's eyes: what this one does not understand must not get
 // into the log, where it would stop all peers of this version.
 func (p *proposal) understand() error {
+	if mvcc.Plain(p.txn) {
+		p.lane = laneUsers
+		return nil
+	}
 	txn := decoded.Get().(*raftv1.Txn)
 	defer decoded.Put(txn)
 	if err := proto.Unmarshal(p.txn, txn); err != nil {

@@ -47,13 +47,13 @@ var rules = []rule{
 	{pkg: "raftstore", may: []string{"proto", "object", "raftstore", "pki", "internal/faults"}},
 	{pkg: "gossip", may: []string{"gossip", "internal/faults"}},
 	{pkg: "pki", may: []string{"proto"}},
-	{pkg: "client", may: []string{"proto", "object", "pki", "client"}},
+	{pkg: "client", may: []string{"proto", "object", "pki", "client", "internal/wire"}},
 	{pkg: "apiserver", may: []string{"proto", "object", "raftstore", "pki", "apiserver"}},
 	{pkg: "apiserver/etcd", may: []string{"proto", "raftstore", "pki"}},
 	{pkg: "scheduler", may: []string{"proto", "object", "raftstore", "scheduler"}},
 	{pkg: "controllers", may: []string{"proto", "object", "raftstore", "controllers"}},
 	{pkg: "agent", may: []string{"proto", "object", "client", "pki", "agent"}},
-	{pkg: "peer", may: []string{"proto", "object", "raftstore", "gossip", "pki", "client", "apiserver", "scheduler", "controllers", "peer", "internal/datadir", "internal/faults"}},
+	{pkg: "peer", may: []string{"proto", "object", "raftstore", "gossip", "pki", "client", "apiserver", "scheduler", "controllers", "peer", "internal/datadir", "internal/faults", "internal/wire"}},
 	{pkg: "node", may: []string{"proto", "client", "gossip", "pki", "agent", "internal/datadir"}},
 	{pkg: "cmd", may: []string{"*"}},
 	{pkg: "examples", may: []string{"proto", "object", "client", "internal/ociimage"}},
@@ -67,6 +67,7 @@ var rules = []rule{
 	{pkg: "internal/ociimage", may: nil},
 	{pkg: "internal/systemtest", may: nil},
 	{pkg: "internal/testcluster", may: []string{"*"}},
+	{pkg: "internal/wire", may: nil},
 }
 
 // thirdParty bans libraries outside the one package that wraps them.

@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"math"
+	"sync"
 	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -24,6 +25,22 @@ type request struct {
 	term       uint64
 	id         []byte
 }
+
+// Plain reports whether an encoded transaction certainly does no more than to compare
+// and put keys. Check has nothing against it then, and Apply takes the short way.
+func Plain(txn []byte) bool {
+	d := decoders.Get().(*decoder)
+	defer decoders.Put(d)
+	d.requests, d.conditions, d.puts = d.requests[:0], d.conditions[:0], d.puts[:0]
+	ok := d.txn(txn)
+	// What points into txn would keep it.
+	clear(d.requests)
+	clear(d.conditions)
+	clear(d.puts)
+	return ok
+}
+
+var decoders = sync.Pool{New: func() any { return new(decoder) }}
 
 // condition is a raftv1.Compare.
 type condition struct {
