@@ -31,7 +31,7 @@ func TestEncodePut(t *testing.T) {
 			if !ok || !bytes.Equal(got, want) {
 				t.Errorf("%s, term %d: %t, %.100x, want %.100x", name, term, ok, got, want)
 			}
-			if !mvcc.Plain(got) {
+			if !new(mvcc.Screen).Plain(got) {
 				t.Errorf("%s, term %d: is not plain", name, term)
 			}
 		}
@@ -58,11 +58,11 @@ func TestEncodePut(t *testing.T) {
 	}
 	for name, op := range map[string]Op{"a delete": Delete("k"), "the end of a lease": RevokeLease(7), "a read": Get("k")} {
 		data, err := Txn{Then: []Op{op}}.encode(0)
-		if err != nil || mvcc.Plain(data) {
+		if err != nil || new(mvcc.Screen).Plain(data) {
 			t.Errorf("%s is plain: %v", name, err)
 		}
 	}
-	if mvcc.Plain([]byte{0xff}) {
+	if new(mvcc.Screen).Plain([]byte{0xff}) {
 		t.Error("damage is plain")
 	}
 }

@@ -253,6 +253,7 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 			}
 		}
 	})
+	var screen mvcc.Screen
 	for {
 		req, err := stream.Receive()
 		if errors.Is(err, io.EOF) {
@@ -264,7 +265,7 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 		for i, txn := range req.GetTxns() {
 			id := req.GetFirst() + uint64(i)
 			p := &proposal{txn: txn, begin: time.Now(), answer: func(o outcome) { out.add(id, o) }}
-			if err := p.understand(); err != nil {
+			if err := p.understand(&screen); err != nil {
 				p.finish(outcome{err: fmt.Errorf("%w: %w", ErrInvalid, err)})
 			} else {
 				s.batcher.submit(p)
@@ -276,8 +277,8 @@ func (s service) Forward(ctx context.Context, stream peerv1connect.StoreServiceF
 // understand looks at a transaction that another peer sends. That one has checked it,
 // but with its own version's eyes: what this one does not understand must not get
 // into the log, where it would stop all peers of this version.
-func (p *proposal) understand() error {
-	if mvcc.Plain(p.txn) {
+func (p *proposal) understand(screen *mvcc.Screen) error {
+	if screen.Plain(p.txn) {
 		p.lane = laneUsers
 		return nil
 	}

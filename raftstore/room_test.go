@@ -33,12 +33,12 @@ func TestLowSpaceOnOnePeer(t *testing.T) {
 		ctx := t.Context()
 		full := c.WaitLeader()
 		alsoFull := c.Others(full)[0]
-		alsoFull.Disk.SetFree(1 << 20)
+		alsoFull.Disk.SetFree(1 << 30)
 		time.Sleep(3 * time.Second)
 		if !lowOnSpace(alsoFull.Store) || lowOnSpace(full.Store) {
 			t.Fatalf("alarms: %v, %v", alsoFull.Store.Status().Alarms, full.Store.Status().Alarms)
 		}
-		full.Disk.SetFree(1 << 20)
+		full.Disk.SetFree(1 << 30)
 		for i := range 100 {
 			if _, err := full.Store.Txn(ctx, put(fmt.Sprint(i), "x")); err != nil {
 				t.Fatalf("write %d: %v", i, err)

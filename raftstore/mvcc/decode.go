@@ -2,7 +2,6 @@ package mvcc
 
 import (
 	"math"
-	"sync"
 	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -26,11 +25,14 @@ type request struct {
 	id         []byte
 }
 
+// Screen tells plain transactions from others. The zero Screen is ready; it is for one
+// goroutine at a time, and worth keeping for the next.
+type Screen struct{ d decoder }
+
 // Plain reports whether an encoded transaction certainly does no more than to compare
 // and put keys. Check has nothing against it then, and Apply takes the short way.
-func Plain(txn []byte) bool {
-	d := decoders.Get().(*decoder)
-	defer decoders.Put(d)
+func (s *Screen) Plain(txn []byte) bool {
+	d := &s.d
 	d.requests, d.conditions, d.puts = d.requests[:0], d.conditions[:0], d.puts[:0]
 	ok := d.txn(txn)
 	// What points into txn would keep it.
@@ -39,8 +41,6 @@ func Plain(txn []byte) bool {
 	clear(d.puts)
 	return ok
 }
-
-var decoders = sync.Pool{New: func() any { return new(decoder) }}
 
 // condition is a raftv1.Compare.
 type condition struct {
