@@ -80,6 +80,12 @@ chaos: build ## Break real peers, row by row of the fault matrix (root; ROWS, RE
 mutants: ## Put known bugs back into the store, one by one: the tests must see each
 	@CGO_ENABLED=0 go run ./internal/mutants
 
+.PHONY: test-etcd
+test-etcd: build ## Run etcd's own client and etcdctl against three peers (2 minutes; QUICK=1: 20 s)
+	cd internal/etcdcompat && CGO_ENABLED=0 go build -o ../../bin/etcdctl go.etcd.io/etcd/etcdctl/v3
+	cd internal/etcdcompat && CGO_ENABLED=0 go vet . && \
+		CGO_ENABLED=0 HOLDFAST=$(CURDIR)/bin/holdfast ETCDCTL=$(CURDIR)/bin/etcdctl go test -count=1 -timeout 10m $(if $(QUICK),-short) .
+
 .PHONY: bench-idle
 bench-idle: deps build images ## Measure start, memory, CPU and log growth of an idle cluster (root; QUICK=1)
 	@bench/idle | tee bench/results/idle.txt

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -216,7 +217,7 @@ func (p *Peer) serve(ctx context.Context, listener net.Listener, handler http.Ha
 			WriteByteTimeout:     clientStall,
 			MaxConcurrentStreams: 1000,
 		},
-		ErrorLog: nil,
+		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // what clients do wrong
 	}
 	stopped := make(chan struct{})
 	go func() {

@@ -52,13 +52,19 @@ func (s *Server) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRespon
 
 // viewsFor returns the newest view that r may see, and the one at its revision.
 func (s *Server) viewsFor(ctx context.Context, r *pb.RangeRequest) (now, at raftstore.View, err error) {
-	// A revision that was not reached here may well be elsewhere.
-	local := r.GetSerializable() && r.GetRevision() <= s.store.View().Revision()
-	if now, err = s.read(ctx, local); err != nil {
+	if now, err = s.read(ctx, localSuffices(r, s.store.View().Revision())); err != nil {
 		return now, at, err
 	}
 	at, err = s.viewAt(now, r.GetRevision())
 	return now, at, err
+}
+
+// localSuffices reports whether r is content with what a peer has that has reached a
+// revision. One that was not reached there may well be elsewhere: clients that take
+// turns among peers read serializably at a revision that another one told them, as
+// clientv3's STM does.
+func localSuffices(r *pb.RangeRequest, reached int64) bool {
+	return r.GetSerializable() && r.GetRevision() <= reached
 }
 
 func (s *Server) read(ctx context.Context, local bool) (raftstore.View, error) {
@@ -252,7 +258,7 @@ func (s *Server) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 	if err := cmp.Or(checkTxn(r, maxTxnOps, 0), checkSize(r)); err != nil {
 		return nil, err
 	}
-	if reads, local := readsOnly(r); reads {
+	if reads, local := readsOnly(r, s.store.View().Revision()); reads {
 		view, err := s.read(ctx, local)
 		if err != nil {
 			return nil, err

@@ -257,16 +257,16 @@ func storedKeyValue(kv *raftv1.KeyValue) *mvccpb.KeyValue {
 // Transactions that only read.
 
 // readsOnly reports whether a transaction writes nothing, whichever way it goes; and
-// whether it is then content with what this peer has.
-func readsOnly(r *pb.TxnRequest) (reads, local bool) {
+// whether it is then content with what a peer has that has reached a revision.
+func readsOnly(r *pb.TxnRequest, reached int64) (reads, local bool) {
 	local = len(r.GetSuccess())+len(r.GetFailure()) > 0
 	for _, ops := range [...][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
 		for _, op := range ops {
 			switch op := op.GetRequest().(type) {
 			case *pb.RequestOp_RequestRange:
-				local = local && op.RequestRange.GetSerializable()
+				local = local && localSuffices(op.RequestRange, reached)
 			case *pb.RequestOp_RequestTxn:
-				innerReads, innerLocal := readsOnly(op.RequestTxn)
+				innerReads, innerLocal := readsOnly(op.RequestTxn, reached)
 				if !innerReads {
 					return false, false
 				}
