@@ -41,6 +41,7 @@ type cluster struct {
 
 	mu       sync.Mutex
 	machines []*machine
+	made     int // machines, those that are forgotten as well
 }
 
 // machine is one peer. Its methods must not overlap, but for reading.
@@ -106,11 +107,12 @@ func newCluster(ctx context.Context, dir, binary string, peers int, prepare func
 func (c *cluster) add() (*machine, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	spec, err := c.driver.Place(devcluster.RolePeer, len(c.machines), c.subnet)
+	spec, err := c.driver.Place(devcluster.RolePeer, c.made, c.subnet)
 	if err != nil {
 		return nil, err
 	}
-	spec.Name, spec.Role = fmt.Sprintf("p%d", len(c.machines)+1), devcluster.RolePeer
+	c.made++
+	spec.Name, spec.Role = fmt.Sprintf("p%d", c.made), devcluster.RolePeer
 	m := &machine{c: c, spec: spec}
 	c.machines = append(c.machines, m)
 	return m, nil
