@@ -219,14 +219,15 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 	} else {
 		if err := e.finish(ctx, base); err != nil {
 			e.fail("%v", err)
-		} else if r.after != nil {
-			if err := r.after(ctx, e); err != nil {
-				e.fail("row %d: %v", r.number, err)
-			}
 		}
 	}
 	cancel()
 	all.Wait()
+	if r.after != nil && playErr == nil {
+		if err := r.after(ctx, e); err != nil {
+			e.fail("row %d: %v", r.number, err)
+		}
+	}
 	if playErr == nil {
 		e.commit(base, history)
 	}
