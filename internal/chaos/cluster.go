@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -167,10 +168,16 @@ func (c *cluster) command(spec devcluster.Spec, boot devcluster.Boot, dirs devcl
 	return cmd
 }
 
-// cli runs a command of the binary as the administrator.
+// cli runs a command of the binary as the administrator, against any peer unless args
+// name one.
 func (c *cluster) cli(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
+	if !slices.Contains(args, "--peer") { // the context may know only those that have gone
+		for _, m := range c.all() {
+			args = append(args, "--peer", m.spec.APIAddress())
+		}
+	}
 	cmd := exec.CommandContext(ctx, c.binary, args...)
 	cmd.Env = append(os.Environ(), client.EnvConfig+"="+c.config(), client.EnvContext+"=")
 	out, err := cmd.CombinedOutput()

@@ -236,6 +236,9 @@ func playSnapshot(ctx context.Context, e *experiment) error {
 			return err
 		})
 		e.measure("until_caught_up", time.Since(begin))
+		if log, _ := os.ReadFile(e.driver.Log(m.spec)); !bytes.Contains(log, []byte("nstalled remote snapshot")) {
+			e.fail("P11: %s was sent no snapshot", m.name())
+		}
 		return err
 	})
 }

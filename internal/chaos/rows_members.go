@@ -51,7 +51,6 @@ func (e *experiment) remove(ctx context.Context, m *machine) error {
 // playMembers makes five peers of three and three of five, with the leader among those
 // that go; replaces one; and tries a change while the leader is cut off.
 func playMembers(ctx context.Context, e *experiment) error {
-	mark := e.load.mark()
 	if _, err := e.grow(ctx, 2); err != nil {
 		return err
 	}
@@ -63,7 +62,7 @@ func playMembers(ctx context.Context, e *experiment) error {
 	if err != nil {
 		return err
 	}
-	mark = e.load.mark()
+	mark := e.load.mark()
 	if err := e.remove(ctx, leader); err != nil {
 		return err
 	}

@@ -239,6 +239,9 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 		var broken []string
 		res.stats, broken = e.rec.Check()
 		e.failed = append(e.failed, broken...)
+		if st := res.stats; st.Acked == 0 || st.Reads == 0 || st.Events == 0 {
+			e.fail("P11: nothing was checked: %+v", st)
+		}
 	}
 	if e.fired == 0 && playErr == nil {
 		e.fail("P11: no fault struck")
