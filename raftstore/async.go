@@ -42,8 +42,12 @@ func (s *Store) Submit(ctx context.Context, t Txn, done func(Result, error)) *Su
 	sub.proposal.classify(t.Then, t.Else)
 	sub.proposal.answer = func(out outcome) {
 		// With an ID the second attempt does no harm.
-		if errors.Is(out.err, errNotProposed) || len(t.ID) > 0 && errors.Is(out.err, ErrOutcomeUnknown) {
-			s.submitAgain(ctx, t, sub)
+		switch {
+		case errors.Is(out.err, errNotProposed):
+			s.submitAgain(ctx, t, sub, nil)
+			return
+		case len(t.ID) > 0 && errors.Is(out.err, ErrOutcomeUnknown):
+			s.submitAgain(ctx, t, sub, out.err)
 			return
 		}
 		result, err := t.result(out)
@@ -52,7 +56,7 @@ func (s *Store) Submit(ctx context.Context, t Txn, done func(Result, error)) *Su
 	switch leader := s.leader.Load(); leader.id {
 	case "":
 		sub.proposal.take()
-		s.submitAgain(ctx, t, sub)
+		s.submitAgain(ctx, t, sub, nil)
 	case s.cfg.ID:
 		s.batcher.submit(sub.proposal)
 	default:
@@ -62,13 +66,13 @@ func (s *Store) Submit(ctx context.Context, t Txn, done func(Result, error)) *Su
 }
 
 // submitAgain takes the slow way, with a goroutine, for what is rare: there is no
-// leader, or it was the wrong one, or was lost.
-func (s *Store) submitAgain(ctx context.Context, t Txn, sub *Submission) {
+// leader, or it was the wrong one, or was lost, with unknown as the outcome so far.
+func (s *Store) submitAgain(ctx context.Context, t Txn, sub *Submission, unknown error) {
 	if !sub.answered.CompareAndSwap(false, true) {
 		return
 	}
 	go func() { // ends with ctx or with the store, and within Txn's own bounds
-		sub.done(withoutConflict(s.Txn(ctx, t)))
+		sub.done(withoutConflict(s.txn(ctx, t, unknown)))
 	}()
 }
 

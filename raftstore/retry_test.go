@@ -118,3 +118,28 @@ func TestTxnWithIDStaysUnknown(t *testing.T) {
 		}
 	})
 }
+
+// TestSubmitWithIDStaysUnknown: the same for Submit, whose first attempt has another
+// way than the next ones.
+func TestSubmitWithIDStaysUnknown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 3)
+		leader := c.WaitLeader()
+		others := c.Others(leader)
+		mustTxn(t, others[0].Store, put("warm", ""))
+		c.CutOneWay(leader, others[0]) // it commits, by the other; the answer is lost
+		go func() {
+			time.Sleep(time.Second)
+			c.Cut(others[:1], []*storetest.Peer{leader, others[1]})
+		}()
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		defer cancel()
+		answer := make(chan error, 1)
+		others[0].Store.Submit(ctx, raftstore.Txn{Then: put("k", "v").Then, ID: []byte("id")}, func(_ raftstore.Result, err error) {
+			answer <- err
+		})
+		if err := <-answer; !errors.Is(err, raftstore.ErrOutcomeUnknown) || errors.Is(err, raftstore.ErrNoLeader) {
+			t.Errorf("write that may have been committed: %v, want ErrOutcomeUnknown", err)
+		}
+	})
+}

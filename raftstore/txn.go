@@ -230,7 +230,11 @@ const leaderWait = 10 * time.Second
 // ErrCompacted, ErrFutureRevision, ErrNoSpace. If ctx ends
 // before the transaction was proposed, the error is an ErrNoLeader as well as
 // ctx's, after that an ErrOutcomeUnknown.
-func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
+func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) { return s.txn(ctx, t, nil) }
+
+// txn is Txn. unknown is the error of an earlier attempt that may have been committed,
+// if there was one: then no refusal says that nothing has happened.
+func (s *Store) txn(ctx context.Context, t Txn, unknown error) (Result, error) {
 	data, err := t.encode(0)
 	if err != nil {
 		return Result{}, err
@@ -238,7 +242,6 @@ func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
 	wait := time.NewTimer(leaderWait)
 	defer wait.Stop()
 	retry := newBackoff()
-	var unknown error // of an attempt that may have been committed
 	gaveUp := func(when string, why error) error {
 		if unknown != nil {
 			return errors.Join(unknown, why)
@@ -247,7 +250,7 @@ func (s *Store) Txn(ctx context.Context, t Txn) (Result, error) {
 	}
 	for {
 		if err := s.Refusal(); err != nil {
-			return Result{}, err
+			return Result{}, errors.Join(unknown, err)
 		}
 		if ctx.Err() != nil {
 			return Result{}, gaveUp("in time", errors.Join(context.Cause(ctx), err))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,7 @@ type cluster struct {
 
 	mu       sync.Mutex
 	machines []*machine
+	made     int // machines, those that are forgotten as well
 }
 
 // machine is one peer. Its methods must not overlap, but for reading.
@@ -106,11 +108,12 @@ func newCluster(ctx context.Context, dir, binary string, peers int, prepare func
 func (c *cluster) add() (*machine, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	spec, err := c.driver.Place(devcluster.RolePeer, len(c.machines), c.subnet)
+	spec, err := c.driver.Place(devcluster.RolePeer, c.made, c.subnet)
 	if err != nil {
 		return nil, err
 	}
-	spec.Name, spec.Role = fmt.Sprintf("p%d", len(c.machines)+1), devcluster.RolePeer
+	c.made++
+	spec.Name, spec.Role = fmt.Sprintf("p%d", c.made), devcluster.RolePeer
 	m := &machine{c: c, spec: spec}
 	c.machines = append(c.machines, m)
 	return m, nil
@@ -165,10 +168,16 @@ func (c *cluster) command(spec devcluster.Spec, boot devcluster.Boot, dirs devcl
 	return cmd
 }
 
-// cli runs a command of the binary as the administrator.
+// cli runs a command of the binary as the administrator, against any peer unless args
+// name one.
 func (c *cluster) cli(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
 	defer cancel()
+	if !slices.Contains(args, "--peer") { // the context may know only those that have gone
+		for _, m := range c.all() {
+			args = append(args, "--peer", m.spec.APIAddress())
+		}
+	}
 	cmd := exec.CommandContext(ctx, c.binary, args...)
 	cmd.Env = append(os.Environ(), client.EnvConfig+"="+c.config(), client.EnvContext+"=")
 	out, err := cmd.CombinedOutput()

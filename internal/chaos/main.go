@@ -60,11 +60,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (ok bool,
 	ok = true
 	keep := opts.keep
 	for _, r := range chosen {
-		if r.skip != nil {
-			if why := r.skip(opts.binary); why != "" {
-				fmt.Fprintf(stdout, "row %2d  skipped: %s\n", r.number, why)
-				continue
-			}
+		if r.skip != "" {
+			fmt.Fprintf(stdout, "row %2d  %-46s skipped: %s\n", r.number, r.name, r.skip)
+			continue
 		}
 		var results []result
 		for n := range *repeat {
@@ -132,7 +130,7 @@ func report(w io.Writer, r row, results []result) (ok bool) {
 	if undecided > 0 {
 		verdict += fmt.Sprintf(" (porcupine gave up on %d)", undecided)
 	}
-	fmt.Fprintf(w, "row %2d  %-42s repeats %d  ops %d  faults %d  leaders %d  gap %v  %v  %s\n",
+	fmt.Fprintf(w, "row %2d  %-46s repeats %d  ops %d  faults %d  leaders %d  gap %v  %v  %s\n",
 		r.number, r.name, len(results), ops, fired, changes, gap.Round(time.Millisecond), took.Round(time.Second), verdict)
 	for _, name := range names {
 		slices.Sort(amounts[name])

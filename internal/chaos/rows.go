@@ -24,6 +24,19 @@ var rows = []row{
 	{number: 9, name: "leader's disk hangs", elect: true, play: playHang},
 	{number: 10, name: "one failed sync: leader, follower", elect: true, play: playFailedSync},
 	{number: 11, name: "disk full: leader, all", prepare: func(m *machine) error { return m.mountSmall(smallDisk) }, play: playFull},
+	{number: 12, name: "flipped bits, a lost log, on a follower", play: playRot},
+	{number: 13, name: "a wrong value in one peer's memory", skip: "no process can be told to change its memory: see TestQuarantine and the simulation"},
+	{number: 14, name: "snapshots sent under load, crash in between", play: playSnapshot},
+	{number: 15, name: "members: 3 to 5 to 3, leader removed, replace", elect: true, play: playMembers},
+	{number: 16, name: "leadership handed over, also to a stopped peer", elect: true, play: playTransfer},
+	{number: 17, name: "wall clocks jump and drift", play: playClock},
+	{number: 18, name: "10,000 watchers, some deaf, compaction", play: playWatchers},
+	{number: 19, name: "rolling upgrade", skip: "there is no older version of the binary"},
+	{number: 20, name: "two of three lost: recover", play: playLoss, after: afterLoss},
+	{number: 21, name: "backup, and restore from it", play: playBackup, after: afterBackup},
+	{number: 22, name: "gossip cut, raft not", play: playGossip},
+	{number: 23, name: "leader gets a tenth of a core", play: playStarve},
+	{number: 24, name: "1,000 reconnects", play: playReconnects},
 }
 
 // turns calls play with 0, 1, … until the time for faults is over, once at least.

@@ -3,15 +3,23 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect/v2"
 
+	"github.com/holdfast-io/holdfast/internal/devcluster"
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 	storev1 "github.com/holdfast-io/holdfast/proto/holdfast/store/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
+	"github.com/holdfast-io/holdfast/raftstore"
 )
 
 // smallDisk is the room of a peer in row 11.
@@ -94,4 +102,170 @@ func playFull(ctx context.Context, e *experiment) error {
 	}
 	mark = e.load.mark()
 	return e.writes(ctx, mark, progressWithin, "gap_after_room")
+}
+
+// serves starts the process and reports whether it serves; an error is neither.
+func (m *machine) serves(ctx context.Context) (bool, error) {
+	err := m.restart(ctx)
+	if err != nil && !m.running() && ctx.Err() == nil {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// playRot flips a bit in a file of a stopped follower: it refuses to start and says
+// so, or what it lost was nothing. In the end its log is gone, and another peer takes
+// its place.
+func playRot(ctx context.Context, e *experiment) error {
+	var detected, harmless int
+	err := e.turns(ctx, func(n int) error {
+		leader, err := e.leader(ctx)
+		if err != nil {
+			return err
+		}
+		m := e.others(leader)[n%2]
+		if err := m.kill(); err != nil {
+			return err
+		}
+		name := []string{"raft.db", "votes", "keys.json", "raft.db"}[n%4]
+		path := filepath.Join(m.data(), "raft", name)
+		good, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		bad := slices.Clone(good)
+		var used []int // a hole of a file is nobody's
+		for i, b := range bad {
+			if b != 0 {
+				used = append(used, i)
+			}
+		}
+		at := used[e.rand.IntN(len(used))]
+		bad[at] ^= 1 << e.rand.IntN(8)
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			return err
+		}
+		serves, err := m.serves(ctx)
+		if err != nil {
+			return err
+		}
+		if serves {
+			harmless++
+			e.note("a bit of %s of %s at %d is flipped: it serves", name, m.name(), at)
+			sleep(ctx, time.Second)
+			return nil
+		}
+		detected++
+		e.strike(1, fmt.Sprintf("a bit of %s of %s at %d is flipped: it does not start", name, m.name(), at))
+		if err := os.WriteFile(path, good, 0o600); err != nil {
+			return err
+		}
+		return m.restart(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	e.values = append(e.values, value{"flips_refused", float64(detected), "flips"}, value{"flips_of_nothing", float64(harmless), "flips"})
+	leader, err := e.leader(ctx)
+	if err != nil {
+		return err
+	}
+	m := e.others(leader)[0]
+	if err := m.kill(); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(m.data(), "raft", "raft.db")); err != nil {
+		return err
+	}
+	serves, err := m.serves(ctx)
+	if err != nil {
+		return err
+	}
+	if serves {
+		e.fail("P2: %s serves without the log it had", m.name())
+	}
+	e.strike(1, "the log of "+m.name()+" is gone: it does not start")
+	if err := e.remove(ctx, m); err != nil {
+		return err
+	}
+	if _, err := e.grow(ctx, 1); err != nil {
+		return err
+	}
+	return e.settle(ctx, 3)
+}
+
+// playSnapshot lets a follower miss more than the log keeps, and kills it while it
+// takes the snapshot.
+func playSnapshot(ctx context.Context, e *experiment) error {
+	return e.turns(ctx, func(n int) error {
+		leader, err := e.leader(ctx)
+		if err != nil {
+			return err
+		}
+		m := e.others(leader)[n%2]
+		if err := m.kill(); err != nil {
+			return err
+		}
+		if err := e.bulk(ctx, leader, 100<<20); err != nil {
+			return err
+		}
+		e.strike(1, m.name()+" missed 100 MiB")
+		for range 3 {
+			if err := m.begin(devcluster.Boot{}); err != nil {
+				return err
+			}
+			sleep(ctx, time.Duration(200+e.rand.IntN(1500))*time.Millisecond)
+			if err := m.kill(); err != nil {
+				return err
+			}
+			e.strike(1, m.name()+" is killed while it catches up")
+		}
+		begin := time.Now()
+		if err := m.restart(ctx); err != nil {
+			return err
+		}
+		if err := e.bulk(ctx, leader, 20<<20); err != nil { // a second snapshot close by
+			return err
+		}
+		target := e.load.floorAt(time.Now())
+		err = eventually(ctx, caughtUpWithin, "caught up "+m.name(), func(ctx context.Context) error {
+			st, err := m.status(ctx)
+			if err == nil && st.GetHeader().GetRevision() < target {
+				err = fmt.Errorf("it is at revision %d of %d", st.GetHeader().GetRevision(), target)
+			}
+			return err
+		})
+		e.measure("until_caught_up", time.Since(begin))
+		if log, _ := os.ReadFile(e.driver.Log(m.spec)); !bytes.Contains(log, []byte("nstalled remote snapshot")) {
+			e.fail("P11: %s was sent no snapshot", m.name())
+		}
+		return err
+	})
+}
+
+// bulk writes so many bytes.
+func (e *experiment) bulk(ctx context.Context, m *machine, total int) error {
+	const each = 256 << 10
+	l := e.load
+	w := &worker{load: l, name: "bulk", peer: "any", rand: e.rand, client: e.dial(e.all()...)}
+	defer w.client.Close()
+	w.store = storev1connect.NewStoreServiceClient(w.client.Connect())
+	filler := bytes.Repeat([]byte{'#'}, each)
+	_, _ = rand.Read(filler)
+	for i := 0; i < total/each && ctx.Err() == nil; i++ {
+		key := fmt.Sprintf("bulk/%d", i%16)
+		var value []byte
+		err := w.write(ctx, func(id string) *raftv1.Txn {
+			value = append([]byte(id+" "), filler...)
+			return &raftv1.Txn{Then: []*raftv1.Op{putOp(key, value)}}
+		}, func(ctx context.Context, _ string) (raftstore.Result, error) {
+			res, err := w.store.Put(ctx, &storev1.PutRequest{Key: []byte(key), Value: value})
+			return raftstore.Result{Revision: res.GetHeader().GetRevision(), Succeeded: true, Ops: []*raftv1.OpResult{putResult(res)}}, err
+		})
+		if err != nil {
+			i--
+			sleep(ctx, 100*time.Millisecond)
+		}
+	}
+	return nil
 }

@@ -51,7 +51,9 @@ type row struct {
 	pad     int  // bytes of a value, about; 0: 128
 	prepare func(*machine) error
 	play    func(ctx context.Context, e *experiment) error
-	skip    func(binary string) string // why the row cannot be played here
+	// after goes on once the load has ended, with a cluster that has all of it.
+	after func(ctx context.Context, e *experiment) error
+	skip  string // why the row cannot be played here
 }
 
 // experiment is one play of a row.
@@ -221,6 +223,11 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 	}
 	cancel()
 	all.Wait()
+	if r.after != nil && playErr == nil {
+		if err := r.after(ctx, e); err != nil {
+			e.fail("row %d: %v", r.number, err)
+		}
+	}
 	if playErr == nil {
 		e.commit(base, history)
 	}
@@ -232,6 +239,9 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 		var broken []string
 		res.stats, broken = e.rec.Check()
 		e.failed = append(e.failed, broken...)
+		if st := res.stats; st.Acked == 0 || st.Reads == 0 || st.Events == 0 {
+			e.fail("P11: nothing was checked: %+v", st)
+		}
 	}
 	if e.fired == 0 && playErr == nil {
 		e.fail("P11: no fault struck")
@@ -462,17 +472,28 @@ func (e *experiment) finish(ctx context.Context, base int64) error {
 		return fmt.Errorf("P9: %w", err)
 	}
 	for _, f := range append([]*follower{e.witness}, e.watches...) {
+		if f.client.SetPeers(addresses(e.all(), f.peer)); f.gone() {
+			continue // the row compacts history, and it was late
+		}
 		if err := f.until(ctx, last, 20*time.Second); err != nil {
 			return fmt.Errorf("P9: %w", err)
 		}
 	}
-	// Each peer must tell the same history from the beginning.
+	// Each peer must tell the same history, as far back as it goes.
 	for _, m := range e.all() {
+		st, err := m.status(ctx)
+		if err != nil {
+			return fmt.Errorf("P9: %s: %w", m.name(), err)
+		}
+		if base < st.GetHorizon() {
+			base = st.GetHorizon()
+			e.rec.CompactedTo(base)
+		}
 		f := &follower{peer: m.name(), client: m.client, record: e.rec.Watch(""), all: true, after: base}
 		reading, cancel := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() { defer close(ended); f.stream(reading) }()
-		err := eventually(ctx, 20*time.Second, "history of "+m.name(), func(context.Context) error {
+		err = eventually(ctx, 20*time.Second, "history of "+m.name(), func(context.Context) error {
 			if f.position() < last && !closed(ended) {
 				return fmt.Errorf("it is at %d of %d", f.position(), last)
 			}
@@ -485,6 +506,17 @@ func (e *experiment) finish(ctx context.Context, base int64) error {
 		}
 	}
 	return nil
+}
+
+// addresses are those of the machine with this name, or of all if there is none.
+func addresses(machines []*machine, name string) (list []string) {
+	for _, m := range machines {
+		if m.name() == name {
+			return []string{m.spec.APIAddress()}
+		}
+		list = append(list, m.spec.APIAddress())
+	}
+	return list
 }
 
 // commit turns what the witness saw into entries of the recorder's log: for our own

@@ -28,6 +28,14 @@ type follower struct {
 
 	mu    sync.Mutex
 	after int64
+	lost  bool // the history after it was discarded
+}
+
+// gone reports whether the watch has ended, because history was discarded.
+func (f *follower) gone() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lost
 }
 
 func (f *follower) position() int64 {
@@ -91,6 +99,9 @@ func (f *follower) stream(ctx context.Context) (done bool) {
 			after := f.position()
 			if u.GetHorizon() != 0 {
 				f.turn(peer, after, nil, after, &raftstore.CompactedError{Horizon: u.GetHorizon()})
+				f.mu.Lock()
+				f.lost = true
+				f.mu.Unlock()
 				return true
 			}
 			if u.GetEnded() != nil {
