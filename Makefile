@@ -46,8 +46,9 @@ demo: deps build images ## Play the tour on a cluster of three peers and two nod
 	@examples/tour --data-dir $(DEMO_DIR)
 
 .PHONY: test
-test: test-deps ## Run the whole test suite, race detector on
+test: test-deps ## Run the whole test suite, race detector on, and 300 simulated histories without it
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m ./...
+	@$(MAKE) sim SEEDS=300
 
 # make sim SEEDS=10000 FIRST=0: a process for each core; what fails leaves its history.
 SEEDS ?= 300

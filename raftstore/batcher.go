@@ -163,6 +163,9 @@ func (b *batcher) pause(ctx context.Context) (resume func(), err error) {
 		case <-ctx.Done():
 			resume()
 			return nil, context.Cause(ctx)
+		case <-b.store.stopped:
+			resume()
+			return nil, ErrClosed
 		}
 	}
 	return resume, nil

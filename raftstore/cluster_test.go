@@ -1177,3 +1177,34 @@ func TestOldAcknowledgementsConfirmNothing(t *testing.T) {
 		})
 	}
 }
+
+// TestTransferEndsWithTheStore: whoever asks a leader to hand over while that leader's
+// process is about to end gets an answer, though raft may have none.
+func TestTransferEndsWithTheStore(t *testing.T) {
+	for range 20 {
+		bubble(t, func(t *testing.T) {
+			c := storetest.NewCluster(t, 3)
+			leader := c.WaitLeader()
+			store := leader.Store
+			t.Cleanup(func() { raftstore.Drain(store) })
+			asked := make(chan struct{}, 20)
+			for range 20 {
+				go func() {
+					_ = store.TransferLeadership(t.Context(), "")
+					asked <- struct{}{}
+				}()
+			}
+			leader.Disk.Fail(errors.New("broken"))
+			go func() { _, _ = c.Others(leader)[0].Store.Txn(t.Context(), put("k", "v")) }()
+			for range 20 {
+				select {
+				case <-asked:
+				case <-time.After(time.Minute):
+					t.Fatal("no answer within a minute")
+				}
+			}
+			<-leader.Ended()
+			leader.Kill()
+		})
+	}
+}

@@ -52,7 +52,7 @@ func Drain(s *Store) {
 		f := v.FieldByName(name)
 		return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
 	}
-	for _, name := range []string{"applyCh", "verifyCh"} {
+	for _, name := range []string{"applyCh", "verifyCh", "leadershipTransferCh"} {
 		queue := field(reflect.ValueOf(s.raft).Elem(), name)
 		for future, ok := queue.TryRecv(); ok; future, ok = queue.TryRecv() {
 			answer := field(future.Elem(), "deferError")

@@ -272,9 +272,23 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("transfer leadership: %w", err)
 	}
-	defer resume()
-	// Bounded by raft's election timeout.
-	if err := s.raft.LeadershipTransferToServer(target.ID, target.Address).Error(); err != nil {
+	// Bounded by raft's election timeout, while its main loop runs. Raft that has ended,
+	// or whose disk hangs, may never answer.
+	transfer := s.raft.LeadershipTransferToServer(target.ID, target.Address)
+	answer := make(chan error, 1)
+	go func() {
+		err := transfer.Error()
+		resume() // not before, though the caller may have given up
+		answer <- err
+	}()
+	select {
+	case err = <-answer:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-s.stopped:
+		err = ErrClosed
+	}
+	if err != nil {
 		return fmt.Errorf("transfer leadership: %w", err)
 	}
 	for {

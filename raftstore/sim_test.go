@@ -96,7 +96,9 @@ type sim struct {
 	kills   int
 	stores  []*raftstore.Store // all there ever were
 
-	membership sync.Mutex // held during a change of members, and of what follows
+	// membership is held during a change of members, and of unfinished. It is no mutex:
+	// virtual time would stand still for those who wait.
+	membership chan struct{}
 	unfinished []change
 }
 
@@ -118,7 +120,7 @@ func simulate(t *testing.T, seed uint64, size int, total *simTotal, nemesis func
 		h = history.New()
 		s := &sim{
 			t: t, h: h, r: rand.New(rand.NewPCG(seed, 2)),
-			done: make(chan struct{}), total: total,
+			done: make(chan struct{}), membership: make(chan struct{}, 1), total: total,
 		}
 		var cancel context.CancelFunc
 		s.ctx, cancel = context.WithCancel(context.WithoutCancel(t.Context()))
@@ -518,8 +520,8 @@ func (s *sim) heal() {
 		s.revive(p)
 	}
 	s.fill(s.peers()...)()
-	s.membership.Lock()
-	defer s.membership.Unlock()
+	s.membership <- struct{}{}
+	defer func() { <-s.membership }()
 	if err := s.change(time.Minute); err != nil {
 		s.h.Violate("P9: the change of members that was begun cannot be finished after healing: %v", err)
 	}

@@ -156,8 +156,8 @@ var strikes = []strike{
 		parts.Wait()
 	}},
 	{row: 15, name: "grow-and-shrink", run: func(s *sim) {
-		s.membership.Lock()
-		defer s.membership.Unlock()
+		s.membership <- struct{}{}
+		defer func() { <-s.membership }()
 		if len(s.peers()) > 5 {
 			return
 		}
@@ -399,8 +399,8 @@ func (s *sim) fill(peers ...*storetest.Peer) (undo func()) {
 
 // replace has a new peer join, and then p leave.
 func (s *sim) replace(p *storetest.Peer) {
-	s.membership.Lock()
-	defer s.membership.Unlock()
+	s.membership <- struct{}{}
+	defer func() { <-s.membership }()
 	if !slices.Contains(s.peers(), p) {
 		return
 	}
