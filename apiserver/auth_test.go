@@ -117,7 +117,7 @@ func TestPanicBecomesInternal(t *testing.T) {
 
 // tlsServer serves c's peer-1 over TLS and returns its URL and a way to be
 // somebody.
-func tlsServer(t *testing.T, c *cluster) (url string, as func(ca *pki.CA, role pki.Role, name string) *http.Client) {
+func tlsServer(t testing.TB, c *cluster) (url string, as func(ca *pki.CA, role pki.Role, name string) *http.Client) {
 	t.Helper()
 	ts := httptest.NewUnstartedServer(c.servers["peer-1"].Handler())
 	ts.EnableHTTP2 = true
@@ -138,7 +138,7 @@ func tlsServer(t *testing.T, c *cluster) (url string, as func(ca *pki.CA, role p
 	}
 }
 
-func credentials(t *testing.T, ca *pki.CA, role pki.Role, name string) *pki.Credentials {
+func credentials(t testing.TB, ca *pki.CA, role pki.Role, name string) *pki.Credentials {
 	t.Helper()
 	creds, err := ca.Issue(pki.Identity{Cluster: ca.Cluster(), Role: role, Name: name})
 	if err != nil {

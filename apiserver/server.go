@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -197,6 +199,12 @@ func (s *Server) Run(ctx context.Context) error {
 // those that came through any peer.
 func (s *Server) Heartbeats() *Heartbeats { return s.heartbeats }
 
+// The procedures of the raw store, and of the peers' stores.
+const (
+	storeProcedures     = "/holdfast.store.v1.StoreService/"
+	peerStoreProcedures = "/holdfast.peer.v1.StoreService/"
+)
+
 // Handler serves everything: the Connect services, /healthz and /readyz for
 // anybody, /metrics for peers and administrators, /debug/pprof for
 // administrators. The caller's identity is taken from the request's verified TLS
@@ -207,14 +215,20 @@ func (s *Server) Handler() http.Handler {
 		connecthttp.WithReadMaxBytes(readMaxBytes),
 		connecthttp.WithCompressMinBytes(compressMinBytes),
 		connecthttp.WithConditionalOptions(func(spec connect.Spec) []connecthttp.Option {
+			var opts []connecthttp.Option
 			switch spec.Procedure {
 			case holdfastv1connect.ObjectServiceApplyProcedure,
 				peerv1connect.StoreServiceForwardProcedure: // carries the Apply on to the leader
-				return []connecthttp.Option{connecthttp.WithReadMaxBytes(applyMaxBytes)}
+				opts = append(opts, connecthttp.WithReadMaxBytes(applyMaxBytes))
 			case holdfastv1connect.JoinServiceJoinProcedure:
-				return []connecthttp.Option{connecthttp.WithReadMaxBytes(joinMaxBytes)}
+				opts = append(opts, connecthttp.WithReadMaxBytes(joinMaxBytes))
 			}
-			return nil
+			// Neither the store's users nor its peers want it compressed: values may be
+			// anything, networks are near, and it cost more than all else together.
+			if strings.HasPrefix(spec.Procedure, storeProcedures) || strings.HasPrefix(spec.Procedure, peerStoreProcedures) {
+				opts = append(opts, connecthttp.WithCompressMinBytes(math.MaxInt))
+			}
+			return opts
 		}))
 
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,7 +27,7 @@ func (c *cluster) raw(peer string) storev1connect.StoreServiceClient {
 }
 
 // overTLS returns a client of c's peer-1 over loopback and TLS, as programs have it.
-func overTLS(t *testing.T, c *cluster) storev1connect.StoreServiceClient {
+func overTLS(t testing.TB, c *cluster) storev1connect.StoreServiceClient {
 	t.Helper()
 	url, as := tlsServer(t, c)
 	return storev1connect.NewStoreServiceClient(connect.NewClient(connecthttp.NewTransport(as(c.ca, pki.RoleAdmin, "alice"), url)))
@@ -85,6 +86,61 @@ func TestStoreKeyspace(t *testing.T) {
 	wantCode(t, err, connect.CodeInvalidArgument, "key: is empty")
 	_, err = raw.Put(t.Context(), putReq(strings.Repeat("k", 1021), "v"))
 	wantCode(t, err, connect.CodeInvalidArgument, "the limit is 1020")
+}
+
+// counting counts the bytes of answers as they come over the wire.
+type counting struct {
+	http.RoundTripper
+	bytes *atomic.Int64
+}
+
+func (c counting) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := c.RoundTripper.RoundTrip(req)
+	if err == nil {
+		resp.Body = countingBody{resp.Body, c.bytes}
+	}
+	return resp, err
+}
+
+type countingBody struct {
+	io.ReadCloser
+	bytes *atomic.Int64
+}
+
+func (b countingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.bytes.Add(int64(n))
+	return n, err
+}
+
+// TestStoreIsNotCompressed: that would cost more CPU than everything else.
+func TestStoreIsNotCompressed(t *testing.T) {
+	c := newCluster(t, 1)
+	url, as := tlsServer(t, c)
+	client := as(c.ca, pki.RoleAdmin, "alice")
+	var received atomic.Int64
+	client.Transport = counting{client.Transport, &received}
+	raw := storev1connect.NewStoreServiceClient(connect.NewClient(connecthttp.NewTransport(client, url)))
+	const size = 100_000
+	if _, err := raw.Put(t.Context(), putReq("k", strings.Repeat("v", size))); err != nil {
+		t.Fatal(err)
+	}
+	get := &storev1.RangeRequest{Key: []byte("k")}
+	if _, err := raw.Range(t.Context(), get); err != nil || received.Load() < size {
+		t.Errorf("a value of %d bytes came in %d, %v", size, received.Load(), err)
+	}
+	received.Store(0)
+	stream, err := raw.Session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if err := stream.Send(&storev1.SessionRequest{Calls: []*storev1.Call{{Id: 1, Call: &storev1.Call_Range{Range: get}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if collect(t, stream, 1); received.Load() < size {
+		t.Errorf("in a session a value of %d bytes came in %d", size, received.Load())
+	}
 }
 
 func TestStoreRange(t *testing.T) {
