@@ -3,8 +3,10 @@ package apiserver
 import (
 	"errors"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 	storev1 "github.com/holdfast-io/holdfast/proto/holdfast/store/v1"
@@ -85,6 +87,9 @@ func (s storeService) rangeAt(read reading, r storeRange) (*storev1.RangeRespons
 			return nil, storeError("range", err)
 		}
 	}
+	if r.end == "" {
+		return r.one(view, read), nil
+	}
 	resp := &storev1.RangeResponse{Header: &storev1.Header{Revision: read.view.Revision(), Age: ageOf(read)}}
 	add := func(kv raftstore.KeyValue) {
 		out := keyValue(r.key(kv.Key), kv)
@@ -92,15 +97,6 @@ func (s storeService) rangeAt(read reading, r storeRange) (*storev1.RangeRespons
 			out.Value = nil
 		}
 		resp.Kvs = append(resp.Kvs, out)
-	}
-	if r.end == "" {
-		if kv, ok := view.Get(r.start); ok {
-			resp.Count = 1
-			if !r.req.GetCountOnly() {
-				add(kv)
-			}
-		}
-		return resp, nil
 	}
 	size, limit := 0, r.req.GetLimit()
 	for kv := range view.Range(r.start, r.end) {
@@ -117,6 +113,38 @@ func (s storeService) rangeAt(read reading, r storeRange) (*storev1.RangeRespons
 	}
 	resp.Count = int64(len(resp.Kvs))
 	return resp, nil
+}
+
+// one answers for one key. It is allocated as a whole, and shares the request's key.
+func (r storeRange) one(view raftstore.View, read reading) *storev1.RangeResponse {
+	made := new(struct {
+		resp   storev1.RangeResponse
+		header storev1.Header
+		age    durationpb.Duration
+		kv     storev1.KeyValue
+		kvs    [1]*storev1.KeyValue
+	})
+	resp := &made.resp
+	resp.Header, made.header.Revision = &made.header, read.view.Revision()
+	if read.age != nil {
+		made.age.Seconds, made.age.Nanos = int64(*read.age/time.Second), int32(*read.age%time.Second)
+		made.header.Age = &made.age
+	}
+	kv, ok := view.Get(r.start)
+	if !ok {
+		return resp
+	}
+	if resp.Count = 1; r.req.GetCountOnly() {
+		return resp
+	}
+	out := &made.kv
+	out.Key, out.CreateRevision, out.ModRevision, out.Version, out.Lease = r.req.GetKey(), kv.Create, kv.Mod, kv.Version, kv.Lease
+	if !r.req.GetKeysOnly() {
+		out.Value = kv.Value
+	}
+	made.kvs[0] = out
+	resp.Kvs = made.kvs[:]
+	return resp
 }
 
 func keyValue(key []byte, kv raftstore.KeyValue) *storev1.KeyValue {

@@ -133,19 +133,22 @@ func (ss *storeSession) receive(stream storev1connect.StoreServiceSessionServerS
 }
 
 // begin starts a call once there is room for it.
-func (ss *storeSession) begin(call *storev1.Call) error {
+func (ss *storeSession) begin(msg *storev1.Call) error {
 	cost := replyOverhead
-	if put := call.GetPut(); put != nil {
-		cost += len(put.GetKey()) + len(put.GetValue())
-	} else {
-		cost += proto.Size(call)
+	switch call := msg.GetCall().(type) {
+	case *storev1.Call_Put:
+		cost += len(call.Put.GetKey()) + len(call.Put.GetValue())
+	case *storev1.Call_Range:
+		cost += len(call.Range.GetKey()) + len(call.Range.GetRangeEnd())
+	case *storev1.Call_Txn, *storev1.Call_Delete:
+		cost += proto.Size(msg)
 	}
 	if err := ss.acquire(cost); err != nil {
 		return err
 	}
-	id := call.GetId()
+	id := msg.GetId()
 	var err error
-	switch call := call.GetCall().(type) {
+	switch call := msg.GetCall().(type) {
 	case *storev1.Call_Put:
 		var op raftstore.Op
 		if op, err = putOp(call.Put); err == nil {

@@ -199,6 +199,72 @@ func TestStoreRange(t *testing.T) {
 	wantCode(t, err, connect.CodeInvalidArgument, "max_age")
 }
 
+// TestStoreRangeIsBounded: no range is built as a whole, by calls, in sessions or in
+// transactions; going on behind the last key at the same revision finds each key once.
+func TestStoreRangeIsBounded(t *testing.T) {
+	c := newCluster(t, 1)
+	raw := c.raw("peer-1")
+	const n = 11
+	for i := range n {
+		if _, err := raw.Put(t.Context(), putReq(fmt.Sprintf("k%02d", i), strings.Repeat("v", 1<<20))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stream, err := raw.Session(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	id := uint64(0)
+	call := func(call *storev1.Call) *storev1.Reply {
+		id++
+		call.Id = id
+		if err := stream.Send(&storev1.SessionRequest{Calls: []*storev1.Call{call}}); err != nil {
+			t.Fatal(err)
+		}
+		replies, _ := collect(t, stream, 1)
+		return replies[id]
+	}
+	for name, get := range map[string]func(*storev1.RangeRequest) (*storev1.RangeResponse, error){
+		"call": func(req *storev1.RangeRequest) (*storev1.RangeResponse, error) { return raw.Range(t.Context(), req) },
+		"session": func(req *storev1.RangeRequest) (*storev1.RangeResponse, error) {
+			return call(&storev1.Call{Call: &storev1.Call_Range{Range: req}}).GetRange(), nil
+		},
+		"transaction": func(req *storev1.RangeRequest) (*storev1.RangeResponse, error) {
+			txn := &storev1.TxnRequest{Success: []*storev1.Op{{Op: &storev1.Op_Range{Range: req}}}}
+			resp := call(&storev1.Call{Call: &storev1.Call_Txn{Txn: txn}}).GetTxn()
+			out := resp.GetResults()[0].GetRange()
+			out.Header = resp.GetHeader()
+			return out, nil
+		},
+	} {
+		req, seen, pages := &storev1.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}, 0, 0
+		for more := true; more; pages++ {
+			resp, err := get(req)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if size := proto.Size(resp); size > rangeMaxBytes+(1<<20)+4096 {
+				t.Fatalf("%s: an answer of %d bytes", name, size)
+			}
+			for _, kv := range resp.GetKvs() {
+				if want := fmt.Sprintf("k%02d", seen); string(kv.GetKey()) != want {
+					t.Fatalf("%s: page %d has %s, want %s", name, pages, kv.GetKey(), want)
+				}
+				seen++
+			}
+			if left := int64(n - seen + len(resp.GetKvs())); resp.GetCount() != left {
+				t.Errorf("%s: page %d counts %d, want %d", name, pages, resp.GetCount(), left)
+			}
+			more = resp.GetMore()
+			req = &storev1.RangeRequest{Key: fmt.Appendf(nil, "k%02d\x00", seen-1), RangeEnd: []byte("l"), Revision: resp.GetHeader().GetRevision()}
+		}
+		if seen != n || pages != 3 {
+			t.Errorf("%s: %d keys in %d pages, want %d in 3", name, seen, pages, n)
+		}
+	}
+}
+
 // TestStoreTxn: a failed compare is an answer, and each result is of its operation.
 func TestStoreTxn(t *testing.T) {
 	c := newCluster(t, 1)

@@ -86,7 +86,9 @@ func GetPrefix(prefix string, limit int64) Op {
 
 // RangeOptions is how a range is read.
 type RangeOptions struct {
-	// Limit bounds the keys returned, not those counted. 0 is no limit.
+	// Limit bounds the keys returned, not those counted. 0 is no limit but that of
+	// all ranges of a transaction together, mvcc.MaxRangeBytes: fewer keys than
+	// counted means that there are more.
 	Limit int64
 	// Revision reads the keys as they were then; 0 is after the operations before
 	// this one. ErrCompacted or ErrFutureRevision if that cannot be read.

@@ -434,3 +434,30 @@ func TestPrefixEnd(t *testing.T) {
 		}
 	}
 }
+
+// TestRangesAreBounded: a transaction that reads everything makes no replica collect
+// everything. What is cut off can be told from the count.
+func TestRangesAreBounded(t *testing.T) {
+	s := New()
+	value := make([]byte, 1<<20)
+	for i := range 10 {
+		applyAll(t, s, &raftv1.Txn{Then: []*raftv1.Op{{Op: &raftv1.Op_Put{Put: &raftv1.Put{Key: fmt.Sprint("k", i), Value: value}}}}})
+	}
+	all := &raftv1.Op{Op: &raftv1.Op_Range{Range: &raftv1.Range{Key: "k", RangeEnd: "l"}}}
+	one := &raftv1.Op{Op: &raftv1.Op_Range{Range: &raftv1.Range{Key: "k9"}}}
+	nested := &raftv1.Op{Op: &raftv1.Op_Txn{Txn: &raftv1.Txn{Then: []*raftv1.Op{all}}}}
+	for range 2 { // each transaction has room of its own
+		results := applyAll(t, s, &raftv1.Txn{Then: []*raftv1.Op{all, all, nested, one}})[0].GetResults()
+		for i, want := range []int{4, 0} {
+			if got := results[i]; len(got.GetKvs()) != want || got.GetCount() != 10 {
+				t.Errorf("range %d returns %d keys of %d, want %d of 10", i, len(got.GetKvs()), got.GetCount(), want)
+			}
+		}
+		if got := results[2].GetResults()[0]; len(got.GetKvs()) != 0 || got.GetCount() != 10 {
+			t.Errorf("the nested range returns %d keys of %d", len(got.GetKvs()), got.GetCount())
+		}
+		if got := results[3]; len(got.GetKvs()) != 1 || len(got.GetKvs()[0].GetValue()) != len(value) {
+			t.Errorf("a key by itself: %d keys", len(got.GetKvs()))
+		}
+	}
+}

@@ -24,7 +24,7 @@ func (s *State) applyTxn(req *request, e Entry, res *raftv1.TxnResult) {
 	}
 	p := &s.plan
 	p.reset()
-	w := writer{state: s}
+	w := writer{state: s, room: MaxRangeBytes}
 	if req.full != nil {
 		p.add(s, req.full, &res.Failed)
 		res.Succeeded = p.taken[0]
@@ -225,6 +225,7 @@ func holds(c *condition, r *record) bool {
 type writer struct {
 	state *State
 	taken []bool // of the plan, less what has run
+	room  int    // bytes that its ranges may still return
 	rev   int64  // 0 before the first change
 	subs  int64
 }
@@ -245,7 +246,7 @@ func (w *writer) run(txn *raftv1.Txn) (holds bool, results []*raftv1.OpResult) {
 		case *raftv1.Op_Delete:
 			results[i] = w.delete(op.Delete)
 		case *raftv1.Op_Range:
-			results[i] = w.state.readRange(op.Range)
+			results[i] = w.readRange(op.Range)
 		case *raftv1.Op_Txn:
 			res := new(raftv1.OpResult)
 			res.Succeeded, res.Results = w.run(op.Txn)
@@ -371,8 +372,16 @@ func (w *writer) delete(op *raftv1.Delete) *raftv1.OpResult {
 	return res
 }
 
-func (s *State) readRange(op *raftv1.Range) *raftv1.OpResult {
-	res := new(raftv1.OpResult)
+// MaxRangeBytes bounds what the ranges of a transaction return together, about: every
+// replica collects it. The one that reaches it is cut off, as by its limit, and later
+// ones return nothing but their counts; a key read by itself is always returned.
+const MaxRangeBytes = 4 << 20
+
+// kvOverhead is what a key takes in an answer besides key and value, about.
+const kvOverhead = 32
+
+func (w *writer) readRange(op *raftv1.Range) *raftv1.OpResult {
+	s, res := w.state, new(raftv1.OpResult)
 	rev := op.GetRevision()
 	if rev <= 0 {
 		rev = s.meta.revision
@@ -383,8 +392,11 @@ func (s *State) readRange(op *raftv1.Range) *raftv1.OpResult {
 			return true
 		}
 		res.Count++
-		if !op.GetCountOnly() && (op.GetLimit() <= 0 || int64(len(res.Kvs)) < op.GetLimit()) {
-			res.Kvs = append(res.Kvs, protoOf(r.key, r, op.GetKeysOnly()))
+		full := op.GetLimit() > 0 && int64(len(res.Kvs)) >= op.GetLimit() || op.GetRangeEnd() != "" && w.room <= 0
+		if !op.GetCountOnly() && !full {
+			kv := protoOf(r.key, r, op.GetKeysOnly())
+			res.Kvs = append(res.Kvs, kv)
+			w.room -= len(kv.Key) + len(kv.Value) + kvOverhead
 		}
 		return true
 	}

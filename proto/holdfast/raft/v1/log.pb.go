@@ -1195,7 +1195,8 @@ type Range struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Key      string                 `protobuf:"bytes,1,opt,name=key" json:"key,omitempty"`
 	RangeEnd string                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd" json:"range_end,omitempty"`
-	// At most so many keys are returned; count is of all. 0: no limit.
+	// At most so many keys are returned; count is of all. 0: no limit but 4 MiB, for
+	// all ranges of the transaction together.
 	Limit int64 `protobuf:"varint,3,opt,name=limit" json:"limit,omitempty"`
 	// Not 0: as they were at this revision. The transaction is refused if that is
 	// compacted, or above the revision before it.

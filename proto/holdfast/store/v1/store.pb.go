@@ -408,7 +408,8 @@ type RangeRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Key      []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	RangeEnd []byte                 `protobuf:"bytes,2,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"`
-	// At most so many keys; count is of all. 0: no limit but a message's size.
+	// At most so many keys; count is of all. Whatever the limit, an answer ends after
+	// about 4 MiB of keys and values, in a transaction that of all its ranges together.
 	Limit int64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Not 0: as they were then. OutOfRange when compacted or not reached.
 	Revision  int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
