@@ -371,6 +371,9 @@ func (m *machine) kill() error {
 	}
 	select {
 	case <-program.Done():
+		m.mu.Lock()
+		m.paused = false
+		m.mu.Unlock()
 		return nil
 	case <-time.After(10 * time.Second):
 		return fmt.Errorf("%s does not die", m.name())

@@ -49,7 +49,8 @@ type load struct {
 	gap      time.Duration // the longest between two acknowledged writes
 	marks    []*mark
 	floors   []floor
-	now      int64 // the highest revision acknowledged
+	roaming  []*client.Client // those that may go to any peer
+	now      int64            // the highest revision acknowledged
 
 	ops, writes atomic.Int64
 	tally       sync.Map // outcomes by text, for people
@@ -135,6 +136,9 @@ func (l *load) run(ctx context.Context, seed uint64) {
 			w.client = l.c.dial(m)
 			if i%4 == 3 {
 				w.client, w.peer = l.c.dial(machines...), "any"
+				l.mu.Lock()
+				l.roaming = append(l.roaming, w.client)
+				l.mu.Unlock()
 			}
 			defer w.client.Close()
 			w.store = storev1connect.NewStoreServiceClient(w.client.Connect())

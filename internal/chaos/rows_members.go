@@ -36,7 +36,19 @@ func (e *experiment) grow(ctx context.Context, n int) (made []*machine, err erro
 		}
 		made = append(made, m)
 	}
+	e.follow()
 	return made, nil
+}
+
+// follow tells those clients that may go to any peer who the peers are.
+func (e *experiment) follow() {
+	peers := addresses(e.all(), "")
+	e.witness.client.SetPeers(peers)
+	e.load.mu.Lock()
+	defer e.load.mu.Unlock()
+	for _, c := range e.load.roaming {
+		c.SetPeers(peers)
+	}
 }
 
 // remove takes m out of the cluster, and ends its process.
@@ -45,6 +57,7 @@ func (e *experiment) remove(ctx context.Context, m *machine) error {
 		return err
 	}
 	e.forget(m)
+	e.follow()
 	return m.kill()
 }
 
@@ -93,6 +106,7 @@ func playMembers(ctx context.Context, e *experiment) error {
 		return err
 	}
 	e.forget(old)
+	e.follow()
 	if err := old.kill(); err != nil {
 		return err
 	}
