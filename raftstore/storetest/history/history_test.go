@@ -3,6 +3,7 @@ package history
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
@@ -81,6 +82,41 @@ func TestCheck(t *testing.T) {
 				t.Errorf("found %v, want %s", v, c.want)
 			}
 		})
+	}
+	// A lease of 2 s, kept alive after 1 s, whose end is in the log 3 s after the grant.
+	leased := func(change func(*tenure, *Lease)) []string {
+		r := New()
+		is, l := &tenure{granted: time.Second, ended: 4 * time.Second, over: true, expired: true}, r.Lease(1, 2*time.Second)
+		l.kept = []time.Duration{2 * time.Second}
+		change(is, l)
+		r.checkLeases(&oracle{leases: map[int64]*tenure{1: is}}, new(Stats))
+		return r.violations
+	}
+	if v := leased(func(*tenure, *Lease) {}); len(v) != 0 {
+		t.Errorf("a true lease: %v", v)
+	}
+	for name, change := range map[string]func(*tenure, *Lease){
+		"ended before its keepalive's time":    func(is *tenure, _ *Lease) { is.ended-- },
+		"never ended":                          func(is *tenure, _ *Lease) { is.over, is.expired = false, false },
+		"kept alive after its end":             func(_ *tenure, l *Lease) { l.kept = append(l.kept, 5*time.Second) },
+		"said to be over before it was":        func(_ *tenure, l *Lease) { l.ended = 3 * time.Second },
+		"ended before its time, never renewed": func(is *tenure, l *Lease) { is.ended, l.kept = 2*time.Second, nil },
+	} {
+		if v := leased(change); len(v) == 0 || !strings.HasPrefix(v[0], "P5:") {
+			t.Errorf("a lease %s: %v", name, v)
+		}
+	}
+	// A write acknowledged after 2 s, and a read a second later that does not show it.
+	for age, want := range map[time.Duration]int{time.Second: 0, 999 * time.Millisecond: 1, 2 * time.Second: 0, 3 * time.Second: 1} {
+		r := New()
+		r.writes = []*write{{ID: "w", Outcome: Acked, Until: 2 * time.Second}}
+		r.reads = []*read{{
+			Options: raftstore.ReadOptions{Consistency: raftstore.Bounded, MaxAge: 2 * time.Second}, Until: 3 * time.Second, Age: age,
+		}}
+		r.checkAges(&oracle{txns: map[string][]committed{"w": {{want: result{rev: 1}}}}}, new(Stats))
+		if len(r.violations) != want || want > 0 && !strings.HasPrefix(r.violations[0], "P8:") {
+			t.Errorf("a read of age %v: %v", age, r.violations)
+		}
 	}
 	// Porcupine must see on its own what the oracle sees.
 	r := played(t)
