@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"reflect"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -63,13 +64,20 @@ func Drain(s *Store) {
 	}
 }
 
-// Diverge changes a key in one peer's state and in no log, as a bug in applying
-// entries would. Nothing may be applied meanwhile.
-func Diverge(s *Store, key string) {
-	data := encodeBatch([]*proposal{newProposal(mustEncode(Txn{Then: []Op{Put(key, nil)}}))}, time.Now())
-	if _, err := s.fsm.state.Apply(mvcc.Entry{Index: s.fsm.state.Root().Index(), Term: 1, Data: data}); err != nil {
-		panic(err)
-	}
+// DivergeWhenArmed changes a key in the state of the store that armed names, and in no
+// log, as a bug in applying entries would: once, after the next entry.
+func DivergeWhenArmed(armed *atomic.Pointer[Store]) func(*Config) {
+	return OnApply(func(id string, entries []*raft.Log, _ *mvcc.Root) {
+		s := armed.Load()
+		if s == nil || s.cfg.ID != id {
+			return
+		}
+		armed.Store(nil)
+		data := encodeBatch([]*proposal{newProposal(mustEncode(Txn{Then: []Op{Put("ghost", nil)}}))}, time.Now())
+		if _, err := s.fsm.state.Apply(mvcc.Entry{Index: entries[len(entries)-1].Index, Term: 1, Data: data}); err != nil {
+			panic(err)
+		}
+	})
 }
 
 func mustEncode(t Txn) []byte {

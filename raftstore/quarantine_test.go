@@ -100,14 +100,15 @@ func TestCorruptMemoryIsQuarantined(t *testing.T) {
 func TestDivergedReplicaIsQuarantined(t *testing.T) {
 	for _, victimLeads := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			c := storetest.NewCluster(t, 3)
+			var armed atomic.Pointer[raftstore.Store]
+			c := storetest.NewCluster(t, 3, raftstore.DivergeWhenArmed(&armed))
 			victim := c.WaitLeader()
 			if !victimLeads {
 				victim = c.Others(victim)[0]
 			}
 			write(t, victim.Store, "a", "1")
 			time.Sleep(20 * time.Second)
-			raftstore.Diverge(victim.Store, "ghost")
+			armed.Store(victim.Store)
 			write(t, c.Others(victim)[0].Store, "a", "2")
 			begin := time.Now()
 			select {

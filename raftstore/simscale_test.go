@@ -23,10 +23,14 @@ import (
 func TestManyWatchers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const (
-			keys, perKey = 1000, 10 // watchers of each key, of whom the last never reads
-			rounds       = 20
-			history      = 3 * keys / 2
+			perKey = 10 // watchers of each key, of whom the last never reads
+			rounds = 20
 		)
+		keys := 1000
+		if raceEnabled {
+			keys = 100
+		}
+		history := 3 * keys / 2
 		c := storetest.NewCluster(t, 3, func(cfg *raftstore.Config) { cfg.HistoryEvents = history })
 		leader := c.WaitLeader()
 		p := c.Others(leader)[0]

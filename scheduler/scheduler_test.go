@@ -174,6 +174,9 @@ func TestUnschedulablePods(t *testing.T) {
 		if events := b.recorded(); len(events) != 1 || events[0] != "Warning pods/default/web FailedScheduling: "+want {
 			t.Fatalf("events %q", events)
 		}
+		// The store itself compares its replicas once after the last change, and once
+		// discards the history that has come of age.
+		time.Sleep(15 * time.Minute)
 		before := b.store.Status()
 		time.Sleep(time.Hour)
 		if after := b.store.Status(); after.LastIndex != before.LastIndex {
