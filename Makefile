@@ -48,6 +48,8 @@ demo: deps build images ## Play the tour on a cluster of three peers and two nod
 .PHONY: test
 test: test-deps ## Run the whole test suite, race detector on, and 300 simulated histories without it
 	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m ./...
+	@# At the size that the race detector does not bear.
+	CGO_ENABLED=0 go test -count=1 -run '^(TestManyWatchers|TestLeaderLoss)$$' ./raftstore
 	@$(MAKE) sim SEEDS=300
 
 # make sim SEEDS=10000 FIRST=0: a process for each core; what fails leaves its history.
