@@ -23,14 +23,18 @@ const anybody pki.Role = "anybody"
 // table says who may call what. A procedure that is not in it can be called by
 // nobody; a test holds that each one that is registered has its row.
 var table = map[string][]pki.Role{
-	holdfastv1connect.ObjectServiceGetProcedure:          {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceListProcedure:         {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceWatchProcedure:        {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceCreateProcedure:       {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceUpdateProcedure:       {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceUpdateStatusProcedure: {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceApplyProcedure:        {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceDeleteProcedure:       {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceGetProcedure:              {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceListProcedure:             {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceWatchProcedure:            {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceCreateProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceUpdateProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceApplyProcedure:            {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceDeleteProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceDeleteCollectionProcedure: {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin},
 
 	// Peers pass these on to the peer that has the node's connection.
 	holdfastv1connect.PodServiceLogsProcedure: {pki.RoleAdmin, pki.RolePeer},

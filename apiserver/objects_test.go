@@ -84,7 +84,7 @@ func (p *player) run(words []string) {
 	case "status": // FILE [rev:=REVISION]
 		in := p.manifests(args...)[0]
 		in.Revision = number(flags["rev"])
-		resp, err := p.client.UpdateStatus(ctx, &holdfastv1.UpdateStatusRequest{Object: in})
+		resp, err := p.client.Update(ctx, &holdfastv1.UpdateRequest{Object: in, Subresource: "status"})
 		if !p.failed(err) {
 			p.show(resp.GetObject())
 		}

@@ -146,6 +146,13 @@ func (s objectService) Update(ctx context.Context, req *holdfastv1.UpdateRequest
 	if len(faults) > 0 {
 		return nil, invalid(faults)
 	}
+	switch req.GetSubresource() {
+	case "":
+	case "status":
+		return s.updateStatus(ctx, in, req)
+	default:
+		return nil, badRequest("subresource", "%q cannot be updated", req.GetSubresource())
+	}
 	object.Default(in.obj)
 	if faults := object.Validate(in.obj); len(faults) > 0 {
 		return nil, invalid(faults)
@@ -168,16 +175,12 @@ func (s objectService) Update(ctx context.Context, req *holdfastv1.UpdateRequest
 	return &holdfastv1.UpdateResponse{Object: out, Answer: s.answerAt(revision)}, nil
 }
 
-// UpdateStatus replaces an object's status and nothing else.
-func (s objectService) UpdateStatus(ctx context.Context, req *holdfastv1.UpdateStatusRequest) (*holdfastv1.UpdateStatusResponse, error) {
-	in, faults := decodeObject(req.GetObject(), 0)
-	if len(faults) > 0 {
-		return nil, invalid(faults)
-	}
+// updateStatus is Update for the subresource status.
+func (s objectService) updateStatus(ctx context.Context, in decoded, req *holdfastv1.UpdateRequest) (*holdfastv1.UpdateResponse, error) {
 	if !hasField(in.obj, "Status") {
 		return nil, badRequest("object", "a %s has no status", in.resource.Kind)
 	}
-	obj, revision, err := s.replace(ctx, "update the status of", in, false, func(old object.Object) (object.Object, error) {
+	obj, revision, err := s.replace(ctx, "update the status of", in, req.GetDryRun(), func(old object.Object) (object.Object, error) {
 		obj := old.DeepCopyObject().(object.Object)
 		copyField(obj, in.obj, "Status")
 		if faults := object.ValidateUpdate(obj, old); len(faults) > 0 {
@@ -188,11 +191,11 @@ func (s objectService) UpdateStatus(ctx context.Context, req *holdfastv1.UpdateS
 	if err != nil {
 		return nil, err
 	}
-	out, err := stored(obj, revision, false, req.GetObject())
+	out, err := stored(obj, revision, req.GetDryRun(), req.GetObject())
 	if err != nil {
 		return nil, err
 	}
-	return &holdfastv1.UpdateStatusResponse{Object: out, Answer: s.answerAt(revision)}, nil
+	return &holdfastv1.UpdateResponse{Object: out, Answer: s.answerAt(revision)}, nil
 }
 
 // replace stores what makeNew returns in place of the object that in names, and

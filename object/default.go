@@ -1,12 +1,9 @@
 package object
 
 import (
-	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // Defaults that others need too.
@@ -20,63 +17,7 @@ const (
 // Default fills in what obj leaves open, with the values that Kubernetes
 // documents for its kind. What is set stays. A second call changes nothing.
 func Default(obj Object) {
-	switch obj := obj.(type) {
-	case *corev1.Namespace:
-		defaultNamespace(obj)
-	case *corev1.Node:
-		defaultNode(obj)
-	case *corev1.Pod:
-		defaultPod(obj)
-	case *appsv1.ReplicaSet:
-		setIfNil(&obj.Spec.Replicas, 1)
-		defaultPodSpec(&obj.Spec.Template.Spec)
-	case *appsv1.Deployment:
-		defaultDeployment(&obj.Spec)
-	}
-}
-
-func defaultNamespace(ns *corev1.Namespace) {
-	if ns.Name != "" {
-		if ns.Labels == nil {
-			ns.Labels = map[string]string{}
-		}
-		ns.Labels[corev1.LabelMetadataName] = ns.Name // selectors rely on it: always so
-	}
-	setIfZero(&ns.Status.Phase, corev1.NamespaceActive)
-	// It holds the namespace until what is in it is gone: see MarkDeleted.
-	if !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes) {
-		ns.Spec.Finalizers = append(ns.Spec.Finalizers, corev1.FinalizerKubernetes)
-	}
-}
-
-func defaultNode(node *corev1.Node) {
-	if node.Spec.PodCIDR == "" && len(node.Spec.PodCIDRs) > 0 {
-		node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
-	}
-	if node.Spec.PodCIDR != "" && len(node.Spec.PodCIDRs) == 0 {
-		node.Spec.PodCIDRs = []string{node.Spec.PodCIDR}
-	}
-	if node.Status.Allocatable == nil && node.Status.Capacity != nil {
-		node.Status.Allocatable = node.Status.Capacity.DeepCopy()
-	}
-}
-
-func defaultPod(pod *corev1.Pod) {
-	defaultPodSpec(&pod.Spec)
-	setIfNil(&pod.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
-	for i := range pod.Spec.Containers {
-		res := &pod.Spec.Containers[i].Resources
-		for name, limit := range res.Limits {
-			if _, ok := res.Requests[name]; ok || name != corev1.ResourceCPU && name != corev1.ResourceMemory {
-				continue // other resources are not supported yet: the limit is refused, once
-			}
-			if res.Requests == nil {
-				res.Requests = corev1.ResourceList{}
-			}
-			res.Requests[name] = limit.DeepCopy()
-		}
-	}
-	setIfZero(&pod.Status.Phase, corev1.PodPending)
+	kindOfObject(obj).defaults(obj)
 }
 
 // defaultPodSpec fills in the spec of a pod or of a template. Kubernetes makes
@@ -126,21 +67,6 @@ func imageTag(ref string) string {
 		return ""
 	}
 	return "latest"
-}
-
-func defaultDeployment(spec *appsv1.DeploymentSpec) {
-	setIfNil(&spec.Replicas, 1)
-	setIfNil(&spec.RevisionHistoryLimit, 10)
-	setIfNil(&spec.ProgressDeadlineSeconds, 600)
-	setIfZero(&spec.Strategy.Type, appsv1.RollingUpdateDeploymentStrategyType)
-	if spec.Strategy.Type == appsv1.RollingUpdateDeploymentStrategyType {
-		if spec.Strategy.RollingUpdate == nil {
-			spec.Strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{}
-		}
-		setIfNil(&spec.Strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
-		setIfNil(&spec.Strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
-	}
-	defaultPodSpec(&spec.Template.Spec)
 }
 
 func setIfZero[T comparable](field *T, value T) {

@@ -32,7 +32,7 @@ func Get[T Object](r Reader, key Key) (T, bool) {
 // List returns the objects of T's kind in namespace, in key order; an empty
 // namespace means all of them. It panics as [Get] does.
 func List[T Object](r Reader, namespace string) []T {
-	prefix := resourceOfType(reflect.TypeFor[T]()).Prefix(namespace)
+	prefix := kindOfType(reflect.TypeFor[T]()).resource.Prefix(namespace)
 	var all []T
 	for value, revision := range r.Values(prefix) {
 		all = append(all, mustDecode[T](value, revision, prefix+"…"))

@@ -2,12 +2,9 @@ package object
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -17,55 +14,18 @@ type Resource struct {
 	Plural, Singular     string   // "deployments", "deployment"
 	ShortNames           []string // "deploy"
 	Namespaced           bool
+	Categories           []string // "all": part of "get all"
+	Status, Scale        bool     // has the subresource of that name
 }
 
-// kind is a row of the table of kinds: a resource and its Go type.
-type kind struct {
-	resource Resource
-	make     func() Object
-	goType   reflect.Type // of the pointer
-}
-
-func served[T Object](r Resource, empty func() T) kind {
-	return kind{resource: r, make: func() Object { return empty() }, goType: reflect.TypeFor[T]()}
-}
-
-// kinds is the table of everything that is served, in the order in which people
-// like to see it.
-var kinds = []kind{
-	served(Resource{Version: "v1", Kind: "Namespace", Plural: "namespaces", Singular: "namespace", ShortNames: []string{"ns"}},
-		func() *corev1.Namespace { return new(corev1.Namespace) }),
-	served(Resource{Version: "v1", Kind: "Node", Plural: "nodes", Singular: "node", ShortNames: []string{"no"}},
-		func() *corev1.Node { return new(corev1.Node) }),
-	served(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Namespaced: true},
-		func() *corev1.Pod { return new(corev1.Pod) }),
-	served(Resource{Group: "apps", Version: "v1", Kind: "ReplicaSet", Plural: "replicasets", Singular: "replicaset", ShortNames: []string{"rs"}, Namespaced: true},
-		func() *appsv1.ReplicaSet { return new(appsv1.ReplicaSet) }),
-	served(Resource{Group: "apps", Version: "v1", Kind: "Deployment", Plural: "deployments", Singular: "deployment", ShortNames: []string{"deploy"}, Namespaced: true},
-		func() *appsv1.Deployment { return new(appsv1.Deployment) }),
-	served(Resource{Version: "v1", Kind: "ConfigMap", Plural: "configmaps", Singular: "configmap", ShortNames: []string{"cm"}, Namespaced: true},
-		func() *corev1.ConfigMap { return new(corev1.ConfigMap) }),
-	served(Resource{Version: "v1", Kind: "Event", Plural: "events", Singular: "event", ShortNames: []string{"ev"}, Namespaced: true},
-		func() *corev1.Event { return new(corev1.Event) }),
-}
+// inAll is the category of what "get all" shows.
+var inAll = []string{"all"}
 
 // notYet lists kinds that Kubernetes has and Holdfast does not serve yet, by
 // group: they are refused as what they are, not as unknown words.
 var notYet = map[string][]string{
-	"": {
-		"Binding", "ComponentStatus", "Endpoints", "LimitRange", "PersistentVolume", "PersistentVolumeClaim",
-		"PodTemplate", "ReplicationController", "ResourceQuota", "Secret", "Service", "ServiceAccount",
-	},
-	"apps":                         {"ControllerRevision", "DaemonSet", "StatefulSet"},
-	"autoscaling":                  {"HorizontalPodAutoscaler"},
-	"batch":                        {"CronJob", "Job"},
-	"policy":                       {"PodDisruptionBudget"},
-	"networking.k8s.io":            {"Ingress", "IngressClass", "NetworkPolicy"},
-	"discovery.k8s.io":             {"EndpointSlice"},
-	"storage.k8s.io":               {"CSIDriver", "CSINode", "CSIStorageCapacity", "StorageClass", "VolumeAttachment", "VolumeAttributesClass"},
-	"rbac.authorization.k8s.io":    {"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"},
-	"scheduling.k8s.io":            {"PriorityClass"},
-	"coordination.k8s.io":          {"Lease"},
+	"":                             {"Binding", "ComponentStatus", "Endpoints", "PodTemplate"},
+	"storage.k8s.io":               {"CSIDriver", "CSINode", "CSIStorageCapacity", "VolumeAttachment", "VolumeAttributesClass"},
 	"node.k8s.io":                  {"RuntimeClass"},
 	"apiextensions.k8s.io":         {"CustomResourceDefinition"},
 	"apiregistration.k8s.io":       {"APIService"},
@@ -77,10 +37,7 @@ var notYet = map[string][]string{
 
 // notYetShort are the short names of kinds in notYet that people type most.
 var notYetShort = map[string]string{
-	"svc": "Service", "sa": "ServiceAccount", "rc": "ReplicationController", "sts": "StatefulSet", "ds": "DaemonSet",
-	"cj": "CronJob", "hpa": "HorizontalPodAutoscaler", "pdb": "PodDisruptionBudget", "ing": "Ingress", "netpol": "NetworkPolicy",
-	"pv": "PersistentVolume", "pvc": "PersistentVolumeClaim", "sc": "StorageClass", "ep": "Endpoints", "crd": "CustomResourceDefinition",
-	"quota": "ResourceQuota", "limits": "LimitRange", "pc": "PriorityClass", "csr": "CertificateSigningRequest",
+	"ep": "Endpoints", "crd": "CustomResourceDefinition", "csr": "CertificateSigningRequest",
 }
 
 // dropped lists API versions that Kubernetes itself has stopped serving, with
@@ -113,8 +70,7 @@ func droppedVersions() map[schema.GroupVersionKind]string {
 	return dropped
 }
 
-// Resources returns the kinds that are served: Namespace, Node, Pod,
-// ReplicaSet, Deployment, ConfigMap and Event. The caller may change the slice.
+// Resources returns the kinds that are served. The caller may change the slice.
 func Resources() []Resource {
 	all := make([]Resource, len(kinds))
 	for i, k := range kinds {
@@ -206,18 +162,7 @@ func ResourceFor(name string) (Resource, error) {
 
 // ResourceOf returns the resource of obj's Go type. It panics if that is not
 // one of the served kinds.
-func ResourceOf(obj Object) Resource {
-	return resourceOfType(reflect.TypeOf(obj))
-}
-
-func resourceOfType(t reflect.Type) Resource {
-	for i := range kinds {
-		if kinds[i].goType == t {
-			return kinds[i].resource
-		}
-	}
-	panic(fmt.Sprintf("object: %v is not a kind that is served", t))
-}
+func ResourceOf(obj Object) Resource { return kindOfObject(obj).resource }
 
 // APIVersion returns the apiVersion as manifests write it: "v1", "apps/v1".
 func (r Resource) APIVersion() string {
@@ -272,15 +217,6 @@ func SplitKey(key Key) (r Resource, namespace, name string, ok bool) {
 
 func (r Resource) groupVersionKind() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
-}
-
-func kindOf(r Resource) (kind, bool) {
-	for _, k := range kinds {
-		if k.resource.Group == r.Group && k.resource.Version == r.Version && k.resource.Kind == r.Kind {
-			return k, true
-		}
-	}
-	return kind{}, false
 }
 
 func isNotYet(kindName string) bool {

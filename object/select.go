@@ -3,10 +3,8 @@ package object
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 )
 
@@ -53,36 +51,6 @@ func selectable(obj Object) fields.Set {
 	if ResourceOf(obj).Namespaced {
 		set["metadata.namespace"] = obj.GetNamespace()
 	}
-	switch obj := obj.(type) {
-	case *corev1.Pod:
-		set["spec.nodeName"] = obj.Spec.NodeName
-		set["spec.restartPolicy"] = string(obj.Spec.RestartPolicy)
-		set["spec.schedulerName"] = obj.Spec.SchedulerName
-		set["spec.serviceAccountName"] = obj.Spec.ServiceAccountName
-		set["spec.hostNetwork"] = strconv.FormatBool(obj.Spec.HostNetwork)
-		set["status.phase"] = string(obj.Status.Phase)
-		set["status.podIP"] = obj.Status.PodIP
-		set["status.nominatedNodeName"] = obj.Status.NominatedNodeName
-	case *corev1.Node:
-		set["spec.unschedulable"] = strconv.FormatBool(obj.Spec.Unschedulable)
-	case *corev1.Namespace:
-		set["status.phase"] = string(obj.Status.Phase)
-	case *corev1.Event:
-		about := obj.InvolvedObject
-		set["involvedObject.kind"] = about.Kind
-		set["involvedObject.namespace"] = about.Namespace
-		set["involvedObject.name"] = about.Name
-		set["involvedObject.uid"] = string(about.UID)
-		set["involvedObject.apiVersion"] = about.APIVersion
-		set["involvedObject.resourceVersion"] = about.ResourceVersion
-		set["involvedObject.fieldPath"] = about.FieldPath
-		set["reason"] = obj.Reason
-		set["type"] = obj.Type
-		set["source"] = obj.Source.Component
-		if set["source"] == "" {
-			set["source"] = obj.ReportingController
-		}
-		set["reportingComponent"] = obj.ReportingController
-	}
+	kindOfObject(obj).selectable(obj, set)
 	return set
 }

@@ -95,59 +95,8 @@ const supportedTemplate = `
 	metadata.finalizers
 `
 
-var supportedFields = map[string]string{
-	"Namespace": supportedMetadata + `
-		spec.finalizers
-		status
-	`,
-	"Node": supportedMetadata + `
-		spec.unschedulable
-		spec.taints
-		spec.podCIDR
-		spec.podCIDRs
-		status
-	`,
-	"Pod": supportedMetadata + below("spec", supportedPodSpec) + `
-		status
-	`,
-	"ReplicaSet": supportedMetadata + below("spec.template", supportedTemplate+below("spec", supportedPodSpec)) + `
-		spec.replicas
-		spec.selector
-		spec.minReadySeconds
-		status
-	`,
-	"Deployment": supportedMetadata + below("spec.template", supportedTemplate+below("spec", supportedPodSpec)) + `
-		spec.replicas
-		spec.selector
-		spec.strategy
-		spec.minReadySeconds
-		spec.revisionHistoryLimit
-		spec.progressDeadlineSeconds
-		spec.paused
-		status
-	`,
-	"ConfigMap": supportedMetadata + `
-		data
-		binaryData
-		immutable
-	`,
-	"Event": supportedMetadata + `
-		involvedObject
-		related
-		reason
-		message
-		action
-		type
-		source
-		reportingComponent
-		reportingInstance
-		firstTimestamp
-		lastTimestamp
-		eventTime
-		count
-		series
-	`,
-}
+// supportedPodTemplate is the table of a kind's spec.template.
+var supportedPodTemplate = below("spec.template", supportedTemplate+below("spec", supportedPodSpec))
 
 // below puts every path of a part of the table below parent.
 func below(parent, part string) string {
@@ -166,11 +115,11 @@ type fieldTree struct {
 	only     []string              // values; none: all are supported
 }
 
-var supportedTrees = sync.OnceValue(func() map[string]*fieldTree {
-	trees := map[string]*fieldTree{}
-	for kindName, table := range supportedFields {
+var supportedTrees = sync.OnceValue(func() map[reflect.Type]*fieldTree {
+	trees := map[reflect.Type]*fieldTree{}
+	for _, k := range kinds {
 		root := &fieldTree{}
-		for line := range strings.Lines(table) {
+		for line := range strings.Lines(k.supported) {
 			if strings.TrimSpace(line) == "" {
 				continue
 			}
@@ -187,7 +136,7 @@ var supportedTrees = sync.OnceValue(func() map[string]*fieldTree {
 			}
 			at.only = strings.Fields(values)
 		}
-		trees[kindName] = root
+		trees[k.goType] = root
 	}
 	return trees
 })
@@ -201,7 +150,7 @@ func segments(path string) []string {
 // table: for the outermost such field, not for all that is in it.
 func unsupported(obj Object) field.ErrorList {
 	w := supportWalk{}
-	w.walk(reflect.ValueOf(obj).Elem(), supportedTrees()[ResourceOf(obj).Kind], "")
+	w.walk(reflect.ValueOf(obj).Elem(), supportedTrees()[reflect.TypeOf(obj)], "")
 	return w.errs
 }
 

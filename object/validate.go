@@ -3,12 +3,10 @@ package object
 import (
 	"fmt"
 	"maps"
-	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,22 +33,7 @@ func Validate(obj Object) Faults {
 		}
 	}
 	add(validateMetadata(obj))
-	switch obj := obj.(type) {
-	case *corev1.Namespace:
-		add(apivalidation.ValidateFinalizers(finalizerNames(obj.Spec.Finalizers), field.NewPath("spec", "finalizers")))
-	case *corev1.Node:
-		add(validateNode(obj))
-	case *corev1.Pod:
-		add(validatePodSpec(&obj.Spec, field.NewPath("spec")))
-	case *appsv1.ReplicaSet:
-		add(validateReplicaSet(&obj.Spec, field.NewPath("spec")))
-	case *appsv1.Deployment:
-		add(validateDeployment(&obj.Spec, field.NewPath("spec")))
-	case *corev1.ConfigMap:
-		add(validateConfigMap(obj))
-	case *corev1.Event:
-		add(validateEvent(obj))
-	}
+	add(kindOfObject(obj).validate(obj))
 	return faultsOf(obj, errs)
 }
 
@@ -129,34 +112,7 @@ func validateAnnotations(set map[string]string, path *field.Path) field.ErrorLis
 	return errs
 }
 
-func finalizerNames(finalizers []corev1.FinalizerName) []string {
-	names := make([]string, len(finalizers))
-	for i, f := range finalizers {
-		names[i] = string(f)
-	}
-	return names
-}
-
 // Workloads
-
-func validateReplicaSet(spec *appsv1.ReplicaSetSpec, path *field.Path) field.ErrorList {
-	errs := notNegative(spec.Replicas, path.Child("replicas"))
-	errs = append(errs, notNegative(&spec.MinReadySeconds, path.Child("minReadySeconds"))...)
-	return append(errs, validateTemplate(spec.Selector, &spec.Template, path)...)
-}
-
-func validateDeployment(spec *appsv1.DeploymentSpec, path *field.Path) field.ErrorList {
-	errs := notNegative(spec.Replicas, path.Child("replicas"))
-	errs = append(errs, validateTemplate(spec.Selector, &spec.Template, path)...)
-	errs = append(errs, validateStrategy(&spec.Strategy, path.Child("strategy"))...)
-	errs = append(errs, notNegative(&spec.MinReadySeconds, path.Child("minReadySeconds"))...)
-	errs = append(errs, notNegative(spec.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
-	deadline := notNegative(spec.ProgressDeadlineSeconds, path.Child("progressDeadlineSeconds"))
-	if p := spec.ProgressDeadlineSeconds; len(deadline) == 0 && p != nil && *p <= spec.MinReadySeconds {
-		deadline = append(deadline, field.Invalid(path.Child("progressDeadlineSeconds"), *p, fmt.Sprintf("must be greater than minReadySeconds (%d)", spec.MinReadySeconds)))
-	}
-	return append(errs, deadline...)
-}
 
 // validateTemplate checks a selector and the template whose pods it must select.
 func validateTemplate(selector *metav1.LabelSelector, template *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
@@ -192,38 +148,6 @@ func validateTemplate(selector *metav1.LabelSelector, template *corev1.PodTempla
 	errs = append(errs, validatePodSpec(&template.Spec, spec)...)
 	if p := template.Spec.RestartPolicy; p == corev1.RestartPolicyOnFailure || p == corev1.RestartPolicyNever {
 		errs = append(errs, field.NotSupported(spec.Child("restartPolicy"), p, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
-	}
-	return errs
-}
-
-func validateStrategy(strategy *appsv1.DeploymentStrategy, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	switch strategy.Type {
-	case appsv1.RecreateDeploymentStrategyType:
-		if strategy.RollingUpdate != nil {
-			errs = append(errs, field.Forbidden(path.Child("rollingUpdate"), "may not be specified when strategy `type` is 'Recreate'"))
-		}
-	case appsv1.RollingUpdateDeploymentStrategyType:
-		rolling := strategy.RollingUpdate
-		if rolling == nil {
-			errs = append(errs, field.Required(path.Child("rollingUpdate"), ""))
-			break
-		}
-		at := path.Child("rollingUpdate")
-		errs = append(errs, intOrPercent(rolling.MaxUnavailable, at.Child("maxUnavailable"))...)
-		errs = append(errs, intOrPercent(rolling.MaxSurge, at.Child("maxSurge"))...)
-		if len(errs) > 0 {
-			break
-		}
-		if u := rolling.MaxUnavailable; u != nil && percent(u) > 100 {
-			errs = append(errs, field.Invalid(at.Child("maxUnavailable"), u, "must not be greater than 100%"))
-		}
-		if isZero(rolling.MaxUnavailable) && isZero(rolling.MaxSurge) {
-			errs = append(errs, field.Invalid(at.Child("maxUnavailable"), rolling.MaxUnavailable, "may not be 0 when `maxSurge` is 0: no pod could ever be replaced"))
-		}
-	default:
-		errs = append(errs, field.NotSupported(path.Child("type"), strategy.Type,
-			[]appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType}))
 	}
 	return errs
 }
@@ -264,50 +188,6 @@ func notNegative(v *int32, path *field.Path) field.ErrorList {
 	return field.ErrorList{field.Invalid(path, *v, apivalidation.IsNegativeErrorMsg)}
 }
 
-// Nodes
-
-func validateNode(node *corev1.Node) field.ErrorList {
-	var errs field.ErrorList
-	path := field.NewPath("spec")
-	errs = append(errs, validateTaints(node.Spec.Taints, path.Child("taints"))...)
-	seen := map[string]bool{}
-	for i, cidr := range node.Spec.PodCIDRs {
-		at := path.Child("podCIDRs").Index(i)
-		if prefix, err := netip.ParsePrefix(cidr); err != nil || prefix != prefix.Masked() {
-			errs = append(errs, field.Invalid(at, cidr, `must be a network such as "10.244.1.0/24"`))
-		}
-		if seen[cidr] {
-			errs = append(errs, field.Duplicate(at, cidr))
-		}
-		seen[cidr] = true
-	}
-	if first := node.Spec.PodCIDR; first != "" && (len(node.Spec.PodCIDRs) == 0 || node.Spec.PodCIDRs[0] != first) {
-		errs = append(errs, field.Invalid(path.Child("podCIDR"), first, "must be the first of podCIDRs"))
-	}
-	return errs
-}
-
-var taintEffects = []corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute}
-
-func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	seen := map[string]bool{}
-	for i, taint := range taints {
-		at := path.Index(i)
-		errs = append(errs, validateQualifiedName(taint.Key, at.Child("key"))...)
-		for _, msg := range validation.IsValidLabelValue(taint.Value) {
-			errs = append(errs, field.Invalid(at.Child("value"), taint.Value, msg))
-		}
-		errs = append(errs, oneOf(taint.Effect, taintEffects, at.Child("effect"))...)
-		id := taint.Key + ":" + string(taint.Effect)
-		if seen[id] {
-			errs = append(errs, field.Duplicate(at, id))
-		}
-		seen[id] = true
-	}
-	return errs
-}
-
 func validateQualifiedName(name string, path *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(path, "")}
@@ -334,47 +214,6 @@ func oneOf[T ~string](got T, allowed []T, path *field.Path) field.ErrorList {
 	return nil
 }
 
-// ConfigMaps and events
-
-// maxConfigMapSize bounds the keys and values of a ConfigMap, in bytes.
-const maxConfigMapSize = 1 << 20
-
-func validateConfigMap(cm *corev1.ConfigMap) field.ErrorList {
-	var errs field.ErrorList
-	size := 0
-	for _, key := range slices.Sorted(maps.Keys(cm.Data)) {
-		at := field.NewPath("data").Key(key)
-		for _, msg := range validation.IsConfigMapKey(key) {
-			errs = append(errs, field.Invalid(at, key, msg))
-		}
-		if _, twice := cm.BinaryData[key]; twice {
-			errs = append(errs, field.Invalid(at, key, "is a key of binaryData too: a key may be in one of them only"))
-		}
-		size += len(key) + len(cm.Data[key])
-	}
-	for _, key := range slices.Sorted(maps.Keys(cm.BinaryData)) {
-		for _, msg := range validation.IsConfigMapKey(key) {
-			errs = append(errs, field.Invalid(field.NewPath("binaryData").Key(key), key, msg))
-		}
-		size += len(key) + len(cm.BinaryData[key])
-	}
-	if size > maxConfigMapSize {
-		errs = append(errs, &field.Error{
-			Type: field.ErrorTypeTooLong, Field: "data",
-			Detail: fmt.Sprintf("keys and values have %d bytes, may have %d: split the ConfigMap", size, maxConfigMapSize),
-		})
-	}
-	return errs
-}
-
-func validateEvent(event *corev1.Event) field.ErrorList {
-	var errs field.ErrorList
-	if ns := event.InvolvedObject.Namespace; ns != "" && ns != event.Namespace {
-		errs = append(errs, field.Invalid(field.NewPath("involvedObject", "namespace"), ns, fmt.Sprintf("must be the event's own namespace, %s", event.Namespace)))
-	}
-	return errs
-}
-
 // Updates
 
 // ValidateUpdate returns what is wrong with obj as the successor of old, an
@@ -383,19 +222,7 @@ func validateEvent(event *corev1.Event) field.ErrorList {
 // creationTimestamp or deletionTimestamp that obj leaves out counts as
 // unchanged.
 func ValidateUpdate(obj, old Object) Faults {
-	errs := validateMetadataUpdate(obj, old)
-	switch obj := obj.(type) {
-	case *corev1.Node:
-		errs = append(errs, validateNodeUpdate(obj, old.(*corev1.Node))...)
-	case *corev1.Pod:
-		errs = append(errs, validatePodUpdate(obj, old.(*corev1.Pod))...)
-	case *appsv1.ReplicaSet:
-		errs = append(errs, sameSelector(obj.Spec.Selector, old.(*appsv1.ReplicaSet).Spec.Selector)...)
-	case *appsv1.Deployment:
-		errs = append(errs, sameSelector(obj.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector)...)
-	case *corev1.ConfigMap:
-		errs = append(errs, validateConfigMapUpdate(obj, old.(*corev1.ConfigMap))...)
-	}
+	errs := append(validateMetadataUpdate(obj, old), kindOfObject(obj).validateUpdate(obj, old)...)
 	return faultsOf(obj, errs)
 }
 
@@ -433,32 +260,6 @@ func sameSelector(selector, old *metav1.LabelSelector) field.ErrorList {
 		return nil
 	}
 	return field.ErrorList{immutable(field.NewPath("spec", "selector"), metav1.FormatLabelSelector(selector))}
-}
-
-func validateNodeUpdate(node, old *corev1.Node) field.ErrorList {
-	path := field.NewPath("spec", "podCIDRs")
-	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(node.Spec.PodCIDRs, old.Spec.PodCIDRs) {
-		return field.ErrorList{field.Forbidden(path, fmt.Sprintf("a node keeps its pod network for life, here %s", strings.Join(old.Spec.PodCIDRs, ", ")))}
-	}
-	return nil
-}
-
-func validateConfigMapUpdate(cm, old *corev1.ConfigMap) field.ErrorList {
-	if old.Immutable == nil || !*old.Immutable {
-		return nil
-	}
-	var errs field.ErrorList
-	const why = "field is immutable when `immutable` is set: delete the ConfigMap and create it again"
-	if cm.Immutable == nil || !*cm.Immutable {
-		errs = append(errs, field.Forbidden(field.NewPath("immutable"), why))
-	}
-	if !sameValue(cm.Data, old.Data) {
-		errs = append(errs, field.Forbidden(field.NewPath("data"), why))
-	}
-	if !sameValue(cm.BinaryData, old.BinaryData) {
-		errs = append(errs, field.Forbidden(field.NewPath("binaryData"), why))
-	}
-	return errs
 }
 
 // differences returns the paths at which two values of a type differ: of

@@ -3,7 +3,6 @@ package object
 import (
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -206,32 +205,6 @@ func validateToleration(t *corev1.Toleration, path *field.Path) field.ErrorList 
 	}
 	if t.Effect != "" { // empty: all effects
 		errs = append(errs, oneOf(t.Effect, taintEffects, path.Child("effect"))...)
-	}
-	return errs
-}
-
-// validatePodUpdate allows what Kubernetes allows: new images, further
-// tolerations. All else of a pod's spec is fixed, for its containers run.
-func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
-	var errs field.ErrorList
-	now, was := pod.Spec.DeepCopy(), old.Spec.DeepCopy()
-	if len(now.Containers) == len(was.Containers) {
-		for i := range now.Containers {
-			now.Containers[i].Image = was.Containers[i].Image
-		}
-	}
-	for i, t := range was.Tolerations {
-		if !slices.ContainsFunc(now.Tolerations, func(n corev1.Toleration) bool { return sameValue(n, t) }) {
-			errs = append(errs, field.Forbidden(field.NewPath("spec", "tolerations"), fmt.Sprintf("tolerations of a pod can be added, not changed or removed, as number %d was", i)))
-			break
-		}
-	}
-	now.Tolerations = was.Tolerations
-	for _, path := range differences(reflect.ValueOf(*now), reflect.ValueOf(*was), "spec") {
-		errs = append(errs, &field.Error{
-			Type: field.ErrorTypeForbidden, Field: path,
-			Detail: "pod updates may not change fields other than `spec.containers[*].image` and added `spec.tolerations`: delete the pod and create it again, or change its owner",
-		})
 	}
 	return errs
 }

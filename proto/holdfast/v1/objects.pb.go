@@ -33,6 +33,12 @@ const (
 	Consistency_CONSISTENCY_LINEARIZABLE Consistency = 1
 	// What the answering peer has applied, however old.
 	Consistency_CONSISTENCY_LOCAL Consistency = 2
+	// What the answering peer has applied, if it is provably at most max_age old;
+	// else as linearizable.
+	Consistency_CONSISTENCY_BOUNDED Consistency = 3
+	// What the answering peer has applied, once that is at or past min_revision:
+	// one's own writes are seen, on any peer.
+	Consistency_CONSISTENCY_SESSION Consistency = 4
 )
 
 // Enum value maps for Consistency.
@@ -41,11 +47,15 @@ var (
 		0: "CONSISTENCY_UNSPECIFIED",
 		1: "CONSISTENCY_LINEARIZABLE",
 		2: "CONSISTENCY_LOCAL",
+		3: "CONSISTENCY_BOUNDED",
+		4: "CONSISTENCY_SESSION",
 	}
 	Consistency_value = map[string]int32{
 		"CONSISTENCY_UNSPECIFIED":  0,
 		"CONSISTENCY_LINEARIZABLE": 1,
 		"CONSISTENCY_LOCAL":        2,
+		"CONSISTENCY_BOUNDED":      3,
+		"CONSISTENCY_SESSION":      4,
 	}
 )
 
@@ -182,6 +192,67 @@ func (ChangeType) EnumDescriptor() ([]byte, []int) {
 	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
 }
 
+// PatchType is the form of a patch.
+type PatchType int32
+
+const (
+	PatchType_PATCH_TYPE_UNSPECIFIED PatchType = 0
+	// RFC 6902.
+	PatchType_PATCH_TYPE_JSON PatchType = 1
+	// RFC 7386.
+	PatchType_PATCH_TYPE_MERGE PatchType = 2
+	// Kubernetes' strategic merge patch. Not for custom kinds.
+	PatchType_PATCH_TYPE_STRATEGIC PatchType = 3
+	// Server-side apply: the patch is the object as its manager wants it, JSON or
+	// YAML. Makes the object if there is none.
+	PatchType_PATCH_TYPE_APPLY PatchType = 4
+)
+
+// Enum value maps for PatchType.
+var (
+	PatchType_name = map[int32]string{
+		0: "PATCH_TYPE_UNSPECIFIED",
+		1: "PATCH_TYPE_JSON",
+		2: "PATCH_TYPE_MERGE",
+		3: "PATCH_TYPE_STRATEGIC",
+		4: "PATCH_TYPE_APPLY",
+	}
+	PatchType_value = map[string]int32{
+		"PATCH_TYPE_UNSPECIFIED": 0,
+		"PATCH_TYPE_JSON":        1,
+		"PATCH_TYPE_MERGE":       2,
+		"PATCH_TYPE_STRATEGIC":   3,
+		"PATCH_TYPE_APPLY":       4,
+	}
+)
+
+func (x PatchType) Enum() *PatchType {
+	p := new(PatchType)
+	*p = x
+	return p
+}
+
+func (x PatchType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PatchType) Descriptor() protoreflect.EnumDescriptor {
+	return file_holdfast_v1_objects_proto_enumTypes[3].Descriptor()
+}
+
+func (PatchType) Type() protoreflect.EnumType {
+	return &file_holdfast_v1_objects_proto_enumTypes[3]
+}
+
+func (x PatchType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PatchType.Descriptor instead.
+func (PatchType) EnumDescriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
+}
+
 // ApplyAction is what an apply did to an object.
 type ApplyAction int32
 
@@ -190,6 +261,8 @@ const (
 	ApplyAction_APPLY_ACTION_CREATED     ApplyAction = 1
 	ApplyAction_APPLY_ACTION_CONFIGURED  ApplyAction = 2
 	ApplyAction_APPLY_ACTION_UNCHANGED   ApplyAction = 3
+	// Deleted, or its deletion began, because it is no longer in the set.
+	ApplyAction_APPLY_ACTION_PRUNED ApplyAction = 4
 )
 
 // Enum value maps for ApplyAction.
@@ -199,12 +272,14 @@ var (
 		1: "APPLY_ACTION_CREATED",
 		2: "APPLY_ACTION_CONFIGURED",
 		3: "APPLY_ACTION_UNCHANGED",
+		4: "APPLY_ACTION_PRUNED",
 	}
 	ApplyAction_value = map[string]int32{
 		"APPLY_ACTION_UNSPECIFIED": 0,
 		"APPLY_ACTION_CREATED":     1,
 		"APPLY_ACTION_CONFIGURED":  2,
 		"APPLY_ACTION_UNCHANGED":   3,
+		"APPLY_ACTION_PRUNED":      4,
 	}
 )
 
@@ -219,11 +294,11 @@ func (x ApplyAction) String() string {
 }
 
 func (ApplyAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_holdfast_v1_objects_proto_enumTypes[3].Descriptor()
+	return file_holdfast_v1_objects_proto_enumTypes[4].Descriptor()
 }
 
 func (ApplyAction) Type() protoreflect.EnumType {
-	return &file_holdfast_v1_objects_proto_enumTypes[3]
+	return &file_holdfast_v1_objects_proto_enumTypes[4]
 }
 
 func (x ApplyAction) Number() protoreflect.EnumNumber {
@@ -232,7 +307,64 @@ func (x ApplyAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ApplyAction.Descriptor instead.
 func (ApplyAction) EnumDescriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
+}
+
+// Propagation says what becomes of what an object owns.
+type Propagation int32
+
+const (
+	// As PROPAGATION_BACKGROUND.
+	Propagation_PROPAGATION_UNSPECIFIED Propagation = 0
+	// It is deleted after the object.
+	Propagation_PROPAGATION_BACKGROUND Propagation = 1
+	// It is deleted before the object, which waits, terminating.
+	Propagation_PROPAGATION_FOREGROUND Propagation = 2
+	// It stays, without an owner.
+	Propagation_PROPAGATION_ORPHAN Propagation = 3
+)
+
+// Enum value maps for Propagation.
+var (
+	Propagation_name = map[int32]string{
+		0: "PROPAGATION_UNSPECIFIED",
+		1: "PROPAGATION_BACKGROUND",
+		2: "PROPAGATION_FOREGROUND",
+		3: "PROPAGATION_ORPHAN",
+	}
+	Propagation_value = map[string]int32{
+		"PROPAGATION_UNSPECIFIED": 0,
+		"PROPAGATION_BACKGROUND":  1,
+		"PROPAGATION_FOREGROUND":  2,
+		"PROPAGATION_ORPHAN":      3,
+	}
+)
+
+func (x Propagation) Enum() *Propagation {
+	p := new(Propagation)
+	*p = x
+	return p
+}
+
+func (x Propagation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Propagation) Descriptor() protoreflect.EnumDescriptor {
+	return file_holdfast_v1_objects_proto_enumTypes[5].Descriptor()
+}
+
+func (Propagation) Type() protoreflect.EnumType {
+	return &file_holdfast_v1_objects_proto_enumTypes[5]
+}
+
+func (x Propagation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Propagation.Descriptor instead.
+func (Propagation) EnumDescriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{5}
 }
 
 // ReadOptions says how fresh a read must be.
@@ -240,7 +372,12 @@ type ReadOptions struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Consistency Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=holdfast.v1.Consistency" json:"consistency,omitempty"`
 	// The answer is at or past this revision; the peer waits for it. 0: no bound.
-	MinRevision   int64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	MinRevision int64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// For CONSISTENCY_BOUNDED.
+	MaxAge *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	// The state as it was at this revision. 0: the newest. OutOfRange when it has
+	// been compacted.
+	AtRevision    int64 `protobuf:"varint,4,opt,name=at_revision,json=atRevision,proto3" json:"at_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -289,6 +426,20 @@ func (x *ReadOptions) GetMinRevision() int64 {
 	return 0
 }
 
+func (x *ReadOptions) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *ReadOptions) GetAtRevision() int64 {
+	if x != nil {
+		return x.AtRevision
+	}
+	return 0
+}
+
 // Answer says how true an answer is.
 type Answer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -299,7 +450,12 @@ type Answer struct {
 	// The id of the answering peer.
 	ServedBy string `protobuf:"bytes,3,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
 	// How old the answer may be. Absent when the peer cannot bound it.
-	Age           *durationpb.Duration `protobuf:"bytes,4,opt,name=age,proto3" json:"age,omitempty"`
+	Age *durationpb.Duration `protobuf:"bytes,4,opt,name=age,proto3" json:"age,omitempty"`
+	// For how long the answering peer has been cut off from the quorum. Absent when
+	// it is not.
+	CutOff *durationpb.Duration `protobuf:"bytes,5,opt,name=cut_off,json=cutOff,proto3" json:"cut_off,omitempty"`
+	// What the caller should know about a write that succeeded, for people.
+	Warnings      []string `protobuf:"bytes,6,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -358,6 +514,20 @@ func (x *Answer) GetServedBy() string {
 func (x *Answer) GetAge() *durationpb.Duration {
 	if x != nil {
 		return x.Age
+	}
+	return nil
+}
+
+func (x *Answer) GetCutOff() *durationpb.Duration {
+	if x != nil {
+		return x.CutOff
+	}
+	return nil
+}
+
+func (x *Answer) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -650,12 +820,14 @@ func (x *ErrorInfo) GetRevision() int64 {
 }
 
 type GetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Read          *ReadOptions           `protobuf:"bytes,4,opt,name=read,proto3" json:"read,omitempty"`
-	Encoding      Encoding               `protobuf:"varint,5,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Read      *ReadOptions           `protobuf:"bytes,4,opt,name=read,proto3" json:"read,omitempty"`
+	Encoding  Encoding               `protobuf:"varint,5,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
+	// "": the object; "scale": its Scale (autoscaling/v1).
+	Subresource   string `protobuf:"bytes,6,opt,name=subresource,proto3" json:"subresource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -723,6 +895,13 @@ func (x *GetRequest) GetEncoding() Encoding {
 		return x.Encoding
 	}
 	return Encoding_ENCODING_UNSPECIFIED
+}
+
+func (x *GetRequest) GetSubresource() string {
+	if x != nil {
+		return x.Subresource
+	}
+	return ""
 }
 
 type GetResponse struct {
@@ -888,7 +1067,10 @@ type ListResponse struct {
 	Objects []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
 	Answer  *Answer                `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
 	// Empty when there is no more.
-	Continue      string `protobuf:"bytes,3,opt,name=continue,proto3" json:"continue,omitempty"`
+	Continue string `protobuf:"bytes,3,opt,name=continue,proto3" json:"continue,omitempty"`
+	// How many matching objects there are after these, if that is known without
+	// looking at them all. 0: not known, or none.
+	Remaining     int64 `protobuf:"varint,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -944,6 +1126,13 @@ func (x *ListResponse) GetContinue() string {
 	return ""
 }
 
+func (x *ListResponse) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -952,10 +1141,12 @@ type WatchRequest struct {
 	FieldSelector string                 `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
 	Encoding      Encoding               `protobuf:"varint,5,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
 	// Changes after this revision. 0: the current objects first, then changes.
-	FromRevision  int64        `protobuf:"varint,6,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
-	Read          *ReadOptions `protobuf:"bytes,7,opt,name=read,proto3" json:"read,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FromRevision int64        `protobuf:"varint,6,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	Read         *ReadOptions `protobuf:"bytes,7,opt,name=read,proto3" json:"read,omitempty"`
+	// A bookmark is sent when nothing else was for so long. Absent: a minute.
+	BookmarkInterval *durationpb.Duration `protobuf:"bytes,8,opt,name=bookmark_interval,json=bookmarkInterval,proto3" json:"bookmark_interval,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
@@ -1033,6 +1224,13 @@ func (x *WatchRequest) GetFromRevision() int64 {
 func (x *WatchRequest) GetRead() *ReadOptions {
 	if x != nil {
 		return x.Read
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetBookmarkInterval() *durationpb.Duration {
+	if x != nil {
+		return x.BookmarkInterval
 	}
 	return nil
 }
@@ -1155,9 +1353,12 @@ func (x *WatchResponse) GetSynced() bool {
 }
 
 type CreateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Object *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	DryRun bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Who writes, for the object's managed fields: "kubectl-create". Empty: the
+	// caller's name.
+	FieldManager  string `protobuf:"bytes,3,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1204,6 +1405,13 @@ func (x *CreateRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *CreateRequest) GetFieldManager() string {
+	if x != nil {
+		return x.FieldManager
+	}
+	return ""
 }
 
 type CreateResponse struct {
@@ -1259,9 +1467,15 @@ func (x *CreateResponse) GetAnswer() *Answer {
 }
 
 type UpdateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Object *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	DryRun bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// "": all but status; "status": the status alone; "scale": object is a Scale
+	// (autoscaling/v1) and kind, below, says of what.
+	Subresource  string `protobuf:"bytes,3,opt,name=subresource,proto3" json:"subresource,omitempty"`
+	FieldManager string `protobuf:"bytes,4,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
+	// Of the object whose scale it is.
+	Kind          *Kind `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1308,6 +1522,27 @@ func (x *UpdateRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *UpdateRequest) GetSubresource() string {
+	if x != nil {
+		return x.Subresource
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetFieldManager() string {
+	if x != nil {
+		return x.FieldManager
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetKind() *Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
 }
 
 type UpdateResponse struct {
@@ -1362,27 +1597,38 @@ func (x *UpdateResponse) GetAnswer() *Answer {
 	return nil
 }
 
-type UpdateStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+type PatchRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// As in UpdateRequest.
+	Subresource  string    `protobuf:"bytes,4,opt,name=subresource,proto3" json:"subresource,omitempty"`
+	Type         PatchType `protobuf:"varint,5,opt,name=type,proto3,enum=holdfast.v1.PatchType" json:"type,omitempty"`
+	Patch        []byte    `protobuf:"bytes,6,opt,name=patch,proto3" json:"patch,omitempty"`
+	FieldManager string    `protobuf:"bytes,7,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
+	// PATCH_TYPE_APPLY: take over fields that others own.
+	Force         bool     `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
+	DryRun        bool     `protobuf:"varint,9,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Encoding      Encoding `protobuf:"varint,10,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *UpdateStatusRequest) Reset() {
-	*x = UpdateStatusRequest{}
+func (x *PatchRequest) Reset() {
+	*x = PatchRequest{}
 	mi := &file_holdfast_v1_objects_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *UpdateStatusRequest) String() string {
+func (x *PatchRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*UpdateStatusRequest) ProtoMessage() {}
+func (*PatchRequest) ProtoMessage() {}
 
-func (x *UpdateStatusRequest) ProtoReflect() protoreflect.Message {
+func (x *PatchRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_objects_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1394,40 +1640,105 @@ func (x *UpdateStatusRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use UpdateStatusRequest.ProtoReflect.Descriptor instead.
-func (*UpdateStatusRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use PatchRequest.ProtoReflect.Descriptor instead.
+func (*PatchRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{17}
 }
 
-func (x *UpdateStatusRequest) GetObject() *Object {
+func (x *PatchRequest) GetKind() *Kind {
 	if x != nil {
-		return x.Object
+		return x.Kind
 	}
 	return nil
 }
 
-type UpdateStatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Object        *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	Answer        *Answer                `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+func (x *PatchRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PatchRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PatchRequest) GetSubresource() string {
+	if x != nil {
+		return x.Subresource
+	}
+	return ""
+}
+
+func (x *PatchRequest) GetType() PatchType {
+	if x != nil {
+		return x.Type
+	}
+	return PatchType_PATCH_TYPE_UNSPECIFIED
+}
+
+func (x *PatchRequest) GetPatch() []byte {
+	if x != nil {
+		return x.Patch
+	}
+	return nil
+}
+
+func (x *PatchRequest) GetFieldManager() string {
+	if x != nil {
+		return x.FieldManager
+	}
+	return ""
+}
+
+func (x *PatchRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *PatchRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *PatchRequest) GetEncoding() Encoding {
+	if x != nil {
+		return x.Encoding
+	}
+	return Encoding_ENCODING_UNSPECIFIED
+}
+
+type PatchResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Object *Object                `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Answer *Answer                `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	// PATCH_TYPE_APPLY made it.
+	Created       bool `protobuf:"varint,3,opt,name=created,proto3" json:"created,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *UpdateStatusResponse) Reset() {
-	*x = UpdateStatusResponse{}
+func (x *PatchResponse) Reset() {
+	*x = PatchResponse{}
 	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *UpdateStatusResponse) String() string {
+func (x *PatchResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*UpdateStatusResponse) ProtoMessage() {}
+func (*PatchResponse) ProtoMessage() {}
 
-func (x *UpdateStatusResponse) ProtoReflect() protoreflect.Message {
+func (x *PatchResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_objects_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1439,31 +1750,48 @@ func (x *UpdateStatusResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use UpdateStatusResponse.ProtoReflect.Descriptor instead.
-func (*UpdateStatusResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use PatchResponse.ProtoReflect.Descriptor instead.
+func (*PatchResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{18}
 }
 
-func (x *UpdateStatusResponse) GetObject() *Object {
+func (x *PatchResponse) GetObject() *Object {
 	if x != nil {
 		return x.Object
 	}
 	return nil
 }
 
-func (x *UpdateStatusResponse) GetAnswer() *Answer {
+func (x *PatchResponse) GetAnswer() *Answer {
 	if x != nil {
 		return x.Answer
 	}
 	return nil
 }
 
+func (x *PatchResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
 type ApplyRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Objects []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
-	// Who applies, "holdfast-cli".
-	FieldManager  string `protobuf:"bytes,2,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
-	DryRun        bool   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Who applies, "holdfast". Required.
+	FieldManager string `protobuf:"bytes,2,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
+	DryRun       bool   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Take over fields that other managers own.
+	Force bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	// The name under which the cluster remembers what is applied: at the next apply
+	// under this name, with prune, what is no longer among objects is deleted.
+	Set string `protobuf:"bytes,5,opt,name=set,proto3" json:"set,omitempty"`
+	// Namespace of the set, as a part of its name. May be empty.
+	SetNamespace string `protobuf:"bytes,6,opt,name=set_namespace,json=setNamespace,proto3" json:"set_namespace,omitempty"`
+	// Delete what the set held before and objects no longer hold, in the same
+	// transaction.
+	Prune         bool `protobuf:"varint,7,opt,name=prune,proto3" json:"prune,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1519,10 +1847,40 @@ func (x *ApplyRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *ApplyRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *ApplyRequest) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *ApplyRequest) GetSetNamespace() string {
+	if x != nil {
+		return x.SetNamespace
+	}
+	return ""
+}
+
+func (x *ApplyRequest) GetPrune() bool {
+	if x != nil {
+		return x.Prune
+	}
+	return false
+}
+
 type ApplyResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Action        ApplyAction            `protobuf:"varint,1,opt,name=action,proto3,enum=holdfast.v1.ApplyAction" json:"action,omitempty"`
-	Object        *Object                `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Action ApplyAction            `protobuf:"varint,1,opt,name=action,proto3,enum=holdfast.v1.ApplyAction" json:"action,omitempty"`
+	Object *Object                `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	// The object as it was before, in a dry run of what was not created: for diff.
+	Before        *Object `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1571,9 +1929,16 @@ func (x *ApplyResult) GetObject() *Object {
 	return nil
 }
 
+func (x *ApplyResult) GetBefore() *Object {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of the request.
+	// In the order of the request; what was pruned comes after.
 	Results       []*ApplyResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	Answer        *Answer        `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1632,8 +1997,12 @@ type DeleteRequest struct {
 	// The deletion happens only to the object with this uid. Empty: any.
 	Uid string `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
 	// For pods: time to stop in. Absent: what the pod asks for. 0: at once.
-	GracePeriod   *durationpb.Duration `protobuf:"bytes,5,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
-	DryRun        bool                 `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	GracePeriod *durationpb.Duration `protobuf:"bytes,5,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	DryRun      bool                 `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Propagation Propagation          `protobuf:"varint,7,opt,name=propagation,proto3,enum=holdfast.v1.Propagation" json:"propagation,omitempty"`
+	// The deletion happens only at this resourceVersion. 0: any.
+	Revision      int64    `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Encoding      Encoding `protobuf:"varint,9,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1710,6 +2079,27 @@ func (x *DeleteRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *DeleteRequest) GetPropagation() Propagation {
+	if x != nil {
+		return x.Propagation
+	}
+	return Propagation_PROPAGATION_UNSPECIFIED
+}
+
+func (x *DeleteRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DeleteRequest) GetEncoding() Encoding {
+	if x != nil {
+		return x.Encoding
+	}
+	return Encoding_ENCODING_UNSPECIFIED
+}
+
 type DeleteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The object as it was, or as it is while it terminates.
@@ -1781,19 +2171,597 @@ func (x *DeleteResponse) GetDeadline() *timestamppb.Timestamp {
 	return nil
 }
 
+type DeleteCollectionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Empty: all namespaces.
+	Namespace     string               `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	LabelSelector string               `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	FieldSelector string               `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
+	GracePeriod   *durationpb.Duration `protobuf:"bytes,5,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	DryRun        bool                 `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Propagation   Propagation          `protobuf:"varint,7,opt,name=propagation,proto3,enum=holdfast.v1.Propagation" json:"propagation,omitempty"`
+	Encoding      Encoding             `protobuf:"varint,8,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCollectionRequest) Reset() {
+	*x = DeleteCollectionRequest{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCollectionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCollectionRequest) ProtoMessage() {}
+
+func (x *DeleteCollectionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCollectionRequest.ProtoReflect.Descriptor instead.
+func (*DeleteCollectionRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeleteCollectionRequest) GetKind() *Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *DeleteCollectionRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DeleteCollectionRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+func (x *DeleteCollectionRequest) GetFieldSelector() string {
+	if x != nil {
+		return x.FieldSelector
+	}
+	return ""
+}
+
+func (x *DeleteCollectionRequest) GetGracePeriod() *durationpb.Duration {
+	if x != nil {
+		return x.GracePeriod
+	}
+	return nil
+}
+
+func (x *DeleteCollectionRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DeleteCollectionRequest) GetPropagation() Propagation {
+	if x != nil {
+		return x.Propagation
+	}
+	return Propagation_PROPAGATION_UNSPECIFIED
+}
+
+func (x *DeleteCollectionRequest) GetEncoding() Encoding {
+	if x != nil {
+		return x.Encoding
+	}
+	return Encoding_ENCODING_UNSPECIFIED
+}
+
+type DeleteCollectionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The objects as they were, or as they are while they terminate.
+	Objects       []*Object `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	Answer        *Answer   `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCollectionResponse) Reset() {
+	*x = DeleteCollectionResponse{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCollectionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCollectionResponse) ProtoMessage() {}
+
+func (x *DeleteCollectionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCollectionResponse.ProtoReflect.Descriptor instead.
+func (*DeleteCollectionResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DeleteCollectionResponse) GetObjects() []*Object {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *DeleteCollectionResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+type EvictRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// As in DeleteRequest.
+	Uid           string               `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	GracePeriod   *durationpb.Duration `protobuf:"bytes,4,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	DryRun        bool                 `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvictRequest) Reset() {
+	*x = EvictRequest{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictRequest) ProtoMessage() {}
+
+func (x *EvictRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvictRequest.ProtoReflect.Descriptor instead.
+func (*EvictRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *EvictRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EvictRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EvictRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *EvictRequest) GetGracePeriod() *durationpb.Duration {
+	if x != nil {
+		return x.GracePeriod
+	}
+	return nil
+}
+
+func (x *EvictRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type EvictResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answer        *Answer                `protobuf:"bytes,1,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvictResponse) Reset() {
+	*x = EvictResponse{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictResponse) ProtoMessage() {}
+
+func (x *EvictResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvictResponse.ProtoReflect.Descriptor instead.
+func (*EvictResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *EvictResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+type KindsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KindsRequest) Reset() {
+	*x = KindsRequest{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KindsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KindsRequest) ProtoMessage() {}
+
+func (x *KindsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KindsRequest.ProtoReflect.Descriptor instead.
+func (*KindsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
+}
+
+// Resource is a kind and its names.
+type Resource struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Kind       *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Plural     string                 `protobuf:"bytes,2,opt,name=plural,proto3" json:"plural,omitempty"`
+	Singular   string                 `protobuf:"bytes,3,opt,name=singular,proto3" json:"singular,omitempty"`
+	ShortNames []string               `protobuf:"bytes,4,rep,name=short_names,json=shortNames,proto3" json:"short_names,omitempty"`
+	Categories []string               `protobuf:"bytes,5,rep,name=categories,proto3" json:"categories,omitempty"`
+	Namespaced bool                   `protobuf:"varint,6,opt,name=namespaced,proto3" json:"namespaced,omitempty"`
+	// Its subresources: "status", "scale".
+	Subresources []string `protobuf:"bytes,7,rep,name=subresources,proto3" json:"subresources,omitempty"`
+	// True for kinds that a CustomResourceDefinition defines.
+	Custom        bool `protobuf:"varint,8,opt,name=custom,proto3" json:"custom,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resource) Reset() {
+	*x = Resource{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resource) ProtoMessage() {}
+
+func (x *Resource) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resource.ProtoReflect.Descriptor instead.
+func (*Resource) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Resource) GetKind() *Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Resource) GetPlural() string {
+	if x != nil {
+		return x.Plural
+	}
+	return ""
+}
+
+func (x *Resource) GetSingular() string {
+	if x != nil {
+		return x.Singular
+	}
+	return ""
+}
+
+func (x *Resource) GetShortNames() []string {
+	if x != nil {
+		return x.ShortNames
+	}
+	return nil
+}
+
+func (x *Resource) GetCategories() []string {
+	if x != nil {
+		return x.Categories
+	}
+	return nil
+}
+
+func (x *Resource) GetNamespaced() bool {
+	if x != nil {
+		return x.Namespaced
+	}
+	return false
+}
+
+func (x *Resource) GetSubresources() []string {
+	if x != nil {
+		return x.Subresources
+	}
+	return nil
+}
+
+func (x *Resource) GetCustom() bool {
+	if x != nil {
+		return x.Custom
+	}
+	return false
+}
+
+type KindsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resources     []*Resource            `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	Answer        *Answer                `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KindsResponse) Reset() {
+	*x = KindsResponse{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KindsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KindsResponse) ProtoMessage() {}
+
+func (x *KindsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KindsResponse.ProtoReflect.Descriptor instead.
+func (*KindsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *KindsResponse) GetResources() []*Resource {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *KindsResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+type SchemaRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for the core group.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchemaRequest) Reset() {
+	*x = SchemaRequest{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchemaRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchemaRequest) ProtoMessage() {}
+
+func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchemaRequest.ProtoReflect.Descriptor instead.
+func (*SchemaRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SchemaRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SchemaRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type SchemaResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// OpenAPI v3, JSON.
+	Document []byte `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	// Changes with the document.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchemaResponse) Reset() {
+	*x = SchemaResponse{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchemaResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchemaResponse) ProtoMessage() {}
+
+func (x *SchemaResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchemaResponse.ProtoReflect.Descriptor instead.
+func (*SchemaResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SchemaResponse) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
+func (x *SchemaResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 var File_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
-	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n" +
+	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n" +
 	"\vReadOptions\x12:\n" +
 	"\vconsistency\x18\x01 \x01(\x0e2\x18.holdfast.v1.ConsistencyR\vconsistency\x12!\n" +
-	"\fmin_revision\x18\x02 \x01(\x03R\vminRevision\"\x82\x01\n" +
+	"\fmin_revision\x18\x02 \x01(\x03R\vminRevision\x122\n" +
+	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12\x1f\n" +
+	"\vat_revision\x18\x04 \x01(\x03R\n" +
+	"atRevision\"\xd2\x01\n" +
 	"\x06Answer\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1b\n" +
 	"\tserved_by\x18\x03 \x01(\tR\bservedBy\x12+\n" +
-	"\x03age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03age\"J\n" +
+	"\x03age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03age\x122\n" +
+	"\acut_off\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06cutOff\x12\x1a\n" +
+	"\bwarnings\x18\x06 \x03(\tR\bwarnings\"J\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -1813,14 +2781,15 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\tErrorInfo\x12\x1b\n" +
 	"\tserved_by\x18\x01 \x01(\tR\bservedBy\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"\xc6\x01\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\xe8\x01\n" +
 	"\n" +
 	"GetRequest\x12%\n" +
 	"\x04kind\x18\x01 \x01(\v2\x11.holdfast.v1.KindR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12,\n" +
 	"\x04read\x18\x04 \x01(\v2\x18.holdfast.v1.ReadOptionsR\x04read\x121\n" +
-	"\bencoding\x18\x05 \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\"g\n" +
+	"\bencoding\x18\x05 \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\x12 \n" +
+	"\vsubresource\x18\x06 \x01(\tR\vsubresource\"g\n" +
 	"\vGetResponse\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12+\n" +
 	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xb3\x02\n" +
@@ -1832,11 +2801,12 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x04read\x18\x05 \x01(\v2\x18.holdfast.v1.ReadOptionsR\x04read\x121\n" +
 	"\bencoding\x18\x06 \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\x12\x14\n" +
 	"\x05limit\x18\a \x01(\x05R\x05limit\x12\x1a\n" +
-	"\bcontinue\x18\b \x01(\tR\bcontinue\"\x86\x01\n" +
+	"\bcontinue\x18\b \x01(\tR\bcontinue\"\xa4\x01\n" +
 	"\fListResponse\x12-\n" +
 	"\aobjects\x18\x01 \x03(\v2\x13.holdfast.v1.ObjectR\aobjects\x12+\n" +
 	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\x12\x1a\n" +
-	"\bcontinue\x18\x03 \x01(\tR\bcontinue\"\xa7\x02\n" +
+	"\bcontinue\x18\x03 \x01(\tR\bcontinue\x12\x1c\n" +
+	"\tremaining\x18\x04 \x01(\x03R\tremaining\"\xef\x02\n" +
 	"\fWatchRequest\x12%\n" +
 	"\x04kind\x18\x01 \x01(\v2\x11.holdfast.v1.KindR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12%\n" +
@@ -1844,57 +2814,127 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x0efield_selector\x18\x04 \x01(\tR\rfieldSelector\x121\n" +
 	"\bencoding\x18\x05 \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\x12#\n" +
 	"\rfrom_revision\x18\x06 \x01(\x03R\ffromRevision\x12,\n" +
-	"\x04read\x18\a \x01(\v2\x18.holdfast.v1.ReadOptionsR\x04read\"b\n" +
+	"\x04read\x18\a \x01(\v2\x18.holdfast.v1.ReadOptionsR\x04read\x12F\n" +
+	"\x11bookmark_interval\x18\b \x01(\v2\x19.google.protobuf.DurationR\x10bookmarkInterval\"b\n" +
 	"\x06Change\x12+\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x17.holdfast.v1.ChangeTypeR\x04type\x12+\n" +
 	"\x06object\x18\x02 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\"r\n" +
 	"\rWatchResponse\x12-\n" +
 	"\achanges\x18\x01 \x03(\v2\x13.holdfast.v1.ChangeR\achanges\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
-	"\x06synced\x18\x03 \x01(\bR\x06synced\"U\n" +
+	"\x06synced\x18\x03 \x01(\bR\x06synced\"z\n" +
 	"\rCreateRequest\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"j\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12#\n" +
+	"\rfield_manager\x18\x03 \x01(\tR\ffieldManager\"j\n" +
 	"\x0eCreateResponse\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12+\n" +
-	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"U\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xc3\x01\n" +
 	"\rUpdateRequest\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"j\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12 \n" +
+	"\vsubresource\x18\x03 \x01(\tR\vsubresource\x12#\n" +
+	"\rfield_manager\x18\x04 \x01(\tR\ffieldManager\x12%\n" +
+	"\x04kind\x18\x05 \x01(\v2\x11.holdfast.v1.KindR\x04kind\"j\n" +
 	"\x0eUpdateResponse\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12+\n" +
-	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"B\n" +
-	"\x13UpdateStatusRequest\x12+\n" +
-	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\"p\n" +
-	"\x14UpdateStatusResponse\x12+\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xd2\x02\n" +
+	"\fPatchRequest\x12%\n" +
+	"\x04kind\x18\x01 \x01(\v2\x11.holdfast.v1.KindR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12 \n" +
+	"\vsubresource\x18\x04 \x01(\tR\vsubresource\x12*\n" +
+	"\x04type\x18\x05 \x01(\x0e2\x16.holdfast.v1.PatchTypeR\x04type\x12\x14\n" +
+	"\x05patch\x18\x06 \x01(\fR\x05patch\x12#\n" +
+	"\rfield_manager\x18\a \x01(\tR\ffieldManager\x12\x14\n" +
+	"\x05force\x18\b \x01(\bR\x05force\x12\x17\n" +
+	"\adry_run\x18\t \x01(\bR\x06dryRun\x121\n" +
+	"\bencoding\x18\n" +
+	" \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\"\x83\x01\n" +
+	"\rPatchResponse\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12+\n" +
-	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"{\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\x12\x18\n" +
+	"\acreated\x18\x03 \x01(\bR\acreated\"\xde\x01\n" +
 	"\fApplyRequest\x12-\n" +
 	"\aobjects\x18\x01 \x03(\v2\x13.holdfast.v1.ObjectR\aobjects\x12#\n" +
 	"\rfield_manager\x18\x02 \x01(\tR\ffieldManager\x12\x17\n" +
-	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"l\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\x12\x10\n" +
+	"\x03set\x18\x05 \x01(\tR\x03set\x12#\n" +
+	"\rset_namespace\x18\x06 \x01(\tR\fsetNamespace\x12\x14\n" +
+	"\x05prune\x18\a \x01(\bR\x05prune\"\x99\x01\n" +
 	"\vApplyResult\x120\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x18.holdfast.v1.ApplyActionR\x06action\x12+\n" +
-	"\x06object\x18\x02 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\"p\n" +
+	"\x06object\x18\x02 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12+\n" +
+	"\x06before\x18\x03 \x01(\v2\x13.holdfast.v1.ObjectR\x06before\"p\n" +
 	"\rApplyResponse\x122\n" +
 	"\aresults\x18\x01 \x03(\v2\x18.holdfast.v1.ApplyResultR\aresults\x12+\n" +
-	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xd1\x01\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xdc\x02\n" +
 	"\rDeleteRequest\x12%\n" +
 	"\x04kind\x18\x01 \x01(\v2\x11.holdfast.v1.KindR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12<\n" +
 	"\fgrace_period\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x12\x17\n" +
-	"\adry_run\x18\x06 \x01(\bR\x06dryRun\"\xb6\x01\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12:\n" +
+	"\vpropagation\x18\a \x01(\x0e2\x18.holdfast.v1.PropagationR\vpropagation\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\x121\n" +
+	"\bencoding\x18\t \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\"\xb6\x01\n" +
 	"\x0eDeleteResponse\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.holdfast.v1.ObjectR\x06object\x12\x12\n" +
 	"\x04gone\x18\x02 \x01(\bR\x04gone\x12+\n" +
 	"\x06answer\x18\x03 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\x126\n" +
-	"\bdeadline\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline*_\n" +
+	"\bdeadline\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"\xf2\x02\n" +
+	"\x17DeleteCollectionRequest\x12%\n" +
+	"\x04kind\x18\x01 \x01(\v2\x11.holdfast.v1.KindR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12%\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tR\rlabelSelector\x12%\n" +
+	"\x0efield_selector\x18\x04 \x01(\tR\rfieldSelector\x12<\n" +
+	"\fgrace_period\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12:\n" +
+	"\vpropagation\x18\a \x01(\x0e2\x18.holdfast.v1.PropagationR\vpropagation\x121\n" +
+	"\bencoding\x18\b \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\"v\n" +
+	"\x18DeleteCollectionResponse\x12-\n" +
+	"\aobjects\x18\x01 \x03(\v2\x13.holdfast.v1.ObjectR\aobjects\x12+\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xa9\x01\n" +
+	"\fEvictRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12<\n" +
+	"\fgrace_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"<\n" +
+	"\rEvictResponse\x12+\n" +
+	"\x06answer\x18\x01 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\x0e\n" +
+	"\fKindsRequest\"\x82\x02\n" +
+	"\bResource\x12%\n" +
+	"\x04kind\x18\x01 \x01(\v2\x11.holdfast.v1.KindR\x04kind\x12\x16\n" +
+	"\x06plural\x18\x02 \x01(\tR\x06plural\x12\x1a\n" +
+	"\bsingular\x18\x03 \x01(\tR\bsingular\x12\x1f\n" +
+	"\vshort_names\x18\x04 \x03(\tR\n" +
+	"shortNames\x12\x1e\n" +
+	"\n" +
+	"categories\x18\x05 \x03(\tR\n" +
+	"categories\x12\x1e\n" +
+	"\n" +
+	"namespaced\x18\x06 \x01(\bR\n" +
+	"namespaced\x12\"\n" +
+	"\fsubresources\x18\a \x03(\tR\fsubresources\x12\x16\n" +
+	"\x06custom\x18\b \x01(\bR\x06custom\"q\n" +
+	"\rKindsResponse\x123\n" +
+	"\tresources\x18\x01 \x03(\v2\x15.holdfast.v1.ResourceR\tresources\x12+\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"?\n" +
+	"\rSchemaRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"@\n" +
+	"\x0eSchemaResponse\x12\x1a\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag*\x91\x01\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
-	"\x11CONSISTENCY_LOCAL\x10\x02*N\n" +
+	"\x11CONSISTENCY_LOCAL\x10\x02\x12\x17\n" +
+	"\x13CONSISTENCY_BOUNDED\x10\x03\x12\x17\n" +
+	"\x13CONSISTENCY_SESSION\x10\x04*N\n" +
 	"\bEncoding\x12\x18\n" +
 	"\x14ENCODING_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ENCODING_PROTOBUF\x10\x01\x12\x11\n" +
@@ -1904,21 +2944,37 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x17CHANGE_TYPE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CHANGE_TYPE_ADDED\x10\x01\x12\x18\n" +
 	"\x14CHANGE_TYPE_MODIFIED\x10\x02\x12\x17\n" +
-	"\x13CHANGE_TYPE_DELETED\x10\x03*~\n" +
+	"\x13CHANGE_TYPE_DELETED\x10\x03*\x82\x01\n" +
+	"\tPatchType\x12\x1a\n" +
+	"\x16PATCH_TYPE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fPATCH_TYPE_JSON\x10\x01\x12\x14\n" +
+	"\x10PATCH_TYPE_MERGE\x10\x02\x12\x18\n" +
+	"\x14PATCH_TYPE_STRATEGIC\x10\x03\x12\x14\n" +
+	"\x10PATCH_TYPE_APPLY\x10\x04*\x97\x01\n" +
 	"\vApplyAction\x12\x1c\n" +
 	"\x18APPLY_ACTION_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14APPLY_ACTION_CREATED\x10\x01\x12\x1b\n" +
 	"\x17APPLY_ACTION_CONFIGURED\x10\x02\x12\x1a\n" +
-	"\x16APPLY_ACTION_UNCHANGED\x10\x032\xa6\x04\n" +
+	"\x16APPLY_ACTION_UNCHANGED\x10\x03\x12\x17\n" +
+	"\x13APPLY_ACTION_PRUNED\x10\x04*z\n" +
+	"\vPropagation\x12\x1b\n" +
+	"\x17PROPAGATION_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16PROPAGATION_BACKGROUND\x10\x01\x12\x1a\n" +
+	"\x16PROPAGATION_FOREGROUND\x10\x02\x12\x16\n" +
+	"\x12PROPAGATION_ORPHAN\x10\x032\xb5\x06\n" +
 	"\rObjectService\x128\n" +
 	"\x03Get\x12\x17.holdfast.v1.GetRequest\x1a\x18.holdfast.v1.GetResponse\x12;\n" +
 	"\x04List\x12\x18.holdfast.v1.ListRequest\x1a\x19.holdfast.v1.ListResponse\x12@\n" +
 	"\x05Watch\x12\x19.holdfast.v1.WatchRequest\x1a\x1a.holdfast.v1.WatchResponse0\x01\x12A\n" +
 	"\x06Create\x12\x1a.holdfast.v1.CreateRequest\x1a\x1b.holdfast.v1.CreateResponse\x12A\n" +
-	"\x06Update\x12\x1a.holdfast.v1.UpdateRequest\x1a\x1b.holdfast.v1.UpdateResponse\x12S\n" +
-	"\fUpdateStatus\x12 .holdfast.v1.UpdateStatusRequest\x1a!.holdfast.v1.UpdateStatusResponse\x12>\n" +
+	"\x06Update\x12\x1a.holdfast.v1.UpdateRequest\x1a\x1b.holdfast.v1.UpdateResponse\x12>\n" +
+	"\x05Patch\x12\x19.holdfast.v1.PatchRequest\x1a\x1a.holdfast.v1.PatchResponse\x12>\n" +
 	"\x05Apply\x12\x19.holdfast.v1.ApplyRequest\x1a\x1a.holdfast.v1.ApplyResponse\x12A\n" +
-	"\x06Delete\x12\x1a.holdfast.v1.DeleteRequest\x1a\x1b.holdfast.v1.DeleteResponseB\xaa\x01\n" +
+	"\x06Delete\x12\x1a.holdfast.v1.DeleteRequest\x1a\x1b.holdfast.v1.DeleteResponse\x12_\n" +
+	"\x10DeleteCollection\x12$.holdfast.v1.DeleteCollectionRequest\x1a%.holdfast.v1.DeleteCollectionResponse\x12>\n" +
+	"\x05Evict\x12\x19.holdfast.v1.EvictRequest\x1a\x1a.holdfast.v1.EvictResponse\x12>\n" +
+	"\x05Kinds\x12\x19.holdfast.v1.KindsRequest\x1a\x1a.holdfast.v1.KindsResponse\x12A\n" +
+	"\x06Schema\x12\x1a.holdfast.v1.SchemaRequest\x1a\x1b.holdfast.v1.SchemaResponseB\xaa\x01\n" +
 	"\x0fcom.holdfast.v1B\fObjectsProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
 var (
@@ -1933,101 +2989,140 @@ func file_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_objects_proto_rawDescData
 }
 
-var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_holdfast_v1_objects_proto_goTypes = []any{
-	(Consistency)(0),              // 0: holdfast.v1.Consistency
-	(Encoding)(0),                 // 1: holdfast.v1.Encoding
-	(ChangeType)(0),               // 2: holdfast.v1.ChangeType
-	(ApplyAction)(0),              // 3: holdfast.v1.ApplyAction
-	(*ReadOptions)(nil),           // 4: holdfast.v1.ReadOptions
-	(*Answer)(nil),                // 5: holdfast.v1.Answer
-	(*Kind)(nil),                  // 6: holdfast.v1.Kind
-	(*Object)(nil),                // 7: holdfast.v1.Object
-	(*Fault)(nil),                 // 8: holdfast.v1.Fault
-	(*ErrorInfo)(nil),             // 9: holdfast.v1.ErrorInfo
-	(*GetRequest)(nil),            // 10: holdfast.v1.GetRequest
-	(*GetResponse)(nil),           // 11: holdfast.v1.GetResponse
-	(*ListRequest)(nil),           // 12: holdfast.v1.ListRequest
-	(*ListResponse)(nil),          // 13: holdfast.v1.ListResponse
-	(*WatchRequest)(nil),          // 14: holdfast.v1.WatchRequest
-	(*Change)(nil),                // 15: holdfast.v1.Change
-	(*WatchResponse)(nil),         // 16: holdfast.v1.WatchResponse
-	(*CreateRequest)(nil),         // 17: holdfast.v1.CreateRequest
-	(*CreateResponse)(nil),        // 18: holdfast.v1.CreateResponse
-	(*UpdateRequest)(nil),         // 19: holdfast.v1.UpdateRequest
-	(*UpdateResponse)(nil),        // 20: holdfast.v1.UpdateResponse
-	(*UpdateStatusRequest)(nil),   // 21: holdfast.v1.UpdateStatusRequest
-	(*UpdateStatusResponse)(nil),  // 22: holdfast.v1.UpdateStatusResponse
-	(*ApplyRequest)(nil),          // 23: holdfast.v1.ApplyRequest
-	(*ApplyResult)(nil),           // 24: holdfast.v1.ApplyResult
-	(*ApplyResponse)(nil),         // 25: holdfast.v1.ApplyResponse
-	(*DeleteRequest)(nil),         // 26: holdfast.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 27: holdfast.v1.DeleteResponse
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(Consistency)(0),                 // 0: holdfast.v1.Consistency
+	(Encoding)(0),                    // 1: holdfast.v1.Encoding
+	(ChangeType)(0),                  // 2: holdfast.v1.ChangeType
+	(PatchType)(0),                   // 3: holdfast.v1.PatchType
+	(ApplyAction)(0),                 // 4: holdfast.v1.ApplyAction
+	(Propagation)(0),                 // 5: holdfast.v1.Propagation
+	(*ReadOptions)(nil),              // 6: holdfast.v1.ReadOptions
+	(*Answer)(nil),                   // 7: holdfast.v1.Answer
+	(*Kind)(nil),                     // 8: holdfast.v1.Kind
+	(*Object)(nil),                   // 9: holdfast.v1.Object
+	(*Fault)(nil),                    // 10: holdfast.v1.Fault
+	(*ErrorInfo)(nil),                // 11: holdfast.v1.ErrorInfo
+	(*GetRequest)(nil),               // 12: holdfast.v1.GetRequest
+	(*GetResponse)(nil),              // 13: holdfast.v1.GetResponse
+	(*ListRequest)(nil),              // 14: holdfast.v1.ListRequest
+	(*ListResponse)(nil),             // 15: holdfast.v1.ListResponse
+	(*WatchRequest)(nil),             // 16: holdfast.v1.WatchRequest
+	(*Change)(nil),                   // 17: holdfast.v1.Change
+	(*WatchResponse)(nil),            // 18: holdfast.v1.WatchResponse
+	(*CreateRequest)(nil),            // 19: holdfast.v1.CreateRequest
+	(*CreateResponse)(nil),           // 20: holdfast.v1.CreateResponse
+	(*UpdateRequest)(nil),            // 21: holdfast.v1.UpdateRequest
+	(*UpdateResponse)(nil),           // 22: holdfast.v1.UpdateResponse
+	(*PatchRequest)(nil),             // 23: holdfast.v1.PatchRequest
+	(*PatchResponse)(nil),            // 24: holdfast.v1.PatchResponse
+	(*ApplyRequest)(nil),             // 25: holdfast.v1.ApplyRequest
+	(*ApplyResult)(nil),              // 26: holdfast.v1.ApplyResult
+	(*ApplyResponse)(nil),            // 27: holdfast.v1.ApplyResponse
+	(*DeleteRequest)(nil),            // 28: holdfast.v1.DeleteRequest
+	(*DeleteResponse)(nil),           // 29: holdfast.v1.DeleteResponse
+	(*DeleteCollectionRequest)(nil),  // 30: holdfast.v1.DeleteCollectionRequest
+	(*DeleteCollectionResponse)(nil), // 31: holdfast.v1.DeleteCollectionResponse
+	(*EvictRequest)(nil),             // 32: holdfast.v1.EvictRequest
+	(*EvictResponse)(nil),            // 33: holdfast.v1.EvictResponse
+	(*KindsRequest)(nil),             // 34: holdfast.v1.KindsRequest
+	(*Resource)(nil),                 // 35: holdfast.v1.Resource
+	(*KindsResponse)(nil),            // 36: holdfast.v1.KindsResponse
+	(*SchemaRequest)(nil),            // 37: holdfast.v1.SchemaRequest
+	(*SchemaResponse)(nil),           // 38: holdfast.v1.SchemaResponse
+	(*durationpb.Duration)(nil),      // 39: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 40: google.protobuf.Timestamp
 }
 var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	0,  // 0: holdfast.v1.ReadOptions.consistency:type_name -> holdfast.v1.Consistency
-	28, // 1: holdfast.v1.Answer.age:type_name -> google.protobuf.Duration
-	6,  // 2: holdfast.v1.Object.kind:type_name -> holdfast.v1.Kind
-	1,  // 3: holdfast.v1.Object.encoding:type_name -> holdfast.v1.Encoding
-	6,  // 4: holdfast.v1.GetRequest.kind:type_name -> holdfast.v1.Kind
-	4,  // 5: holdfast.v1.GetRequest.read:type_name -> holdfast.v1.ReadOptions
-	1,  // 6: holdfast.v1.GetRequest.encoding:type_name -> holdfast.v1.Encoding
-	7,  // 7: holdfast.v1.GetResponse.object:type_name -> holdfast.v1.Object
-	5,  // 8: holdfast.v1.GetResponse.answer:type_name -> holdfast.v1.Answer
-	6,  // 9: holdfast.v1.ListRequest.kind:type_name -> holdfast.v1.Kind
-	4,  // 10: holdfast.v1.ListRequest.read:type_name -> holdfast.v1.ReadOptions
-	1,  // 11: holdfast.v1.ListRequest.encoding:type_name -> holdfast.v1.Encoding
-	7,  // 12: holdfast.v1.ListResponse.objects:type_name -> holdfast.v1.Object
-	5,  // 13: holdfast.v1.ListResponse.answer:type_name -> holdfast.v1.Answer
-	6,  // 14: holdfast.v1.WatchRequest.kind:type_name -> holdfast.v1.Kind
-	1,  // 15: holdfast.v1.WatchRequest.encoding:type_name -> holdfast.v1.Encoding
-	4,  // 16: holdfast.v1.WatchRequest.read:type_name -> holdfast.v1.ReadOptions
-	2,  // 17: holdfast.v1.Change.type:type_name -> holdfast.v1.ChangeType
-	7,  // 18: holdfast.v1.Change.object:type_name -> holdfast.v1.Object
-	15, // 19: holdfast.v1.WatchResponse.changes:type_name -> holdfast.v1.Change
-	7,  // 20: holdfast.v1.CreateRequest.object:type_name -> holdfast.v1.Object
-	7,  // 21: holdfast.v1.CreateResponse.object:type_name -> holdfast.v1.Object
-	5,  // 22: holdfast.v1.CreateResponse.answer:type_name -> holdfast.v1.Answer
-	7,  // 23: holdfast.v1.UpdateRequest.object:type_name -> holdfast.v1.Object
-	7,  // 24: holdfast.v1.UpdateResponse.object:type_name -> holdfast.v1.Object
-	5,  // 25: holdfast.v1.UpdateResponse.answer:type_name -> holdfast.v1.Answer
-	7,  // 26: holdfast.v1.UpdateStatusRequest.object:type_name -> holdfast.v1.Object
-	7,  // 27: holdfast.v1.UpdateStatusResponse.object:type_name -> holdfast.v1.Object
-	5,  // 28: holdfast.v1.UpdateStatusResponse.answer:type_name -> holdfast.v1.Answer
-	7,  // 29: holdfast.v1.ApplyRequest.objects:type_name -> holdfast.v1.Object
-	3,  // 30: holdfast.v1.ApplyResult.action:type_name -> holdfast.v1.ApplyAction
-	7,  // 31: holdfast.v1.ApplyResult.object:type_name -> holdfast.v1.Object
-	24, // 32: holdfast.v1.ApplyResponse.results:type_name -> holdfast.v1.ApplyResult
-	5,  // 33: holdfast.v1.ApplyResponse.answer:type_name -> holdfast.v1.Answer
-	6,  // 34: holdfast.v1.DeleteRequest.kind:type_name -> holdfast.v1.Kind
-	28, // 35: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
-	7,  // 36: holdfast.v1.DeleteResponse.object:type_name -> holdfast.v1.Object
-	5,  // 37: holdfast.v1.DeleteResponse.answer:type_name -> holdfast.v1.Answer
-	29, // 38: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
-	10, // 39: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
-	12, // 40: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
-	14, // 41: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
-	17, // 42: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
-	19, // 43: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
-	21, // 44: holdfast.v1.ObjectService.UpdateStatus:input_type -> holdfast.v1.UpdateStatusRequest
-	23, // 45: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
-	26, // 46: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
-	11, // 47: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
-	13, // 48: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
-	16, // 49: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
-	18, // 50: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
-	20, // 51: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
-	22, // 52: holdfast.v1.ObjectService.UpdateStatus:output_type -> holdfast.v1.UpdateStatusResponse
-	25, // 53: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
-	27, // 54: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
-	47, // [47:55] is the sub-list for method output_type
-	39, // [39:47] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	39, // 1: holdfast.v1.ReadOptions.max_age:type_name -> google.protobuf.Duration
+	39, // 2: holdfast.v1.Answer.age:type_name -> google.protobuf.Duration
+	39, // 3: holdfast.v1.Answer.cut_off:type_name -> google.protobuf.Duration
+	8,  // 4: holdfast.v1.Object.kind:type_name -> holdfast.v1.Kind
+	1,  // 5: holdfast.v1.Object.encoding:type_name -> holdfast.v1.Encoding
+	8,  // 6: holdfast.v1.GetRequest.kind:type_name -> holdfast.v1.Kind
+	6,  // 7: holdfast.v1.GetRequest.read:type_name -> holdfast.v1.ReadOptions
+	1,  // 8: holdfast.v1.GetRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 9: holdfast.v1.GetResponse.object:type_name -> holdfast.v1.Object
+	7,  // 10: holdfast.v1.GetResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 11: holdfast.v1.ListRequest.kind:type_name -> holdfast.v1.Kind
+	6,  // 12: holdfast.v1.ListRequest.read:type_name -> holdfast.v1.ReadOptions
+	1,  // 13: holdfast.v1.ListRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 14: holdfast.v1.ListResponse.objects:type_name -> holdfast.v1.Object
+	7,  // 15: holdfast.v1.ListResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 16: holdfast.v1.WatchRequest.kind:type_name -> holdfast.v1.Kind
+	1,  // 17: holdfast.v1.WatchRequest.encoding:type_name -> holdfast.v1.Encoding
+	6,  // 18: holdfast.v1.WatchRequest.read:type_name -> holdfast.v1.ReadOptions
+	39, // 19: holdfast.v1.WatchRequest.bookmark_interval:type_name -> google.protobuf.Duration
+	2,  // 20: holdfast.v1.Change.type:type_name -> holdfast.v1.ChangeType
+	9,  // 21: holdfast.v1.Change.object:type_name -> holdfast.v1.Object
+	17, // 22: holdfast.v1.WatchResponse.changes:type_name -> holdfast.v1.Change
+	9,  // 23: holdfast.v1.CreateRequest.object:type_name -> holdfast.v1.Object
+	9,  // 24: holdfast.v1.CreateResponse.object:type_name -> holdfast.v1.Object
+	7,  // 25: holdfast.v1.CreateResponse.answer:type_name -> holdfast.v1.Answer
+	9,  // 26: holdfast.v1.UpdateRequest.object:type_name -> holdfast.v1.Object
+	8,  // 27: holdfast.v1.UpdateRequest.kind:type_name -> holdfast.v1.Kind
+	9,  // 28: holdfast.v1.UpdateResponse.object:type_name -> holdfast.v1.Object
+	7,  // 29: holdfast.v1.UpdateResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 30: holdfast.v1.PatchRequest.kind:type_name -> holdfast.v1.Kind
+	3,  // 31: holdfast.v1.PatchRequest.type:type_name -> holdfast.v1.PatchType
+	1,  // 32: holdfast.v1.PatchRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 33: holdfast.v1.PatchResponse.object:type_name -> holdfast.v1.Object
+	7,  // 34: holdfast.v1.PatchResponse.answer:type_name -> holdfast.v1.Answer
+	9,  // 35: holdfast.v1.ApplyRequest.objects:type_name -> holdfast.v1.Object
+	4,  // 36: holdfast.v1.ApplyResult.action:type_name -> holdfast.v1.ApplyAction
+	9,  // 37: holdfast.v1.ApplyResult.object:type_name -> holdfast.v1.Object
+	9,  // 38: holdfast.v1.ApplyResult.before:type_name -> holdfast.v1.Object
+	26, // 39: holdfast.v1.ApplyResponse.results:type_name -> holdfast.v1.ApplyResult
+	7,  // 40: holdfast.v1.ApplyResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 41: holdfast.v1.DeleteRequest.kind:type_name -> holdfast.v1.Kind
+	39, // 42: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
+	5,  // 43: holdfast.v1.DeleteRequest.propagation:type_name -> holdfast.v1.Propagation
+	1,  // 44: holdfast.v1.DeleteRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 45: holdfast.v1.DeleteResponse.object:type_name -> holdfast.v1.Object
+	7,  // 46: holdfast.v1.DeleteResponse.answer:type_name -> holdfast.v1.Answer
+	40, // 47: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
+	8,  // 48: holdfast.v1.DeleteCollectionRequest.kind:type_name -> holdfast.v1.Kind
+	39, // 49: holdfast.v1.DeleteCollectionRequest.grace_period:type_name -> google.protobuf.Duration
+	5,  // 50: holdfast.v1.DeleteCollectionRequest.propagation:type_name -> holdfast.v1.Propagation
+	1,  // 51: holdfast.v1.DeleteCollectionRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 52: holdfast.v1.DeleteCollectionResponse.objects:type_name -> holdfast.v1.Object
+	7,  // 53: holdfast.v1.DeleteCollectionResponse.answer:type_name -> holdfast.v1.Answer
+	39, // 54: holdfast.v1.EvictRequest.grace_period:type_name -> google.protobuf.Duration
+	7,  // 55: holdfast.v1.EvictResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 56: holdfast.v1.Resource.kind:type_name -> holdfast.v1.Kind
+	35, // 57: holdfast.v1.KindsResponse.resources:type_name -> holdfast.v1.Resource
+	7,  // 58: holdfast.v1.KindsResponse.answer:type_name -> holdfast.v1.Answer
+	12, // 59: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
+	14, // 60: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
+	16, // 61: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
+	19, // 62: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
+	21, // 63: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
+	23, // 64: holdfast.v1.ObjectService.Patch:input_type -> holdfast.v1.PatchRequest
+	25, // 65: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
+	28, // 66: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
+	30, // 67: holdfast.v1.ObjectService.DeleteCollection:input_type -> holdfast.v1.DeleteCollectionRequest
+	32, // 68: holdfast.v1.ObjectService.Evict:input_type -> holdfast.v1.EvictRequest
+	34, // 69: holdfast.v1.ObjectService.Kinds:input_type -> holdfast.v1.KindsRequest
+	37, // 70: holdfast.v1.ObjectService.Schema:input_type -> holdfast.v1.SchemaRequest
+	13, // 71: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
+	15, // 72: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
+	18, // 73: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
+	20, // 74: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
+	22, // 75: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
+	24, // 76: holdfast.v1.ObjectService.Patch:output_type -> holdfast.v1.PatchResponse
+	27, // 77: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
+	29, // 78: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
+	31, // 79: holdfast.v1.ObjectService.DeleteCollection:output_type -> holdfast.v1.DeleteCollectionResponse
+	33, // 80: holdfast.v1.ObjectService.Evict:output_type -> holdfast.v1.EvictResponse
+	36, // 81: holdfast.v1.ObjectService.Kinds:output_type -> holdfast.v1.KindsResponse
+	38, // 82: holdfast.v1.ObjectService.Schema:output_type -> holdfast.v1.SchemaResponse
+	71, // [71:83] is the sub-list for method output_type
+	59, // [59:71] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }
@@ -2040,8 +3135,8 @@ func file_holdfast_v1_objects_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_objects_proto_rawDesc), len(file_holdfast_v1_objects_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   24,
+			NumEnums:      6,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,12 +34,21 @@ const (
 	ObjectServiceCreateProcedure = "/holdfast.v1.ObjectService/Create"
 	// ObjectServiceUpdateProcedure is the procedure name of the ObjectService's Update RPC.
 	ObjectServiceUpdateProcedure = "/holdfast.v1.ObjectService/Update"
-	// ObjectServiceUpdateStatusProcedure is the procedure name of the ObjectService's UpdateStatus RPC.
-	ObjectServiceUpdateStatusProcedure = "/holdfast.v1.ObjectService/UpdateStatus"
+	// ObjectServicePatchProcedure is the procedure name of the ObjectService's Patch RPC.
+	ObjectServicePatchProcedure = "/holdfast.v1.ObjectService/Patch"
 	// ObjectServiceApplyProcedure is the procedure name of the ObjectService's Apply RPC.
 	ObjectServiceApplyProcedure = "/holdfast.v1.ObjectService/Apply"
 	// ObjectServiceDeleteProcedure is the procedure name of the ObjectService's Delete RPC.
 	ObjectServiceDeleteProcedure = "/holdfast.v1.ObjectService/Delete"
+	// ObjectServiceDeleteCollectionProcedure is the procedure name of the ObjectService's
+	// DeleteCollection RPC.
+	ObjectServiceDeleteCollectionProcedure = "/holdfast.v1.ObjectService/DeleteCollection"
+	// ObjectServiceEvictProcedure is the procedure name of the ObjectService's Evict RPC.
+	ObjectServiceEvictProcedure = "/holdfast.v1.ObjectService/Evict"
+	// ObjectServiceKindsProcedure is the procedure name of the ObjectService's Kinds RPC.
+	ObjectServiceKindsProcedure = "/holdfast.v1.ObjectService/Kinds"
+	// ObjectServiceSchemaProcedure is the procedure name of the ObjectService's Schema RPC.
+	ObjectServiceSchemaProcedure = "/holdfast.v1.ObjectService/Schema"
 )
 
 var (
@@ -78,11 +87,11 @@ var (
 			Procedure:  ObjectServiceUpdateProcedure,
 		}
 	})
-	objectServiceUpdateStatusSpec = sync.OnceValue(func() connect.Spec {
+	objectServicePatchSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
-			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("UpdateStatus"),
-			Procedure:  ObjectServiceUpdateStatusProcedure,
+			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("Patch"),
+			Procedure:  ObjectServicePatchProcedure,
 		}
 	})
 	objectServiceApplySpec = sync.OnceValue(func() connect.Spec {
@@ -97,6 +106,34 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("Delete"),
 			Procedure:  ObjectServiceDeleteProcedure,
+		}
+	})
+	objectServiceDeleteCollectionSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("DeleteCollection"),
+			Procedure:  ObjectServiceDeleteCollectionProcedure,
+		}
+	})
+	objectServiceEvictSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("Evict"),
+			Procedure:  ObjectServiceEvictProcedure,
+		}
+	})
+	objectServiceKindsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("Kinds"),
+			Procedure:  ObjectServiceKindsProcedure,
+		}
+	})
+	objectServiceSchemaSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("Schema"),
+			Procedure:  ObjectServiceSchemaProcedure,
 		}
 	})
 )
@@ -115,14 +152,26 @@ type ObjectServiceClient interface {
 	// Update replaces an object, but for its status and what the system owns. It
 	// needs the resourceVersion that the caller read, or none to overwrite.
 	Update(context.Context, *v1.UpdateRequest) (*v1.UpdateResponse, error)
-	// UpdateStatus replaces an object's status and nothing else.
-	UpdateStatus(context.Context, *v1.UpdateStatusRequest) (*v1.UpdateStatusResponse, error)
+	// Patch changes an object by a patch, against its newest state, and returns it.
+	Patch(context.Context, *v1.PatchRequest) (*v1.PatchResponse, error)
 	// Apply makes the objects what the manifests say, all of them or none, in one
-	// transaction. A repeated call changes nothing.
+	// transaction: server-side apply, so that fields which another manager owns are
+	// a conflict (Aborted, with a Fault for each) unless force takes them over. A
+	// repeated call changes nothing.
 	Apply(context.Context, *v1.ApplyRequest) (*v1.ApplyResponse, error)
 	// Delete begins the deletion of an object. Pods stay, marked as terminating,
 	// until their node reports that they have stopped.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
+	// DeleteCollection deletes all objects of a kind that the selectors select, in
+	// transactions of some hundred each.
+	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
+	// Evict deletes a pod if the PodDisruptionBudgets that select it allow that now;
+	// else ResourceExhausted, with the budget's name and numbers.
+	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
+	// Kinds lists the kinds that the cluster serves, custom ones included.
+	Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error)
+	// Schema returns the OpenAPI v3 document of a group and version.
+	Schema(context.Context, *v1.SchemaRequest) (*v1.SchemaResponse, error)
 }
 
 // NewObjectServiceClient constructs a client for the holdfast.v1.ObjectService service. Multiple
@@ -165,14 +214,26 @@ type ObjectServiceHandler interface {
 	// Update replaces an object, but for its status and what the system owns. It
 	// needs the resourceVersion that the caller read, or none to overwrite.
 	Update(context.Context, *v1.UpdateRequest) (*v1.UpdateResponse, error)
-	// UpdateStatus replaces an object's status and nothing else.
-	UpdateStatus(context.Context, *v1.UpdateStatusRequest) (*v1.UpdateStatusResponse, error)
+	// Patch changes an object by a patch, against its newest state, and returns it.
+	Patch(context.Context, *v1.PatchRequest) (*v1.PatchResponse, error)
 	// Apply makes the objects what the manifests say, all of them or none, in one
-	// transaction. A repeated call changes nothing.
+	// transaction: server-side apply, so that fields which another manager owns are
+	// a conflict (Aborted, with a Fault for each) unless force takes them over. A
+	// repeated call changes nothing.
 	Apply(context.Context, *v1.ApplyRequest) (*v1.ApplyResponse, error)
 	// Delete begins the deletion of an object. Pods stay, marked as terminating,
 	// until their node reports that they have stopped.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
+	// DeleteCollection deletes all objects of a kind that the selectors select, in
+	// transactions of some hundred each.
+	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
+	// Evict deletes a pod if the PodDisruptionBudgets that select it allow that now;
+	// else ResourceExhausted, with the budget's name and numbers.
+	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
+	// Kinds lists the kinds that the cluster serves, custom ones included.
+	Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error)
+	// Schema returns the OpenAPI v3 document of a group and version.
+	Schema(context.Context, *v1.SchemaRequest) (*v1.SchemaResponse, error)
 }
 
 // RegisterObjectServiceHandler registers svc as the holdfast.v1.ObjectService implementation on
@@ -185,9 +246,13 @@ func RegisterObjectServiceHandler(server *connect.Server, svc ObjectServiceHandl
 		connect.Method{Spec: objectServiceWatchSpec(), Handler: adapter.watch},
 		connect.Method{Spec: objectServiceCreateSpec(), Handler: adapter.create},
 		connect.Method{Spec: objectServiceUpdateSpec(), Handler: adapter.update},
-		connect.Method{Spec: objectServiceUpdateStatusSpec(), Handler: adapter.updateStatus},
+		connect.Method{Spec: objectServicePatchSpec(), Handler: adapter.patch},
 		connect.Method{Spec: objectServiceApplySpec(), Handler: adapter.apply},
 		connect.Method{Spec: objectServiceDeleteSpec(), Handler: adapter.delete},
+		connect.Method{Spec: objectServiceDeleteCollectionSpec(), Handler: adapter.deleteCollection},
+		connect.Method{Spec: objectServiceEvictSpec(), Handler: adapter.evict},
+		connect.Method{Spec: objectServiceKindsSpec(), Handler: adapter.kinds},
+		connect.Method{Spec: objectServiceSchemaSpec(), Handler: adapter.schema},
 	)
 }
 
@@ -229,8 +294,8 @@ func (UnimplementedObjectServiceHandler) Update(context.Context, *v1.UpdateReque
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Update is not implemented")
 }
 
-func (UnimplementedObjectServiceHandler) UpdateStatus(context.Context, *v1.UpdateStatusRequest) (*v1.UpdateStatusResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.UpdateStatus is not implemented")
+func (UnimplementedObjectServiceHandler) Patch(context.Context, *v1.PatchRequest) (*v1.PatchResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Patch is not implemented")
 }
 
 func (UnimplementedObjectServiceHandler) Apply(context.Context, *v1.ApplyRequest) (*v1.ApplyResponse, error) {
@@ -239,6 +304,22 @@ func (UnimplementedObjectServiceHandler) Apply(context.Context, *v1.ApplyRequest
 
 func (UnimplementedObjectServiceHandler) Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Delete is not implemented")
+}
+
+func (UnimplementedObjectServiceHandler) DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.DeleteCollection is not implemented")
+}
+
+func (UnimplementedObjectServiceHandler) Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Evict is not implemented")
+}
+
+func (UnimplementedObjectServiceHandler) Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Kinds is not implemented")
+}
+
+func (UnimplementedObjectServiceHandler) Schema(context.Context, *v1.SchemaRequest) (*v1.SchemaResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Schema is not implemented")
 }
 
 type objectServiceClient struct {
@@ -285,9 +366,9 @@ func (c *objectServiceClient) Update(ctx context.Context, req *v1.UpdateRequest)
 	return &res, nil
 }
 
-func (c *objectServiceClient) UpdateStatus(ctx context.Context, req *v1.UpdateStatusRequest) (*v1.UpdateStatusResponse, error) {
-	var res v1.UpdateStatusResponse
-	if err := c.client.CallUnary(ctx, objectServiceUpdateStatusSpec(), req, &res); err != nil {
+func (c *objectServiceClient) Patch(ctx context.Context, req *v1.PatchRequest) (*v1.PatchResponse, error) {
+	var res v1.PatchResponse
+	if err := c.client.CallUnary(ctx, objectServicePatchSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -304,6 +385,38 @@ func (c *objectServiceClient) Apply(ctx context.Context, req *v1.ApplyRequest) (
 func (c *objectServiceClient) Delete(ctx context.Context, req *v1.DeleteRequest) (*v1.DeleteResponse, error) {
 	var res v1.DeleteResponse
 	if err := c.client.CallUnary(ctx, objectServiceDeleteSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *objectServiceClient) DeleteCollection(ctx context.Context, req *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error) {
+	var res v1.DeleteCollectionResponse
+	if err := c.client.CallUnary(ctx, objectServiceDeleteCollectionSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *objectServiceClient) Evict(ctx context.Context, req *v1.EvictRequest) (*v1.EvictResponse, error) {
+	var res v1.EvictResponse
+	if err := c.client.CallUnary(ctx, objectServiceEvictSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *objectServiceClient) Kinds(ctx context.Context, req *v1.KindsRequest) (*v1.KindsResponse, error) {
+	var res v1.KindsResponse
+	if err := c.client.CallUnary(ctx, objectServiceKindsSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *objectServiceClient) Schema(ctx context.Context, req *v1.SchemaRequest) (*v1.SchemaResponse, error) {
+	var res v1.SchemaResponse
+	if err := c.client.CallUnary(ctx, objectServiceSchemaSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -367,12 +480,12 @@ func (h objectServiceHandler) update(ctx context.Context, _ connect.Spec, stream
 	return stream.Send(res)
 }
 
-func (h objectServiceHandler) updateStatus(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.UpdateStatusRequest
+func (h objectServiceHandler) patch(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.PatchRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
-	res, err := h.svc.UpdateStatus(ctx, &req)
+	res, err := h.svc.Patch(ctx, &req)
 	if err != nil {
 		return err
 	}
@@ -397,6 +510,54 @@ func (h objectServiceHandler) delete(ctx context.Context, _ connect.Spec, stream
 		return err
 	}
 	res, err := h.svc.Delete(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h objectServiceHandler) deleteCollection(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DeleteCollectionRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.DeleteCollection(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h objectServiceHandler) evict(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.EvictRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Evict(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h objectServiceHandler) kinds(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.KindsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Kinds(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h objectServiceHandler) schema(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SchemaRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Schema(ctx, &req)
 	if err != nil {
 		return err
 	}
