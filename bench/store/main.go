@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -89,7 +90,7 @@ func mainE(args []string) error {
 	if _, err := os.Stat(o.binary); err != nil {
 		return fmt.Errorf("the product is not built (make build): %w", err)
 	}
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // not SIGPIPE: it comes with every connection to a killed member
 	defer cancel()
 	return measureAll(ctx, o)
 }
@@ -124,29 +125,31 @@ func measureAll(ctx context.Context, o options) (err error) {
 		fmt.Fprintf(os.Stderr, "%5.0fs  %s\n", time.Since(begin).Seconds(), c.name)
 		failed += r.measure(ctx, c)
 		if ctx.Err() != nil {
-			return errors.New("interrupted: nothing is kept")
+			return fmt.Errorf("interrupted in %q: the cases before it are kept", c.name)
+		}
+		// After each case: an hour's work does not hang on its last minute.
+		if o.out != "" {
+			if err := keep(o.out, about(o, time.Since(begin)), r.samples, o.scale.cases()); err != nil {
+				return err
+			}
 		}
 	}
 	r.stop()
-	about := about(o, time.Since(begin))
-	print := func(w io.Writer) {
-		for _, name := range slices.Sorted(mapKeys(about)) {
-			fmt.Fprintf(w, "%s: %s\n", name, about[name])
-		}
-		printTable(w, r.samples)
-		fmt.Fprintln(w)
-		printLines(w, r.samples)
-	}
-	print(os.Stdout)
-	if o.out != "" && len(r.samples) > 0 {
-		if err := keep(o.out, report{About: about, Samples: r.samples}, print); err != nil {
-			return err
-		}
-	}
+	show(os.Stdout, report{About: about(o, time.Since(begin)), Samples: r.samples})
 	if failed > 0 {
 		return fmt.Errorf("%d measurements failed", failed)
 	}
 	return nil
+}
+
+// show writes what people read, then a line for each figure.
+func show(w io.Writer, rep report) {
+	for _, name := range slices.Sorted(mapKeys(rep.About)) {
+		fmt.Fprintf(w, "%s: %s\n", name, rep.About[name])
+	}
+	printTable(w, rep.Samples)
+	fmt.Fprintln(w)
+	printLines(w, rep.Samples)
 }
 
 func mapKeys(m map[string]string) func(func(string) bool) {
@@ -159,20 +162,47 @@ func mapKeys(m map[string]string) func(func(string) bool) {
 	}
 }
 
-// keep writes a run's results.
-func keep(dir string, rep report, print func(io.Writer)) error {
+// keep writes the results of the cases that were measured, in place of what the
+// directory has of the same cases, beside what it has of others.
+func keep(dir string, about map[string]string, samples []sample, cases []testCase) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(dir, "store.json"), rep); err != nil {
+	path := filepath.Join(dir, "store.json")
+	rep, err := readJSON(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	rep.About = about
+	rep.Samples = merge(rep.Samples, samples, cases)
+	if err := writeJSON(path, rep); err != nil {
 		return err
 	}
 	var text strings.Builder
-	print(&text)
+	show(&text, rep)
 	if err := os.WriteFile(filepath.Join(dir, "store.txt"), []byte(text.String()), 0o644); err != nil {
 		return err
 	}
 	return plotAll(dir, rep.Samples)
+}
+
+// merge puts newer samples in the place of older ones of the same cases, in the
+// order of cases. What is of no case any more goes.
+func merge(older, newer []sample, cases []testCase) []sample {
+	var out []sample
+	for _, c := range cases {
+		of := func(s sample) bool { return s.Case == c.name }
+		from := older
+		if slices.ContainsFunc(newer, of) {
+			from = newer
+		}
+		for _, s := range from {
+			if of(s) {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
 }
 
 // about says what ran where.
@@ -203,7 +233,7 @@ func (r *run) measure(ctx context.Context, c testCase) (failures int) {
 			if gaveUp[who.name] || (r.onlySide != "" && who.side != "" && who.side != r.onlySide) || ctx.Err() != nil {
 				continue
 			}
-			s := sample{Case: c.name, Contender: who.name, Repetition: rep}
+			s := sample{Case: c.name, Contender: who.name, Repetition: rep, Date: time.Now().UTC().Format(time.DateOnly)}
 			err := r.prepare(ctx, c.clusters, who.side)
 			if err == nil {
 				var used spent

@@ -16,6 +16,7 @@ type sample struct {
 	Case       string             `json:"case"`
 	Contender  string             `json:"contender"`
 	Repetition int                `json:"repetition"`
+	Date       string             `json:"date,omitempty"`
 	Values     map[string]float64 `json:"values,omitempty"`
 	// Foreign is the CPU that others used meanwhile, of one core.
 	Foreign float64 `json:"foreign_cpu"`
@@ -130,6 +131,9 @@ func printTable(w io.Writer, samples []sample) {
 			table.Flush()
 			fmt.Fprintf(w, "\n%s\n", g.name)
 			last = g.name
+			if date := g.samples[0].Date; date != "" {
+				fmt.Fprintln(w, "measured "+date)
+			}
 		}
 		base, compared := against(all, g)
 		for _, name := range g.values() {
@@ -218,6 +222,18 @@ func writeJSON(path string, report report) error {
 		return err
 	}
 	return os.WriteFile(path, append(data, '\n'), 0o644)
+}
+
+// readJSON is the reverse of writeJSON.
+func readJSON(path string) (rep report, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return report{}, err
+	}
+	if err := json.Unmarshal(data, &rep); err != nil {
+		return report{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return rep, nil
 }
 
 // report is what is kept of a run.

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -90,5 +91,15 @@ func TestCharts(t *testing.T) {
 		if got := niceStep(v); got != want {
 			t.Errorf("niceStep(%v) = %v, want %v", v, got, want)
 		}
+	}
+}
+
+func TestMergeReplacesCases(t *testing.T) {
+	cases := []testCase{{name: "a"}, {name: "b"}, {name: "c"}}
+	older := []sample{{Case: "a", Repetition: 0}, {Case: "a", Repetition: 1}, {Case: "c"}, {Case: "gone"}}
+	newer := []sample{{Case: "b", Date: "new"}, {Case: "a", Date: "new"}}
+	want := []sample{{Case: "a", Date: "new"}, {Case: "b", Date: "new"}, {Case: "c"}}
+	if got := merge(older, newer, cases); !reflect.DeepEqual(got, want) {
+		t.Errorf("merge = %v, want %v", got, want)
 	}
 }
