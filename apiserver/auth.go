@@ -3,10 +3,13 @@ package apiserver
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"connectrpc.com/connect/v2"
 
@@ -134,8 +137,33 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		if _, known := identityFrom(r.Context()); !known && r.TLS != nil {
 			r = r.WithContext(s.identify(r.Context(), r.TLS, r.RemoteAddr))
 		}
+		if _, known := identityFrom(r.Context()); known {
+			w.Header().Set(peersHeader, s.peers.header(s.cfg.Peers))
+		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// peersHeader tells clients, in each answer, which peers there are: package client
+// learns from it.
+const peersHeader = "Holdfast-Peers"
+
+// knownPeers is the value of peersHeader, made anew once a second at most: asking
+// the store for its members costs more than a small write's other parts.
+type knownPeers struct {
+	mu   sync.Mutex
+	at   time.Time
+	list string
+}
+
+func (k *knownPeers) header(peers func() map[string]string) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := time.Now(); now.Sub(k.at) > time.Second {
+		k.at = now
+		k.list = strings.Join(slices.Sorted(maps.Values(peers())), ",")
+	}
+	return k.list
 }
 
 // identify returns ctx with the identity of a connection's certificate. The TLS

@@ -109,6 +109,7 @@ type Server struct {
 	sessions   *sessions
 	streams    streamCount // of the raw-store service, as are these
 	events     *eventCache
+	peers      knownPeers
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -24,11 +25,18 @@ type Config struct {
 
 	// PingInterval is how long a connection may be silent before it is tested,
 	// PingTimeout how long the answer may take: together the time in which a peer
-	// that vanished without a word is noticed. Optional; 1 s and 2 s.
+	// that vanished without a word is noticed. Optional; 0.8 s and 1 s.
 	PingInterval, PingTimeout time.Duration
 	DialTimeout               time.Duration // optional; 5 s: for TCP and TLS, to one peer
 	HedgeDelay                time.Duration // optional; 250 ms: before the next peer is dialed beside one that is slow
+	ReadHedge                 time.Duration // optional; 500 ms: before another peer is asked, too, what one does not answer
 	RetryFor                  time.Duration // optional; 10 s: how long a unary call is retried if its context sets no earlier end
+
+	// OnlyThese: talk to Peers alone. Else the client learns, from each answer, which
+	// peers the cluster has, and calls OnPeers, if it is set, when that changes;
+	// OnPeers must not call the client.
+	OnlyThese bool
+	OnPeers   func(addresses []string)
 
 	Logger *slog.Logger // optional; none
 }
@@ -49,7 +57,10 @@ type Client struct {
 	current *conn      // nil: the next call dials
 	conns   map[*conn]struct{}
 	last    string // address of the last connection, to log a move
-	closed  bool
+	learned string // the newest list of peers that one of them sent
+
+	seen   atomic.Int64 // the highest revision that an answer showed
+	closed bool
 }
 
 // peer is an address that may be tried.
@@ -60,8 +71,9 @@ type peer struct {
 
 // New returns a client for cfg. It dials with the first call.
 func New(cfg Config) *Client {
-	setDefault(&cfg.PingInterval, time.Second)
-	setDefault(&cfg.PingTimeout, 2*time.Second)
+	setDefault(&cfg.PingInterval, 800*time.Millisecond)
+	setDefault(&cfg.PingTimeout, time.Second)
+	setDefault(&cfg.ReadHedge, 500*time.Millisecond)
 	setDefault(&cfg.DialTimeout, 5*time.Second)
 	setDefault(&cfg.HedgeDelay, 250*time.Millisecond)
 	setDefault(&cfg.RetryFor, 10*time.Second)
@@ -82,7 +94,7 @@ func New(cfg Config) *Client {
 		),
 		c.retrying,
 	)
-	c.SetPeers(cfg.Peers)
+	c.setPeers(cfg.Peers)
 	return c
 }
 
@@ -126,7 +138,16 @@ func (c *Client) Agent() agentv1connect.AgentServiceClient {
 // SetPeers replaces the addresses to try. If the peer in use is no longer among
 // them, the next call goes to another. An empty list is ignored: a client that
 // knows nobody could never learn of anybody again.
+//
+// From then on the list is the caller's: the client learns no more.
 func (c *Client) SetPeers(addresses []string) {
+	c.mu.Lock()
+	c.cfg.OnlyThese = true
+	c.mu.Unlock()
+	c.setPeers(addresses)
+}
+
+func (c *Client) setPeers(addresses []string) {
 	if len(addresses) == 0 {
 		return
 	}

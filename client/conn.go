@@ -175,15 +175,16 @@ func (h httpClient) Do(req *http.Request) (*http.Response, error) {
 
 func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	cn, err := c.acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
 	info, ok := ctx.Value(attemptKey{}).(*attemptInfo)
 	if !ok {
 		info = new(attemptInfo) // a stream
 	}
-	info.conn, info.answered = cn, false
+	cn, err := c.acquire(ctx, info.avoid)
+	if err != nil {
+		return nil, err
+	}
+	info.conn.Store(cn)
+	info.answered = false
 	info.sent.Store(false)
 	attempt := req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		// Whoever has not got the whole request does not execute it. What follows
@@ -202,6 +203,7 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	c.release(cn)
 	if err == nil {
 		info.answered = true
+		c.learn(resp.Header.Get(peersHeader))
 		resp.Body = &body{ReadCloser: resp.Body, c: c, cn: cn, ctx: ctx}
 		return resp, nil
 	}
@@ -257,10 +259,11 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, connect.NewError(connect.CodeUnavailable, failure.Error()).WithCause(failure)
 }
 
-// acquire returns the connection in use, or makes one. Each success is followed
-// by one release. Errors are the context's or a *transportError.
-func (c *Client) acquire(ctx context.Context) (*conn, error) {
-	if cn, err := c.use(); cn != nil || err != nil {
+// acquire returns the connection in use, or makes one; with avoid, one to a peer
+// at another address, which does not become the one in use. Each success is
+// followed by one release. Errors are the context's or a *transportError.
+func (c *Client) acquire(ctx context.Context, avoid string) (*conn, error) {
+	if cn, err := c.use(avoid); cn != nil || err != nil {
 		return cn, err
 	}
 	select {
@@ -269,10 +272,11 @@ func (c *Client) acquire(ctx context.Context) (*conn, error) {
 		return nil, ctx.Err()
 	}
 	defer func() { <-c.dialing }()
-	if cn, err := c.use(); cn != nil || err != nil { // somebody else's
+	if cn, err := c.use(avoid); cn != nil || err != nil { // somebody else's
 		return cn, err
 	}
-	cn, err := c.dial(ctx)
+	order := slices.DeleteFunc(c.order(), func(address string) bool { return address == avoid })
+	cn, err := c.dial(ctx, order)
 	if err != nil {
 		return nil, err
 	}
@@ -283,8 +287,13 @@ func (c *Client) acquire(ctx context.Context) (*conn, error) {
 		return nil, &transportError{err: errClosed, permanent: true}
 	}
 	c.conns[cn] = struct{}{}
-	c.current = cn
 	cn.users++
+	if avoid != "" {
+		c.mu.Unlock()
+		cn.http.SetStateHook(func(*http.ClientConn) { c.sweep() })
+		return cn, nil
+	}
+	c.current = cn
 	if c.last != "" && c.last != cn.address {
 		c.log.Info("connected to another peer", "peer", cn.address, "before", c.last)
 	} else {
@@ -296,14 +305,23 @@ func (c *Client) acquire(ctx context.Context) (*conn, error) {
 	return cn, nil
 }
 
-// use returns the connection in use if it still works.
-func (c *Client) use() (*conn, error) {
+// use returns the connection in use if it still works, or one that is not to
+// avoid.
+func (c *Client) use(avoid string) (*conn, error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
 		return nil, &transportError{err: errClosed, permanent: true}
 	}
 	cn := c.current
+	if cn != nil && cn.address == avoid {
+		cn = nil
+		for other := range c.conns {
+			if other.address != avoid && other.http.Err() == nil {
+				cn = other
+			}
+		}
+	}
 	if cn == nil {
 		c.mu.Unlock()
 		return nil, nil
@@ -379,11 +397,10 @@ func closeAll(conns []*conn) {
 	}
 }
 
-// dial makes a connection to the first peer that answers: one after the other,
+// dial makes a connection to the first of the peers in order that answers: one after the other,
 // the next one HedgeDelay after the last, or at once when that has failed. It
 // fails when all have.
-func (c *Client) dial(ctx context.Context) (*conn, error) {
-	order := c.order()
+func (c *Client) dial(ctx context.Context, order []string) (*conn, error) {
 	if len(order) == 0 {
 		return nil, &transportError{err: errors.New("no peer's address is known; set at least one"), permanent: true}
 	}

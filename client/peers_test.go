@@ -35,10 +35,13 @@ type testPeer struct {
 
 	calls atomic.Int64
 	// What the services do; nil: answer at once. Set before the first call.
-	create func(ctx context.Context) error
-	get    func(ctx context.Context) error
-	store  *fakeStore // of its sessions; nil: refuse them
-	join   func(ctx context.Context, req *holdfastv1.JoinRequest) (*holdfastv1.JoinResponse, error)
+	create   func(ctx context.Context) error
+	get      func(ctx context.Context) error
+	read     func(*holdfastv1.ReadOptions) // sees what a Get asks for
+	revision int64                         // that answers show
+	peers    string                        // the header Holdfast-Peers
+	store    *fakeStore                    // of its sessions; nil: refuse them
+	join     func(ctx context.Context, req *holdfastv1.JoinRequest) (*holdfastv1.JoinResponse, error)
 }
 
 func (p *testPeer) Create(ctx context.Context, _ *holdfastv1.CreateRequest) (*holdfastv1.CreateResponse, error) {
@@ -48,17 +51,20 @@ func (p *testPeer) Create(ctx context.Context, _ *holdfastv1.CreateRequest) (*ho
 			return nil, err
 		}
 	}
-	return &holdfastv1.CreateResponse{Answer: &holdfastv1.Answer{ServedBy: p.name}}, nil
+	return &holdfastv1.CreateResponse{Answer: &holdfastv1.Answer{ServedBy: p.name, Revision: p.revision}}, nil
 }
 
-func (p *testPeer) Get(ctx context.Context, _ *holdfastv1.GetRequest) (*holdfastv1.GetResponse, error) {
+func (p *testPeer) Get(ctx context.Context, req *holdfastv1.GetRequest) (*holdfastv1.GetResponse, error) {
 	p.calls.Add(1)
+	if p.read != nil {
+		p.read(req.GetRead())
+	}
 	if p.get != nil {
 		if err := p.get(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return &holdfastv1.GetResponse{Answer: &holdfastv1.Answer{ServedBy: p.name}}, nil
+	return &holdfastv1.GetResponse{Answer: &holdfastv1.Answer{ServedBy: p.name, Revision: p.revision}}, nil
 }
 
 // Watch answers once and then stays open.
@@ -118,7 +124,13 @@ func startPeerWith(t *testing.T, creds *pki.Credentials, name string) *testPeer 
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.server = &http.Server{Handler: mux, ErrorLog: discardLog, TLSConfig: creds.ServerTLS("h2")}
+	told := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.peers != "" {
+			w.Header().Set(peersHeader, p.peers)
+		}
+		mux.ServeHTTP(w, r)
+	})
+	p.server = &http.Server{Handler: told, ErrorLog: discardLog, TLSConfig: creds.ServerTLS("h2")}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"path"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,6 +23,8 @@ import (
 var repeatable = map[string]bool{
 	holdfastv1connect.ObjectServiceGetProcedure:     true,
 	holdfastv1connect.ObjectServiceListProcedure:    true,
+	holdfastv1connect.ObjectServiceKindsProcedure:   true,
+	holdfastv1connect.ObjectServiceSchemaProcedure:  true,
 	holdfastv1connect.ClusterServiceStatusProcedure: true,
 	agentv1connect.AgentServiceRegisterProcedure:    true, // brings the Node up to date
 	agentv1connect.AgentServiceHeartbeatProcedure:   true, // renews a lease
@@ -51,7 +52,8 @@ func (c *Client) retrying(next connect.ClientFunc) connect.ClientFunc {
 		if spec.StreamType != connect.StreamTypeUnary {
 			return next(ctx, spec)
 		}
-		return &unaryCall{c: c, ctx: ctx, spec: spec, next: next}, nil
+		ctx, end := context.WithCancel(ctx)
+		return &unaryCall{c: c, ctx: ctx, end: end, spec: spec, next: next}, nil
 	}
 }
 
@@ -61,32 +63,23 @@ func (c *Client) retrying(next connect.ClientFunc) connect.ClientFunc {
 type unaryCall struct {
 	c    *Client
 	ctx  context.Context
+	end  context.CancelFunc // ends all attempts
 	spec connect.Spec
 	next connect.ClientFunc
 	req  any
-
-	mu     sync.Mutex
-	stream connect.ClientStream // the attempt under way
-	closed bool
 }
 
 func (u *unaryCall) SendHeaders() error { return nil }
 
 func (u *unaryCall) Send(msg any) error {
-	u.req = msg
+	u.req = u.c.ahead(msg)
 	return nil
 }
 
 func (u *unaryCall) CloseSend() error { return nil }
 
 func (u *unaryCall) Close() error {
-	u.mu.Lock()
-	stream := u.stream
-	u.closed = true
-	u.mu.Unlock()
-	if stream != nil {
-		return stream.Close()
-	}
+	u.end()
 	return nil
 }
 
@@ -99,12 +92,13 @@ func (u *unaryCall) Receive(res any) error {
 	for attempt := 1; ; attempt++ {
 		info, err := u.once(res)
 		if err == nil {
+			u.c.saw(res)
 			return nil
 		}
 		if u.ctx.Err() != nil {
 			// A request that was handed to a connection may be written after the
 			// context has ended: nobody knows what became of it.
-			if last == nil || (info.conn != nil && !repeatable[u.spec.Procedure]) {
+			if last == nil || (info.conn.Load() != nil && !repeatable[u.spec.Procedure]) {
 				return err
 			}
 			return u.giveUp(last, attempt-1, time.Since(start))
@@ -114,7 +108,7 @@ func (u *unaryCall) Receive(res any) error {
 			return err
 		}
 		last = err
-		if conn := info.conn; conn != nil && info.answered {
+		if conn := info.conn.Load(); conn != nil && info.answered {
 			refused[conn.address] = true
 			if u.c.leaveIfOthers(conn, err) && u.c.anyBut(refused) && time.Since(start) < lateFactor*u.c.cfg.RetryFor {
 				continue // another peer may do better, at once
@@ -135,36 +129,38 @@ func (u *unaryCall) Receive(res any) error {
 
 // attemptInfo is what httpClient says about one attempt, through its context.
 type attemptInfo struct {
-	conn     *conn
-	answered bool        // there was an answer, be it an error
-	sent     atomic.Bool // the whole request was sent
+	// avoid is the address of a peer that is not to be asked, "" for none.
+	avoid    string
+	conn     atomic.Pointer[conn] // read while the attempt is under way
+	answered bool                 // there was an answer, be it an error
+	sent     atomic.Bool          // the whole request was sent
 }
 
 type attemptKey struct{}
 
-// once makes one attempt.
+// once makes one attempt: for reads, beside another one when it takes long.
 func (u *unaryCall) once(res any) (*attemptInfo, error) {
+	if hedged[u.spec.Procedure] {
+		return u.hedge(res)
+	}
 	info := new(attemptInfo)
-	stream, err := u.next(context.WithValue(u.ctx, attemptKey{}, info), u.spec)
+	return info, u.attempt(u.ctx, info, res)
+}
+
+// attempt makes one attempt, and fills in info.
+func (u *unaryCall) attempt(ctx context.Context, info *attemptInfo, res any) error {
+	stream, err := u.next(context.WithValue(ctx, attemptKey{}, info), u.spec)
 	if err != nil {
-		return info, err
+		return err
 	}
-	u.mu.Lock()
-	if u.closed {
-		u.mu.Unlock()
-		_ = stream.Close()
-		return info, connect.NewError(connect.CodeCanceled, "the call was closed")
-	}
-	u.stream = stream
-	u.mu.Unlock()
 	defer stream.Close()
 	if err := stream.Send(u.req); err != nil {
-		return info, err
+		return err
 	}
 	if err := stream.CloseSend(); err != nil {
-		return info, err
+		return err
 	}
-	return info, stream.Receive(res)
+	return stream.Receive(res)
 }
 
 // judge says whether an attempt that failed may be repeated, and the error for
