@@ -87,6 +87,7 @@ func decodeProto(data []byte) (Object, error) {
 	if err := obj.(protoMessage).Unmarshal(unknown.Raw); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", r.Kind, err)
 	}
+	kindOfObject(obj).read(obj)
 	return obj, nil
 }
 

@@ -17,6 +17,7 @@ type kind struct {
 	goType   reflect.Type // of the pointer
 
 	supported      string // the table of supported fields, without those of metadata
+	read           func(Object)
 	defaults       func(Object)
 	validate       func(Object) field.ErrorList
 	validateUpdate func(obj, old Object) field.ErrorList
@@ -31,6 +32,8 @@ type rules[T Object] struct {
 	// supported is the table of fields that have behavior, in the notation of
 	// supported.go. Those of metadata are in it for every kind.
 	supported string
+	// read fills in what the stored form cannot hold, in each object that was read.
+	read func(T)
 	// defaults fills in what Kubernetes documents. A second call changes nothing.
 	defaults func(T)
 	// validate looks at everything but metadata and status.
@@ -53,12 +56,16 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 		make:           func() Object { return empty() },
 		goType:         reflect.TypeFor[T](),
 		supported:      supportedMetadata + of.supported,
+		read:           func(Object) {},
 		defaults:       func(Object) {},
 		validate:       func(Object) field.ErrorList { return nil },
 		validateUpdate: func(_, _ Object) field.ErrorList { return nil },
 		selectable:     func(Object, fields.Set) {},
 		printer:        printer{columns("NAME", "AGE"), func(obj Object, now time.Time) []string { return []string{obj.GetName(), ageOf(obj, now)} }},
 		describe:       func(d *describer, obj Object, _ []Object) { d.meta(obj) },
+	}
+	if f := of.read; f != nil {
+		k.read = func(obj Object) { f(obj.(T)) }
 	}
 	if f := of.defaults; f != nil {
 		k.defaults = func(obj Object) { f(obj.(T)) }

@@ -11,4 +11,13 @@ var kindStatefulSet = define(Resource{Group: "apps", Version: "v1", Kind: "State
 			spec
 			status
 		`,
+		// Kubernetes' protobuf has no apiVersion and kind inside an object; its API
+		// shows them here all the same.
+		read: func(set *appsv1.StatefulSet) {
+			for i := range set.Spec.VolumeClaimTemplates {
+				claim := &set.Spec.VolumeClaimTemplates[i]
+				setIfZero(&claim.APIVersion, "v1")
+				setIfZero(&claim.Kind, "PersistentVolumeClaim")
+			}
+		},
 	})

@@ -264,6 +264,7 @@ func (p *parser) object(root *node, r Resource) {
 	d := decoder{lines: map[string]int{}}
 	d.decode(root, obj)
 	obj.GetObjectKind().SetGroupVersionKind(r.groupVersionKind())
+	kindOfObject(obj).read(obj)
 
 	doc := Document{File: p.file, Line: root.line, Index: p.next, Object: obj, lines: d.lines, bad: d.bad}
 	name := Title(obj)

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
 
@@ -158,11 +159,12 @@ func TestResourceFor(t *testing.T) {
 		{"deployments.batch", `resource type "deployments.batch" is unknown: did you mean deployments?`},
 		{"deplyoment", `resource type "deplyoment" is unknown: did you mean deployment?`},
 		{"podz", `resource type "podz" is unknown: did you mean pods?`},
-		{"svc", `resource type "svc" (Service) is not supported yet; supported are namespaces, nodes, pods, replicasets, deployments, configmaps, events`},
-		{"networkpolicies", `resource type "networkpolicies" (NetworkPolicy) is not supported yet; supported are namespaces, nodes, pods, replicasets, deployments, configmaps, events`},
-		{"ingressclasses", `resource type "ingressclasses" (IngressClass) is not supported yet; supported are namespaces, nodes, pods, replicasets, deployments, configmaps, events`},
-		{"zebra", `resource type "zebra" is unknown; supported are namespaces, nodes, pods, replicasets, deployments, configmaps, events`},
-		{"", `no resource type given; supported are namespaces, nodes, pods, replicasets, deployments, configmaps, events`},
+		{"svc", "services"},
+		{"networkpolicies", "networkpolicies.networking.k8s.io"},
+		{"ep", `resource type "ep" (Endpoints) is not supported yet: see "holdfast api-resources"`},
+		{"runtimeclasses", `resource type "runtimeclasses" (RuntimeClass) is not supported yet: see "holdfast api-resources"`},
+		{"zebra", `resource type "zebra" is unknown: see "holdfast api-resources"`},
+		{"", `no resource type given: see "holdfast api-resources"`},
 	} {
 		r, err := ResourceFor(c.name)
 		got := r.String()
@@ -181,14 +183,16 @@ func TestResourceForKind(t *testing.T) {
 		{"apps", "v1", "Deployment", "deployments.apps"},
 		{"extensions", "v1beta1", "Deployment", "apiVersion extensions/v1beta1 of Deployment was dropped by Kubernetes: use apps/v1"},
 		{"apps", "v1beta2", "ReplicaSet", "apiVersion apps/v1beta2 of ReplicaSet was dropped by Kubernetes: use apps/v1"},
-		{"batch", "v1beta1", "CronJob", "apiVersion batch/v1beta1 of CronJob was dropped by Kubernetes: use batch/v1 (CronJob itself is not supported yet)"},
+		{"batch", "v1beta1", "CronJob", "apiVersion batch/v1beta1 of CronJob was dropped by Kubernetes: use batch/v1"},
+		{"storage.k8s.io", "v1beta1", "CSINode", "apiVersion storage.k8s.io/v1beta1 of CSINode was dropped by Kubernetes: use storage.k8s.io/v1 (CSINode itself is not supported yet)"},
 		{"", "v1", "Deployment", "kind Deployment is not served as apiVersion v1: use apps/v1"},
 		{"events.k8s.io", "v1", "Event", "kind Event is not served as apiVersion events.k8s.io/v1: use v1"},
-		{"", "v1", "Service", "kind Service (v1) is not supported yet"},
-		{"apps", "v3", "StatefulSet", "kind StatefulSet (apps/v3) is not supported yet"},
+		{"", "v1", "Endpoints", "kind Endpoints (v1) is not supported yet"},
+		{"node.k8s.io", "v3", "RuntimeClass", "kind RuntimeClass (node.k8s.io/v3) is not supported yet"},
+		{"apps", "v3", "StatefulSet", "kind StatefulSet is not served as apiVersion apps/v3: use apps/v1"},
 		{"", "v1", "pods", `kind "pods" is unknown: did you mean Pod (v1)?`},
 		{"apps", "v1", "Deploymnet", `kind "Deploymnet" is unknown: did you mean Deployment?`},
-		{"example.com", "v1", "Widget", `kind "Widget" (example.com/v1) is unknown; supported are Namespace, Node, Pod, ReplicaSet, Deployment, ConfigMap, Event`},
+		{"example.com", "v1", "Widget", `kind "Widget" (example.com/v1) is unknown: see "holdfast api-resources"`},
 	} {
 		r, err := ResourceForKind(c.group, c.version, c.kind)
 		got := r.String()
@@ -221,7 +225,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("SplitKey(%s) = %v, %q, %q, %v: does not lead back", key, r, ns, name, ok)
 		}
 	}
-	for _, bad := range []Key{"", "pods", "pods/", "pods/default", "pods/default/", "pods//x", "pods/default/a/b", "nodes/", "nodes/a/b", "holdfast/cluster", "services/default/x"} {
+	for _, bad := range []Key{"", "pods", "pods/", "pods/default", "pods/default/", "pods//x", "pods/default/a/b", "nodes/", "nodes/a/b", "holdfast/cluster", "endpoints/default/x"} {
 		if r, ns, name, ok := SplitKey(bad); ok {
 			t.Errorf("SplitKey(%q) = %v, %q, %q: want no object", bad, r, ns, name)
 		}
@@ -246,6 +250,9 @@ func filled(r Resource) Object {
 		obj.SetNamespace("default")
 	}
 	obj.SetResourceVersion("7")
+	if set, ok := obj.(*appsv1.StatefulSet); ok { // the one place where objects have a type inside
+		set.Spec.VolumeClaimTemplates[0].TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"}
+	}
 	return obj
 }
 
@@ -262,6 +269,9 @@ func fill(v reflect.Value) {
 		return
 	case *intstr.IntOrString:
 		*special = intstr.FromString("3%")
+		return
+	case *runtime.RawExtension:
+		special.Raw = []byte(`{"x":"y"}`)
 		return
 	case *metav1.FieldsV1:
 		if err := special.UnmarshalJSON([]byte(`{"f:x":{}}`)); err != nil {
@@ -355,7 +365,7 @@ func TestDecodeFaults(t *testing.T) {
 	for _, c := range []struct{ name, data, want string }{
 		{"garbage after the mark", "k8s\x00\xff\xff", "decode object: "},
 		{"truncated", "k8s\x00\x0a\x10", "decode object: unexpected EOF"},
-		{"kind that is not served", "k8s\x00\x0a\x0d\x0a\x02v1\x12\x07Service", "decode object: kind Service (v1) is not supported yet"},
+		{"kind that is not served", "k8s\x00\x0a\x0f\x0a\x02v1\x12\x09Endpoints", "decode object: kind Endpoints (v1) is not supported yet"},
 		{"empty", "", "must be one object, there are 0"},
 		{"unknown field", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"image":"b"}}`, `line 1: Pod a: spec.image: unknown field`},
 		{"two objects", `{"apiVersion":"v1","kind":"Node"} {"apiVersion":"v1","kind":"Node"}`, "must be one object, there are 2"},

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,6 +40,9 @@ var notYet = map[string][]string{
 var notYetShort = map[string]string{
 	"ep": "Endpoints", "crd": "CustomResourceDefinition", "csr": "CertificateSigningRequest",
 }
+
+// seeKinds ends an error about a kind that nobody can guess.
+const seeKinds = `see "holdfast api-resources"`
 
 // dropped lists API versions that Kubernetes itself has stopped serving, with
 // the one that took their place.
@@ -117,13 +121,13 @@ func ResourceForKind(group, version, kindName string) (Resource, error) {
 	if guess, ok := nearest(kindName, servedNames()); ok {
 		return Resource{}, fmt.Errorf("kind %q is unknown: did you mean %s?", kindName, guess)
 	}
-	return Resource{}, fmt.Errorf("kind %q (%s) is unknown; supported are %s", kindName, gv, servedKinds())
+	return Resource{}, fmt.Errorf("kind %q (%s) is unknown: %s", kindName, gv, seeKinds)
 }
 
 // ResourceFor returns the resource that a person means by name: a kind, its
 // plural, singular or short name, in any case, with or without its group:
 // "po", "pods", "Pod", "deploy", "deployments.apps", "deployments.v1.apps".
-// The error names the nearest match, or all kinds.
+// The error names the nearest match, or says where all kinds are listed.
 func ResourceFor(name string) (Resource, error) {
 	word, group, qualified := strings.Cut(strings.ToLower(name), ".")
 	for _, k := range kinds {
@@ -139,13 +143,13 @@ func ResourceFor(name string) (Resource, error) {
 		word = strings.ToLower(full)
 	}
 	if name == "" {
-		return Resource{}, fmt.Errorf("no resource type given; supported are %s", servedPlurals())
+		return Resource{}, errors.New("no resource type given: " + seeKinds)
 	}
 	for _, group := range notYet {
 		for _, kindName := range group {
 			lower := strings.ToLower(kindName)
 			if word == lower || word == plural(lower) {
-				return Resource{}, fmt.Errorf("resource type %q (%s) is not supported yet; supported are %s", name, kindName, servedPlurals())
+				return Resource{}, fmt.Errorf("resource type %q (%s) is not supported yet: %s", name, kindName, seeKinds)
 			}
 		}
 	}
@@ -157,7 +161,7 @@ func ResourceFor(name string) (Resource, error) {
 	if guess, ok := nearest(word, words); ok {
 		return Resource{}, fmt.Errorf("resource type %q is unknown: did you mean %s?", name, guess)
 	}
-	return Resource{}, fmt.Errorf("resource type %q is unknown; supported are %s", name, servedPlurals())
+	return Resource{}, fmt.Errorf("resource type %q is unknown: %s", name, seeKinds)
 }
 
 // ResourceOf returns the resource of obj's Go type. It panics if that is not
@@ -248,14 +252,4 @@ func servedNames() []string {
 		names = append(names, k.resource.Kind)
 	}
 	return names
-}
-
-func servedKinds() string { return strings.Join(servedNames(), ", ") }
-
-func servedPlurals() string {
-	var names []string
-	for _, k := range kinds {
-		names = append(names, k.resource.Plural)
-	}
-	return strings.Join(names, ", ")
 }

@@ -538,7 +538,7 @@ func TestParseSelections(t *testing.T) {
 		{"pods,deploy", "pods[] deployments.apps[]"},
 		{"Deployment.apps web", "deployments.apps[web]"},
 		{"pod/a deploy/b po/c", "pods[a c] deployments.apps[b]"},
-		{"all", "pods[] replicasets.apps[] deployments.apps[]"},
+		{"all", "pods[] services[] replicationcontrollers[] daemonsets.apps[] deployments.apps[] replicasets.apps[] statefulsets.apps[] jobs.batch[] cronjobs.batch[] horizontalpodautoscalers.autoscaling[]"},
 		{"", "error: say which kind"},
 		{"podd", "error: resource type \"podd\" is unknown: did you mean pods?"},
 		{"pods,deploy web", "error: names go with one kind"},

@@ -34,7 +34,7 @@ func (a *app) getCommand() *cobra.Command {
 		Use:   "get KIND[,KIND...] [NAME...] | KIND/NAME...",
 		Short: "Show objects",
 		Long: `Show objects: kinds by name ("pods", "po", "deployments.apps"), single objects by
-kind and name, or "all", which means every kind that runs something.
+kind and name, or "all", which means every kind that runs something or leads to it.
 
 Reads are linearizable: they show everything that was acknowledged to anybody
 before. With --consistency local the answering peer shows what it has, which may

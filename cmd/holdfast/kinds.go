@@ -25,7 +25,7 @@ type selection struct {
 // "pod/web-1 deploy/web", "all".
 func parseSelections(args []string) ([]selection, error) {
 	if len(args) == 0 {
-		return nil, failf(exitUsage, "say which kind: %s, or all", plurals())
+		return nil, failf(exitUsage, `say which kind, such as pods, or all; "holdfast api-resources" lists them`)
 	}
 	if strings.Contains(args[0], "/") {
 		return parseSlashed(args)
@@ -34,7 +34,7 @@ func parseSelections(args []string) ([]selection, error) {
 	for word := range strings.SplitSeq(args[0], ",") {
 		if word == "all" {
 			for _, r := range object.Resources() {
-				if holdsWorkload(r) {
+				if slices.Contains(r.Categories, "all") {
 					out = append(out, selection{resource: r})
 				}
 			}
@@ -80,7 +80,7 @@ func parseSlashed(args []string) ([]selection, error) {
 	return out, nil
 }
 
-// holdsWorkload tells the kinds that "all" means: those that run something.
+// holdsWorkload tells the kinds that have pods, and so logs.
 func holdsWorkload(r object.Resource) bool { return r.Kind == "Pod" || r.Group == "apps" }
 
 // parseWorkload reads POD or KIND/NAME of something that has pods.
@@ -97,14 +97,6 @@ func parseWorkload(arg string) (object.Resource, string, error) {
 		return res, "", failf(exitUsage, "%s have no logs, and nothing to run a command in: name a pod, or what makes pods, such as web-7f2ab or deploy/web", res.Plural)
 	}
 	return res, name, nil
-}
-
-func plurals() string {
-	var words []string
-	for _, r := range object.Resources() {
-		words = append(words, r.Plural)
-	}
-	return strings.Join(words, ", ")
 }
 
 // kindName is what output calls a kind: "pod", "deployment.apps".

@@ -82,7 +82,7 @@ func TestSession(t *testing.T) {
 		{name: "one peer", line: "get pods --peer " + c.Peers[1].Address + ":7443", want: []string{`web-`}},
 		{name: "a name that is not there", line: "get pod nope", code: exitNotFound, want: []string{`nope not found`}},
 		{name: "a kind that is not there", line: "get podz", code: exitUsage, want: []string{`did you mean pods`}},
-		{name: "a kind that is not there yet", line: "get services", code: exitUsage, want: []string{`not supported yet`}},
+		{name: "a kind that is not there yet", line: "get endpoints", code: exitUsage, want: []string{`not supported yet`}},
 		{name: "describe", line: "describe pod POD", soon: true, want: []string{`Name: +web-`, `Controlled By: +ReplicaSet/web-`, `Started container web`}},
 		{name: "describe by label", line: "describe pods -l app=web", want: []string{`(?s)Name: +web-.*Name: +web-`}},
 		{name: "describe by label, none", line: "describe pods -l app=nope", want: []string{`^No objects found in namespace default`}},
