@@ -18,6 +18,14 @@ func Default(obj Object) {
 	kindOfObject(obj).defaults(obj)
 }
 
+// StampNew finishes an object that is about to be stored for the first time, with
+// what follows from its name and uid, which are set by then: a Job's selector, a
+// Pod's quality of service. Call it after [Default] and before [Validate]. A
+// second call changes nothing.
+func StampNew(obj Object) {
+	kindOfObject(obj).prepare(obj)
+}
+
 func setIfZero[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {

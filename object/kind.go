@@ -18,6 +18,7 @@ type kind struct {
 
 	supported      string // the table of supported fields, without those of metadata
 	defaults       func(Object)
+	prepare        func(Object)
 	validate       func(Object) field.ErrorList
 	validateUpdate func(obj, old Object) field.ErrorList
 	selectable     func(Object, fields.Set)
@@ -33,6 +34,8 @@ type rules[T Object] struct {
 	supported string
 	// defaults fills in what Kubernetes documents. A second call changes nothing.
 	defaults func(T)
+	// prepare finishes a new object that has its name and uid.
+	prepare func(T)
 	// validate looks at everything but metadata and status.
 	validate func(T) field.ErrorList
 	// validateUpdate looks at changes of what cannot change.
@@ -54,6 +57,7 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 		goType:         reflect.TypeFor[T](),
 		supported:      supportedMetadata + of.supported,
 		defaults:       func(Object) {},
+		prepare:        func(Object) {},
 		validate:       func(Object) field.ErrorList { return nil },
 		validateUpdate: func(_, _ Object) field.ErrorList { return nil },
 		selectable:     func(Object, fields.Set) {},
@@ -62,6 +66,9 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 	}
 	if f := of.defaults; f != nil {
 		k.defaults = func(obj Object) { f(obj.(T)) }
+	}
+	if f := of.prepare; f != nil {
+		k.prepare = func(obj Object) { f(obj.(T)) }
 	}
 	if f := of.validate; f != nil {
 		k.validate = func(obj Object) field.ErrorList { return f(obj.(T)) }

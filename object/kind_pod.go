@@ -19,6 +19,7 @@ var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singul
 			status
 		`,
 		defaults:       defaultPod,
+		prepare:        preparePod,
 		validate:       validatePod,
 		validateUpdate: validatePodUpdate,
 		selectable: func(pod *corev1.Pod, set fields.Set) {
@@ -35,6 +36,17 @@ var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singul
 		row:      podRow,
 		describe: func(d *describer, pod *corev1.Pod, _ []Object) { d.pod(pod) },
 	})
+
+// preparePod writes into a new pod's status what follows from its spec.
+func preparePod(pod *corev1.Pod) {
+	setIfZero(&pod.Status.QOSClass, QOSClass(pod))
+	if len(pod.Spec.SchedulingGates) > 0 && PodCondition(pod, corev1.PodScheduled) == nil {
+		SetPodCondition(pod, corev1.PodCondition{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
+			Message: "Scheduling is blocked due to non-empty scheduling gates",
+		})
+	}
+}
 
 func podRow(pod *corev1.Pod, now time.Time) []string {
 	sum := summarize(pod)
