@@ -139,12 +139,13 @@ func (d *describer) template(t *corev1.PodTemplateSpec) {
 	if len(t.Annotations) > 0 {
 		d.pairs(1, "Annotations:", ": ", t.Annotations)
 	}
-	d.line(1, "Containers:")
-	for i := range t.Spec.Containers {
-		d.container(2, &t.Spec.Containers[i], nil)
+	if t.Spec.ServiceAccountName != "" {
+		d.line(1, "Service Account:", t.Spec.ServiceAccountName)
 	}
-	d.pairs(1, "Node-Selectors:", "=", t.Spec.NodeSelector)
-	d.list(1, "Tolerations:", tolerationTexts(t.Spec.Tolerations))
+	d.containers(1, &t.Spec, nil)
+	d.volumes(1, t.Spec.Volumes)
+	d.priority(1, &t.Spec)
+	d.placement(1, &t.Spec)
 }
 
 // controls reports whether obj is controlled by owner.
@@ -154,9 +155,7 @@ func controls(owner, obj Object) bool {
 		(c.UID == owner.GetUID() || c.UID == "" || owner.GetUID() == "")
 }
 
-// Nodes
-
-// ConfigMaps and events
+// Events
 
 // events writes the events about obj, the latest last.
 func (d *describer) events(obj Object, events []*corev1.Event) {

@@ -19,6 +19,7 @@ type kind struct {
 	supported      string // the table of supported fields, without those of metadata
 	read           func(Object)
 	defaults       func(Object)
+	prepare        func(Object)
 	validate       func(Object) field.ErrorList
 	validateUpdate func(obj, old Object) field.ErrorList
 	selectable     func(Object, fields.Set)
@@ -36,6 +37,8 @@ type rules[T Object] struct {
 	read func(T)
 	// defaults fills in what Kubernetes documents. A second call changes nothing.
 	defaults func(T)
+	// prepare finishes a new object that has its name and uid.
+	prepare func(T)
 	// validate looks at everything but metadata and status.
 	validate func(T) field.ErrorList
 	// validateUpdate looks at changes of what cannot change.
@@ -58,6 +61,7 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 		supported:      supportedMetadata + of.supported,
 		read:           func(Object) {},
 		defaults:       func(Object) {},
+		prepare:        func(Object) {},
 		validate:       func(Object) field.ErrorList { return nil },
 		validateUpdate: func(_, _ Object) field.ErrorList { return nil },
 		selectable:     func(Object, fields.Set) {},
@@ -69,6 +73,9 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 	}
 	if f := of.defaults; f != nil {
 		k.defaults = func(obj Object) { f(obj.(T)) }
+	}
+	if f := of.prepare; f != nil {
+		k.prepare = func(obj Object) { f(obj.(T)) }
 	}
 	if f := of.validate; f != nil {
 		k.validate = func(obj Object) field.ErrorList { return f(obj.(T)) }

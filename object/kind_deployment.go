@@ -85,18 +85,7 @@ func validateStrategy(strategy *appsv1.DeploymentStrategy, path *field.Path) fie
 			errs = append(errs, field.Required(path.Child("rollingUpdate"), ""))
 			break
 		}
-		at := path.Child("rollingUpdate")
-		errs = append(errs, intOrPercent(rolling.MaxUnavailable, at.Child("maxUnavailable"))...)
-		errs = append(errs, intOrPercent(rolling.MaxSurge, at.Child("maxSurge"))...)
-		if len(errs) > 0 {
-			break
-		}
-		if u := rolling.MaxUnavailable; u != nil && percent(u) > 100 {
-			errs = append(errs, field.Invalid(at.Child("maxUnavailable"), u, "must not be greater than 100%"))
-		}
-		if isZero(rolling.MaxUnavailable) && isZero(rolling.MaxSurge) {
-			errs = append(errs, field.Invalid(at.Child("maxUnavailable"), rolling.MaxUnavailable, "may not be 0 when `maxSurge` is 0: no pod could ever be replaced"))
-		}
+		errs = append(errs, rollout(rolling.MaxUnavailable, rolling.MaxSurge, path.Child("rollingUpdate"))...)
 	default:
 		errs = append(errs, field.NotSupported(path.Child("type"), strategy.Type,
 			[]appsv1.DeploymentStrategyType{appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType}))
@@ -122,13 +111,9 @@ func (d *describer) deployment(dep *appsv1.Deployment, sets []*appsv1.ReplicaSet
 		d.line(0, "Paused:", "True")
 	}
 	d.template(&dep.Spec.Template)
-	if len(s.Conditions) > 0 {
-		d.line(0, "Conditions:")
-		d.line(1, "Type", "Status", "Reason", "Message")
-		for _, c := range s.Conditions {
-			d.line(1, string(c.Type), string(c.Status), c.Reason, c.Message)
-		}
-	}
+	d.conditions(each(s.Conditions, func(c appsv1.DeploymentCondition) condition {
+		return condition{string(c.Type), string(c.Status), c.Reason, c.Message}
+	}))
 	var current *appsv1.ReplicaSet
 	var old []*appsv1.ReplicaSet
 	for _, rs := range sets {

@@ -3,16 +3,13 @@ package object
 import (
 	"cmp"
 	"fmt"
-	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Namespaced: true, Categories: inAll, Status: true},
@@ -22,7 +19,8 @@ var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singul
 			status
 		`,
 		defaults:       defaultPod,
-		validate:       func(pod *corev1.Pod) field.ErrorList { return validatePodSpec(&pod.Spec, field.NewPath("spec")) },
+		prepare:        preparePod,
+		validate:       validatePod,
 		validateUpdate: validatePodUpdate,
 		selectable: func(pod *corev1.Pod, set fields.Set) {
 			set["spec.nodeName"] = pod.Spec.NodeName
@@ -39,66 +37,22 @@ var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singul
 		describe: func(d *describer, pod *corev1.Pod, _ []Object) { d.pod(pod) },
 	})
 
-func defaultPod(pod *corev1.Pod) {
-	defaultPodSpec(&pod.Spec)
-	setIfNil(&pod.Spec.EnableServiceLinks, corev1.DefaultEnableServiceLinks)
-	for i := range pod.Spec.Containers {
-		res := &pod.Spec.Containers[i].Resources
-		for name, limit := range res.Limits {
-			if _, ok := res.Requests[name]; ok || name != corev1.ResourceCPU && name != corev1.ResourceMemory {
-				continue // other resources are not supported yet: the limit is refused, once
-			}
-			if res.Requests == nil {
-				res.Requests = corev1.ResourceList{}
-			}
-			res.Requests[name] = limit.DeepCopy()
-		}
-	}
-	setIfZero(&pod.Status.Phase, corev1.PodPending)
-}
-
-// validatePodUpdate allows what Kubernetes allows: new images, further
-// tolerations. All else of a pod's spec is fixed, for its containers run.
-func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
-	var errs field.ErrorList
-	now, was := pod.Spec.DeepCopy(), old.Spec.DeepCopy()
-	if len(now.Containers) == len(was.Containers) {
-		for i := range now.Containers {
-			now.Containers[i].Image = was.Containers[i].Image
-		}
-	}
-	for i, t := range was.Tolerations {
-		if !slices.ContainsFunc(now.Tolerations, func(n corev1.Toleration) bool { return sameValue(n, t) }) {
-			errs = append(errs, field.Forbidden(field.NewPath("spec", "tolerations"), fmt.Sprintf("tolerations of a pod can be added, not changed or removed, as number %d was", i)))
-			break
-		}
-	}
-	now.Tolerations = was.Tolerations
-	for _, path := range differences(reflect.ValueOf(*now), reflect.ValueOf(*was), "spec") {
-		errs = append(errs, &field.Error{
-			Type: field.ErrorTypeForbidden, Field: path,
-			Detail: "pod updates may not change fields other than `spec.containers[*].image` and added `spec.tolerations`: delete the pod and create it again, or change its owner",
+// preparePod writes into a new pod's status what follows from its spec.
+func preparePod(pod *corev1.Pod) {
+	setIfZero(&pod.Status.QOSClass, QOSClass(pod))
+	if len(pod.Spec.SchedulingGates) > 0 && PodCondition(pod, corev1.PodScheduled) == nil {
+		SetPodCondition(pod, corev1.PodCondition{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
+			Message: "Scheduling is blocked due to non-empty scheduling gates",
 		})
 	}
-	return errs
 }
 
 func podRow(pod *corev1.Pod, now time.Time) []string {
-	ready, restarts := 0, int32(0)
-	var last time.Time // of the last restart
-	for i := range pod.Status.ContainerStatuses {
-		s := &pod.Status.ContainerStatuses[i]
-		if s.Ready && s.State.Running != nil {
-			ready++
-		}
-		restarts += s.RestartCount
-		if t := s.LastTerminationState.Terminated; t != nil && t.FinishedAt.After(last) {
-			last = t.FinishedAt.Time
-		}
-	}
-	restartText := itoa(restarts)
-	if restarts > 0 && !last.IsZero() {
-		restartText += " (" + since(last, now) + " ago)"
+	sum := summarize(pod)
+	restarts := itoa(sum.restarts)
+	if sum.restarts > 0 && !sum.lastRestart.IsZero() {
+		restarts += " (" + since(sum.lastRestart, now) + " ago)"
 	}
 	gates := "<none>"
 	if n := len(pod.Spec.ReadinessGates); n > 0 {
@@ -111,238 +65,118 @@ func podRow(pod *corev1.Pod, now time.Time) []string {
 		gates = fmt.Sprintf("%d/%d", met, n)
 	}
 	return []string{
-		pod.Name, fmt.Sprintf("%d/%d", ready, len(pod.Spec.Containers)), PodStatus(pod), restartText, ageOf(pod, now),
+		pod.Name, fmt.Sprintf("%d/%d", sum.ready, sum.containers), sum.word, restarts, ageOf(pod, now),
 		orNone(pod.Status.PodIP), orNone(pod.Spec.NodeName), orNone(pod.Status.NominatedNodeName), gates,
 	}
 }
 
 // PodStatus returns the one word, kubectl's, that says best how a pod is:
-// "Running", "Pending", "ContainerCreating", "CrashLoopBackOff", "Error",
-// "Completed", "Terminating", …
-func PodStatus(pod *corev1.Pod) string {
-	word := cmp.Or(pod.Status.Reason, string(pod.Status.Phase))
-	running := false
-	// The first container that has something to say has the last word.
-	for _, s := range slices.Backward(pod.Status.ContainerStatuses) {
-		switch state := s.State; {
-		case state.Waiting != nil && state.Waiting.Reason != "":
-			word = state.Waiting.Reason
-		case state.Terminated != nil && state.Terminated.Reason != "":
-			word = state.Terminated.Reason
-		case state.Terminated != nil && state.Terminated.Signal != 0:
-			word = fmt.Sprintf("Signal:%d", state.Terminated.Signal)
-		case state.Terminated != nil:
-			word = fmt.Sprintf("ExitCode:%d", state.Terminated.ExitCode)
-		case state.Running != nil && s.Ready:
-			running = true
+// "Running", "Pending", "ContainerCreating", "Init:0/2", "CrashLoopBackOff",
+// "Error", "Completed", "Terminating", …
+func PodStatus(pod *corev1.Pod) string { return summarize(pod).word }
+
+// podSummary is a pod in a line.
+type podSummary struct {
+	word              string
+	ready, containers int // sidecars count
+	restarts          int32
+	lastRestart       time.Time
+}
+
+func summarize(pod *corev1.Pod) podSummary {
+	sum := podSummary{word: cmp.Or(pod.Status.Reason, string(pod.Status.Phase)), containers: len(pod.Spec.Containers)}
+	if c := PodCondition(pod, corev1.PodScheduled); c != nil && c.Reason == corev1.PodReasonSchedulingGated {
+		sum.word = corev1.PodReasonSchedulingGated
+	}
+	sidecars := map[string]bool{}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
+			sidecars[c.Name] = true
+			sum.containers++
 		}
 	}
-	if word == "Completed" && running { // one is done, others go on
-		word = "NotReady"
-		if PodReady(pod) {
-			word = "Running"
+	restarted := func(s *corev1.ContainerStatus) {
+		sum.restarts += s.RestartCount
+		if t := s.LastTerminationState.Terminated; t != nil && t.FinishedAt.After(sum.lastRestart) {
+			sum.lastRestart = t.FinishedAt.Time
 		}
+	}
+	waiting := "" // for an init container
+	for i := range pod.Status.InitContainerStatuses {
+		s := &pod.Status.InitContainerStatuses[i]
+		restarted(s)
+		switch state := s.State; {
+		case state.Terminated != nil && state.Terminated.ExitCode == 0:
+			continue
+		case sidecars[s.Name] && s.Started != nil && *s.Started:
+			if s.Ready {
+				sum.ready++
+			}
+			continue
+		case state.Terminated != nil:
+			waiting = "Init:" + endWord(state.Terminated)
+		case state.Waiting != nil && state.Waiting.Reason != "" && state.Waiting.Reason != "PodInitializing":
+			waiting = "Init:" + state.Waiting.Reason
+		default:
+			waiting = fmt.Sprintf("Init:%d/%d", i, len(pod.Spec.InitContainers))
+		}
+		break
+	}
+	if c := PodCondition(pod, corev1.PodInitialized); waiting != "" && (c == nil || c.Status != corev1.ConditionTrue) {
+		sum.word = waiting
+	} else {
+		sum.main(pod, sidecars, restarted)
 	}
 	switch {
 	case !Deleting(pod):
 	case pod.Status.Reason == "NodeLost":
-		word = "Unknown"
+		sum.word = "Unknown"
 	case !PodPhaseFinal(pod):
-		word = "Terminating"
+		sum.word = "Terminating"
 	}
-	return word
+	return sum
 }
 
-func (d *describer) pod(pod *corev1.Pod) {
-	d.line(0, "Name:", pod.Name)
-	d.line(0, "Namespace:", pod.Namespace)
-	node := "<none>"
-	if pod.Spec.NodeName != "" {
-		node = pod.Spec.NodeName
-		if pod.Status.HostIP != "" {
-			node += "/" + pod.Status.HostIP
+// main looks at the containers that run once the pod is initialized; the
+// restarts of those that ran before no longer count.
+func (sum *podSummary) main(pod *corev1.Pod, sidecars map[string]bool, restarted func(*corev1.ContainerStatus)) {
+	sum.restarts, sum.lastRestart = 0, time.Time{}
+	for i := range pod.Status.InitContainerStatuses {
+		if s := &pod.Status.InitContainerStatuses[i]; sidecars[s.Name] {
+			restarted(s)
 		}
 	}
-	d.line(0, "Node:", node)
-	if t := pod.Status.StartTime; t != nil {
-		d.line(0, "Start Time:", d.time(*t))
-	}
-	d.labels(pod)
-	if t := pod.DeletionTimestamp; t != nil {
-		if left := t.Sub(d.now); left > 0 {
-			d.line(0, "Status:", fmt.Sprintf("Terminating (killed in %s)", since(d.now.Add(-left), d.now)))
-		} else {
-			d.line(0, "Status:", fmt.Sprintf("Terminating (lasts %s)", since(t.Time, d.now)))
-		}
-		if g := pod.DeletionGracePeriodSeconds; g != nil {
-			d.line(0, "Termination Grace Period:", fmt.Sprintf("%ds", *g))
-		}
-	} else {
-		d.line(0, "Status:", string(pod.Status.Phase))
-	}
-	if pod.Status.Reason != "" {
-		d.line(0, "Reason:", pod.Status.Reason)
-	}
-	if pod.Status.Message != "" {
-		d.line(0, "Message:", pod.Status.Message)
-	}
-	d.line(0, "IP:", pod.Status.PodIP)
-	if len(pod.Status.PodIPs) > 0 {
-		d.line(0, "IPs:")
-		for _, ip := range pod.Status.PodIPs {
-			d.line(1, "IP:", ip.IP)
+	running := false
+	// The first container that has something to say has the last word.
+	for i := range slices.Backward(pod.Status.ContainerStatuses) {
+		s := &pod.Status.ContainerStatuses[i]
+		restarted(s)
+		switch state := s.State; {
+		case state.Waiting != nil && state.Waiting.Reason != "":
+			sum.word = state.Waiting.Reason
+		case state.Terminated != nil:
+			sum.word = endWord(state.Terminated)
+		case state.Running != nil && s.Ready:
+			running = true
+			sum.ready++
 		}
 	}
-	d.controlledBy(pod)
-	d.line(0, "Containers:")
-	for i := range pod.Spec.Containers {
-		d.container(1, &pod.Spec.Containers[i], pod)
-	}
-	if len(pod.Status.Conditions) > 0 {
-		d.line(0, "Conditions:")
-		d.line(1, "Type", "Status", "Reason", "Message")
-		for _, c := range pod.Status.Conditions {
-			d.line(1, string(c.Type), string(c.Status), c.Reason, c.Message)
+	if sum.word == "Completed" && running { // one is done, others go on
+		sum.word = "NotReady"
+		if PodReady(pod) {
+			sum.word = "Running"
 		}
 	}
-	d.line(0, "QoS Class:", string(QOSClass(pod)))
-	d.pairs(0, "Node-Selectors:", "=", pod.Spec.NodeSelector)
-	d.list(0, "Tolerations:", tolerationTexts(pod.Spec.Tolerations))
 }
 
-// container writes a container of a pod, or of a template if pod is nil. level is
-// that of its name.
-func (d *describer) container(level int, c *corev1.Container, pod *corev1.Pod) {
-	var status *corev1.ContainerStatus
-	if pod != nil {
-		for i := range pod.Status.ContainerStatuses {
-			if s := &pod.Status.ContainerStatuses[i]; s.Name == c.Name {
-				status = s
-			}
-		}
-	}
-	d.line(level, c.Name+":")
-	if status != nil {
-		d.line(level+1, "Container ID:", status.ContainerID)
-	}
-	d.line(level+1, "Image:", c.Image)
-	if status != nil {
-		d.line(level+1, "Image ID:", status.ImageID)
-	}
-	var ports []string
-	for _, p := range c.Ports {
-		text := fmt.Sprintf("%d/%s", p.ContainerPort, p.Protocol)
-		if p.Name != "" {
-			text += " (" + p.Name + ")"
-		}
-		ports = append(ports, text)
-	}
-	d.line(level+1, "Ports:", orNone(strings.Join(ports, ", ")))
-	for _, words := range []struct {
-		name  string
-		words []string
-	}{{"Command:", c.Command}, {"Args:", c.Args}} {
-		if len(words.words) == 0 {
-			continue
-		}
-		d.line(level+1, words.name)
-		for _, w := range words.words {
-			for line := range strings.SplitSeq(w, "\n") {
-				d.line(level+2, line)
-			}
-		}
-	}
-	if c.WorkingDir != "" {
-		d.line(level+1, "Working Dir:", c.WorkingDir)
-	}
-	if status != nil {
-		d.state(level+1, "State:", status.State)
-		if status.LastTerminationState.Terminated != nil {
-			d.state(level+1, "Last State:", status.LastTerminationState)
-		}
-		d.line(level+1, "Ready:", yesNo(status.Ready))
-		d.line(level+1, "Restart Count:", itoa(status.RestartCount))
-	}
-	d.quantities(level+1, "Limits:", c.Resources.Limits)
-	d.quantities(level+1, "Requests:", c.Resources.Requests)
-	d.env(level+1, c.Env, pod)
-}
-
-func (d *describer) state(level int, name string, s corev1.ContainerState) {
+// endWord says how a container ended.
+func endWord(t *corev1.ContainerStateTerminated) string {
 	switch {
-	case s.Running != nil:
-		d.line(level, name, "Running")
-		d.line(level+1, "Started:", d.time(s.Running.StartedAt))
-	case s.Waiting != nil:
-		d.line(level, name, "Waiting")
-		if s.Waiting.Reason != "" {
-			d.line(level+1, "Reason:", s.Waiting.Reason)
-		}
-		if s.Waiting.Message != "" {
-			d.line(level+1, "Message:", s.Waiting.Message)
-		}
-	case s.Terminated != nil:
-		t := s.Terminated
-		d.line(level, name, "Terminated")
-		if t.Reason != "" {
-			d.line(level+1, "Reason:", t.Reason)
-		}
-		if t.Message != "" {
-			d.line(level+1, "Message:", t.Message)
-		}
-		d.line(level+1, "Exit Code:", itoa(t.ExitCode))
-		if t.Signal != 0 {
-			d.line(level+1, "Signal:", itoa(t.Signal))
-		}
-		if !t.StartedAt.IsZero() {
-			d.line(level+1, "Started:", d.time(t.StartedAt))
-		}
-		if !t.FinishedAt.IsZero() {
-			d.line(level+1, "Finished:", d.time(t.FinishedAt))
-		}
+	case t.Reason != "":
+		return t.Reason
+	case t.Signal != 0:
+		return fmt.Sprintf("Signal:%d", t.Signal)
 	default:
-		d.line(level, name, "Waiting")
+		return fmt.Sprintf("ExitCode:%d", t.ExitCode)
 	}
-}
-
-func (d *describer) env(level int, env []corev1.EnvVar, pod *corev1.Pod) {
-	if len(env) == 0 {
-		d.line(level, "Environment:", "<none>")
-		return
-	}
-	d.line(level, "Environment:")
-	for _, e := range env {
-		value := e.Value
-		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
-			path := e.ValueFrom.FieldRef.FieldPath
-			value = "(" + path + ")"
-			if pod != nil {
-				if v, ok := FieldValue(pod, path); ok {
-					value = v + " " + value
-				}
-			}
-		}
-		d.line(level+1, e.Name+":", strings.TrimSpace(strings.ReplaceAll(value, "\n", " ")))
-	}
-}
-
-func tolerationTexts(tolerations []corev1.Toleration) []string {
-	var texts []string
-	for _, t := range tolerations {
-		text := t.Key
-		if t.Value != "" {
-			text += "=" + t.Value
-		}
-		if t.Effect != "" {
-			text += ":" + string(t.Effect)
-		}
-		if t.Operator == corev1.TolerationOpExists {
-			text = strings.TrimSpace(text + " op=Exists")
-		}
-		if t.TolerationSeconds != nil {
-			text += fmt.Sprintf(" for %ds", *t.TolerationSeconds)
-		}
-		texts = append(texts, text)
-	}
-	return texts
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -30,7 +31,8 @@ var kindReplicaSet = define(Resource{Group: "apps", Version: "v1", Kind: "Replic
 		validateUpdate: func(rs, old *appsv1.ReplicaSet) field.ErrorList {
 			return sameSelector(rs.Spec.Selector, old.Spec.Selector)
 		},
-		columns: columns("NAME", "DESIRED", "CURRENT", "READY", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
+		selectable: func(rs *appsv1.ReplicaSet, set fields.Set) { set["status.replicas"] = itoa(rs.Status.Replicas) },
+		columns:    columns("NAME", "DESIRED", "CURRENT", "READY", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
 		row: func(rs *appsv1.ReplicaSet, now time.Time) []string {
 			return append([]string{rs.Name, replicas(rs.Spec.Replicas), itoa(rs.Status.Replicas), itoa(rs.Status.ReadyReplicas), ageOf(rs, now)},
 				templateCells(&rs.Spec.Template, rs.Spec.Selector)...)
@@ -53,33 +55,13 @@ func (d *describer) replicaSet(rs *appsv1.ReplicaSet, pods []*corev1.Pod) {
 	d.labels(rs)
 	d.controlledBy(rs)
 	d.line(0, "Replicas:", fmt.Sprintf("%d current / %s desired", rs.Status.Replicas, replicas(rs.Spec.Replicas)))
-	var own []*corev1.Pod
-	count := map[corev1.PodPhase]int{}
-	for _, pod := range pods {
-		if controls(rs, pod) {
-			own = append(own, pod)
-			count[pod.Status.Phase]++
-		}
-	}
+	own := ownPods(rs, pods)
 	if len(own) > 0 || rs.Status.Replicas == 0 {
-		d.line(0, "Pods Status:", fmt.Sprintf("%d Running / %d Waiting / %d Succeeded / %d Failed",
-			count[corev1.PodRunning], count[corev1.PodPending], count[corev1.PodSucceeded], count[corev1.PodFailed]))
+		d.podsStatus(own)
 	}
 	d.template(&rs.Spec.Template)
-	if len(rs.Status.Conditions) > 0 {
-		d.line(0, "Conditions:")
-		d.line(1, "Type", "Status", "Reason", "Message")
-		for _, c := range rs.Status.Conditions {
-			d.line(1, string(c.Type), string(c.Status), c.Reason, c.Message)
-		}
-	}
-	if len(own) == 0 {
-		return
-	}
-	d.line(0, "Pods:")
-	d.line(1, "Name", "Ready", "Status", "Restarts", "Node", "Age")
-	for _, pod := range own {
-		row := podRow(pod, d.now)
-		d.line(1, row[0], row[1], row[2], row[3], row[6], row[4])
-	}
+	d.conditions(each(rs.Status.Conditions, func(c appsv1.ReplicaSetCondition) condition {
+		return condition{string(c.Type), string(c.Status), c.Reason, c.Message}
+	}))
+	d.pods(own)
 }

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -211,10 +212,20 @@ func QOSClass(pod *corev1.Pod) corev1.PodQOSClass {
 }
 
 // FieldValue returns the value of a field that an environment variable can take
-// from its pod (env.valueFrom.fieldRef): "metadata.name", "status.podIP", … ok is
-// false for a field that cannot be had that way; a field that is not known yet,
-// such as the address of a pod that has none, is empty.
+// from its pod (env.valueFrom.fieldRef): "metadata.name", "status.podIP",
+// "metadata.labels['app']", … ok is false for a field that cannot be had that way;
+// a field that is not known yet, such as the address of a pod that has none, is
+// empty.
 func FieldValue(pod *corev1.Pod, fieldPath string) (value string, ok bool) {
+	if name, key, keyed := splitKeyed(fieldPath); keyed {
+		switch name {
+		case "metadata.labels":
+			return pod.Labels[key], true
+		case "metadata.annotations":
+			return pod.Annotations[key], true
+		}
+		return "", false
+	}
 	switch fieldPath {
 	case "metadata.name":
 		return pod.Name, true
@@ -224,10 +235,24 @@ func FieldValue(pod *corev1.Pod, fieldPath string) (value string, ok bool) {
 		return string(pod.UID), true
 	case "spec.nodeName":
 		return pod.Spec.NodeName, true
+	case "spec.serviceAccountName":
+		return pod.Spec.ServiceAccountName, true
 	case "status.podIP":
 		return pod.Status.PodIP, true
+	case "status.podIPs":
+		var ips []string
+		for _, ip := range pod.Status.PodIPs {
+			ips = append(ips, ip.IP)
+		}
+		return strings.Join(ips, ","), true
 	case "status.hostIP":
 		return pod.Status.HostIP, true
+	case "status.hostIPs":
+		var ips []string
+		for _, ip := range pod.Status.HostIPs {
+			ips = append(ips, ip.IP)
+		}
+		return strings.Join(ips, ","), true
 	}
 	return "", false
 }

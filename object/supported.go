@@ -40,64 +40,6 @@ const supportedMetadata = `
 	metadata.managedFields
 `
 
-// Below the spec of a pod or of a pod template.
-const supportedPodSpec = `
-	containers[].name
-	containers[].image
-	containers[].command
-	containers[].args
-	containers[].workingDir
-	containers[].env[].name
-	containers[].env[].value
-	containers[].env[].valueFrom.fieldRef.apiVersion
-	containers[].env[].valueFrom.fieldRef.fieldPath = metadata.name metadata.namespace metadata.uid spec.nodeName status.podIP status.hostIP
-	containers[].ports[].name
-	containers[].ports[].containerPort
-	containers[].ports[].protocol
-	containers[].resources.requests[cpu]
-	containers[].resources.requests[memory]
-	containers[].resources.limits[cpu]
-	containers[].resources.limits[memory]
-	containers[].imagePullPolicy
-	containers[].tty
-	containers[].terminationMessagePath = /dev/termination-log
-	containers[].terminationMessagePolicy
-	containers[].securityContext = {}
-	restartPolicy
-	terminationGracePeriodSeconds
-	nodeName
-	nodeSelector
-	hostname
-	tolerations[].key
-	tolerations[].operator
-	tolerations[].value
-	tolerations[].effect
-	tolerations[].tolerationSeconds
-	dnsPolicy = ClusterFirst Default
-	schedulerName = default-scheduler
-	enableServiceLinks = true
-	securityContext = {}
-	automountServiceAccountToken = false
-	shareProcessNamespace = false
-	setHostnameAsFQDN = false
-	hostUsers = true
-	os.name = linux
-	priority = 0
-	preemptionPolicy = PreemptLowerPriority
-`
-
-// Below a template. A template's name has no effect in Kubernetes either: its
-// pods are named after their owner.
-const supportedTemplate = `
-	metadata.name
-	metadata.labels
-	metadata.annotations
-	metadata.finalizers
-`
-
-// supportedPodTemplate is the table of a kind's spec.template.
-var supportedPodTemplate = below("spec.template", supportedTemplate+below("spec", supportedPodSpec))
-
 // below puts every path of a part of the table below parent.
 func below(parent, part string) string {
 	var b strings.Builder

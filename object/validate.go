@@ -7,11 +7,9 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -22,7 +20,7 @@ import (
 // behavior in Holdfast yet. Status is the system's own and not looked at. The
 // rules and the form of the messages are Kubernetes'.
 func Validate(obj Object) Faults {
-	errs := unsupported(obj)
+	errs := refineRefusals(unsupported(obj))
 	covered := len(errs)
 	add := func(more field.ErrorList) {
 		for _, err := range more {
@@ -112,45 +110,7 @@ func validateAnnotations(set map[string]string, path *field.Path) field.ErrorLis
 	return errs
 }
 
-// Workloads
-
-// validateTemplate checks a selector and the template whose pods it must select.
-func validateTemplate(selector *metav1.LabelSelector, template *corev1.PodTemplateSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	at, meta := path.Child("selector"), path.Child("template", "metadata")
-	switch {
-	case selector == nil:
-		errs = append(errs, field.Required(at, "say which pods belong to it, by labels that the template sets"))
-	case len(selector.MatchLabels)+len(selector.MatchExpressions) == 0:
-		errs = append(errs, field.Invalid(at, field.OmitValueType{}, "an empty selector would take every pod of the namespace: name labels that the template sets"))
-	default:
-		wrong := validateLabels(selector.MatchLabels, at.Child("matchLabels"))
-		for i, expr := range selector.MatchExpressions {
-			wrong = append(wrong, metavalidation.ValidateLabelSelectorRequirement(expr, metavalidation.LabelSelectorValidationOptions{}, at.Child("matchExpressions").Index(i))...)
-		}
-		errs = append(errs, wrong...)
-		if len(wrong) > 0 {
-			break
-		}
-		s, err := metav1.LabelSelectorAsSelector(selector)
-		switch {
-		case err != nil:
-			errs = append(errs, field.Invalid(at, selector, err.Error()))
-		case !s.Matches(labels.Set(template.Labels)):
-			errs = append(errs, field.Invalid(meta.Child("labels"), labels.Set(template.Labels).String(),
-				fmt.Sprintf("the selector (%s) does not match these labels: the pods would not be its own", s)))
-		}
-	}
-	errs = append(errs, validateLabels(template.Labels, meta.Child("labels"))...)
-	errs = append(errs, validateAnnotations(template.Annotations, meta.Child("annotations"))...)
-	errs = append(errs, apivalidation.ValidateFinalizers(template.Finalizers, meta.Child("finalizers"))...)
-	spec := path.Child("template", "spec")
-	errs = append(errs, validatePodSpec(&template.Spec, spec)...)
-	if p := template.Spec.RestartPolicy; p == corev1.RestartPolicyOnFailure || p == corev1.RestartPolicyNever {
-		errs = append(errs, field.NotSupported(spec.Child("restartPolicy"), p, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
-	}
-	return errs
-}
+// Numbers
 
 func intOrPercent(v *intstr.IntOrString, path *field.Path) field.ErrorList {
 	switch {

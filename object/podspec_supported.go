@@ -1,0 +1,126 @@
+package object
+
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Below the spec of a pod or of a pod template.
+const supportedPodSpec = `
+	containers[].name
+	containers[].image
+	containers[].command
+	containers[].args
+	containers[].workingDir
+	containers[].env[].name
+	containers[].env[].value
+	containers[].env[].valueFrom.fieldRef
+	containers[].ports[].name
+	containers[].ports[].containerPort
+	containers[].ports[].protocol
+	containers[].resources.requests[cpu]
+	containers[].resources.requests[memory]
+	containers[].resources.limits[cpu]
+	containers[].resources.limits[memory]
+	containers[].resizePolicy
+	containers[].imagePullPolicy
+	containers[].tty
+	containers[].terminationMessagePath
+	containers[].terminationMessagePolicy
+	containers[].lifecycle = {}
+	containers[].securityContext.privileged = false
+	containers[].securityContext.allowPrivilegeEscalation = true
+	containers[].securityContext.readOnlyRootFilesystem = false
+	containers[].securityContext.runAsNonRoot = false
+	containers[].securityContext.procMount = Default
+	containers[].securityContext.seccompProfile.type = RuntimeDefault
+	volumes[].name
+	restartPolicy
+	terminationGracePeriodSeconds
+	nodeName
+	nodeSelector
+	hostname
+	hostAliases
+	tolerations[].key
+	tolerations[].operator
+	tolerations[].value
+	tolerations[].effect
+	tolerations[].tolerationSeconds
+	affinity = {}
+	schedulingGates
+	dnsPolicy
+	dnsConfig
+	schedulerName = default-scheduler
+	enableServiceLinks
+	securityContext.runAsNonRoot = false
+	securityContext.fsGroupChangePolicy
+	securityContext.supplementalGroupsPolicy = Merge
+	securityContext.seccompProfile.type = RuntimeDefault
+	serviceAccountName = default
+	serviceAccount = default
+	automountServiceAccountToken = false
+	shareProcessNamespace = false
+	setHostnameAsFQDN = false
+	hostUsers = true
+	os.name = linux
+	priority = 0
+	preemptionPolicy = PreemptLowerPriority
+`
+
+// Below a template. A template's name has no effect in Kubernetes either: its
+// pods are named after their owner.
+const supportedTemplate = `
+	metadata.name
+	metadata.labels
+	metadata.annotations
+	metadata.finalizers
+`
+
+// supportedPodTemplate is the table of a kind's spec.template.
+var supportedPodTemplate = podTemplateBelow("spec.template")
+
+func podTemplateBelow(path string) string {
+	return below(path, supportedTemplate+below("spec", supportedPodSpec))
+}
+
+// refineRefusals makes what the table says of pods fit for people: each refused
+// field once, not again where a default follows from it, and what will never be
+// supported with what to use instead.
+func refineRefusals(errs field.ErrorList) field.ErrorList {
+	refused := map[string]bool{}
+	for _, err := range errs {
+		refused[err.Field] = true
+	}
+	kept := errs[:0]
+	for _, err := range errs {
+		if refused[derivedFrom(err.Field)] {
+			continue
+		}
+		parent, name := err.Field[:strings.LastIndex(err.Field, ".")+1], err.Field[strings.LastIndex(err.Field, ".")+1:]
+		if use, never := neverVolumes[name]; never && strings.HasSuffix(parent, "].") && strings.Contains(parent, ".volumes[") {
+			err.Detail = "Holdfast has no volumes of this type: " + use
+		}
+		kept = append(kept, err)
+	}
+	return kept
+}
+
+// derivedFrom returns the path of the field whose value Default gives to the
+// one at path when that is not given: "" for most.
+func derivedFrom(path string) string {
+	if i := strings.LastIndex(path, ".requests["); i >= 0 {
+		return path[:i] + ".limits[" + path[i+len(".requests["):]
+	}
+	if spec, ok := strings.CutSuffix(path, ".serviceAccount"); ok {
+		return spec + ".serviceAccountName"
+	}
+	if strings.HasSuffix(path, ".hostPort") {
+		for _, list := range []string{".containers[", ".initContainers["} {
+			if spec, _, ok := strings.Cut(path, list); ok {
+				return spec + ".hostNetwork"
+			}
+		}
+	}
+	return ""
+}
