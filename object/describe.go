@@ -101,7 +101,7 @@ func (d *describer) meta(obj Object) {
 
 func (d *describer) labels(obj Object) {
 	d.pairs(0, "Labels:", "=", obj.GetLabels())
-	d.pairs(0, "Annotations:", ": ", obj.GetAnnotations())
+	d.pairs(0, "Annotations:", ": ", annotationsToShow(obj))
 	if f := obj.GetFinalizers(); len(f) > 0 {
 		d.list(0, "Finalizers:", f)
 	}

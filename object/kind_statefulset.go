@@ -234,6 +234,6 @@ func (d *describer) claims(claims []corev1.PersistentVolumeClaim) {
 			size = q.String()
 		}
 		d.line(1, "Capacity:", size)
-		d.line(1, "Access Modes:", accessModes(c.Spec.AccessModes))
+		d.line(1, "Access Modes:", accessModesText(c.Spec.AccessModes))
 	}
 }

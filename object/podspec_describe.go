@@ -469,7 +469,7 @@ func volumeTexts(v *corev1.Volume) [][2]string {
 			add("StorageClass", class)
 			size := t.Spec.Resources.Requests[corev1.ResourceStorage]
 			add("Capacity", size.String())
-			add("Access Modes", accessModes(t.Spec.AccessModes))
+			add("Access Modes", accessModesText(t.Spec.AccessModes))
 		}
 	case src.DownwardAPI != nil:
 		add("Type", "DownwardAPI (a volume populated by information about the pod)")
@@ -513,12 +513,4 @@ func volumeTexts(v *corev1.Volume) [][2]string {
 		add("Type", strings.Join(volumeSources(v), ", "))
 	}
 	return rows
-}
-
-func accessModes(modes []corev1.PersistentVolumeAccessMode) string {
-	var words []string
-	for _, m := range modes {
-		words = append(words, string(m))
-	}
-	return strings.Join(words, ",")
 }

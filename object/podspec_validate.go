@@ -2,9 +2,7 @@ package object
 
 import (
 	"fmt"
-	"maps"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -290,8 +288,4 @@ func validatePodTemplate(template *corev1.PodTemplateSpec, path *field.Path) fie
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template: they are added to a pod that runs"))
 	}
 	return errs
-}
-
-func sortedNames(list corev1.ResourceList) []corev1.ResourceName {
-	return slices.Sorted(maps.Keys(list))
 }

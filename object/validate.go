@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -39,8 +41,13 @@ func Validate(obj Object) Faults {
 
 // validName returns what is wrong with an object's name.
 func validName(r Resource, name string, prefix bool) []string {
-	if r.Kind == "Namespace" {
+	switch {
+	case r.Group == "" && r.Kind == "Namespace":
 		return apivalidation.NameIsDNSLabel(name, prefix)
+	case r.Group == "" && r.Kind == "Service":
+		return serviceName(name, prefix)
+	case r.Group == rbacv1.GroupName:
+		return path.IsValidPathSegmentName(name) // "system:node-reader"
 	}
 	return apivalidation.NameIsDNSSubdomain(name, prefix)
 }
