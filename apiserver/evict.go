@@ -109,12 +109,8 @@ func healthy(pod *corev1.Pod) bool {
 
 // overBudget refuses an eviction, with the numbers that refuse it.
 func overBudget(pod *corev1.Pod, budget *policyv1.PodDisruptionBudget, have, want int) error {
-	err := connect.Errorf(connect.CodeResourceExhausted,
-		"%s cannot be evicted now: the disruption budget %s needs %d healthy pods and has %d; wait until more are, or scale up",
-		object.Title(pod), budget.Name, want, have)
-	err = withFaults(err, object.Faults{{
-		Object:  object.Title(pod),
-		Message: fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", budget.Name, want, have),
-	}}, "DisruptionBudget")
+	why := fmt.Sprintf("the disruption budget %s needs %d healthy pods and has %d currently", budget.Name, want, have)
+	err := connect.Errorf(connect.CodeResourceExhausted, "%s cannot be evicted now: %s; wait until more are healthy", object.Title(pod), why)
+	err = withFaults(err, object.Faults{{Object: object.Title(pod), Message: why}}, "DisruptionBudget")
 	return withInfo(err, &holdfastv1.ErrorInfo{Reason: "TooManyRequests", RetryAfter: durationpb.New(evictAgain)})
 }

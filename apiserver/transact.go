@@ -2,7 +2,9 @@ package apiserver
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 
 	"connectrpc.com/connect/v2"
 
@@ -65,6 +67,9 @@ func (c *change) unchanged(key string, revision int64) {
 // true. early allows to begin with what this peer has: a change is as good on it,
 // since it happens under the conditions that it rests on, and needs a round to a
 // majority less. What is not a change counts only on a linearizable view.
+//
+// Each transaction has an id, so that the store asks again by itself when the
+// leader is lost on the way: most elections cost a write nothing but time.
 func (s *Server) transact(ctx context.Context, what, reason string, early bool, plan func(view raftstore.View) (change, error)) (revision int64, err error) {
 	for attempt := 0; attempt < maxAttempts; {
 		view := s.store.View()
@@ -85,7 +90,7 @@ func (s *Server) transact(ctx context.Context, what, reason string, early bool, 
 		if len(c.ops) == 0 {
 			return view.Revision(), nil
 		}
-		result, err := s.store.Txn(ctx, raftstore.Txn{If: c.conditions, Then: c.ops, Actor: actor(ctx), Reason: reason})
+		result, err := s.store.Txn(ctx, raftstore.Txn{If: c.conditions, Then: c.ops, Actor: actor(ctx), Reason: reason, ID: newTxnID()})
 		if err == nil {
 			return result.Revision, nil
 		}
@@ -95,4 +100,10 @@ func (s *Server) transact(ctx context.Context, what, reason string, early bool, 
 		early = false
 	}
 	return 0, connect.Errorf(connect.CodeAborted, "%s: it changed %d times while this was tried; retry", what, maxAttempts)
+}
+
+// newTxnID returns an id that no other transaction has.
+func newTxnID() []byte {
+	id := binary.LittleEndian.AppendUint64(nil, rand.Uint64())
+	return binary.LittleEndian.AppendUint64(id, rand.Uint64())
 }
