@@ -33,13 +33,9 @@ type clusterService struct{ *Server }
 // Status tells what this peer knows. It needs no leader; whether a quorum can be
 // reached is tried out, for a second at most.
 func (s clusterService) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (*holdfastv1.StatusResponse, error) {
-	start := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, quorumTimeout)
 	defer cancel()
 	_, quorumErr := s.store.Sync(bounded)
-	if quorumErr == nil {
-		s.fresh.proved(start)
-	}
 	status := s.store.Status()
 	resp := &holdfastv1.StatusResponse{
 		ClusterId: s.cfg.ClusterID, ServedBy: s.cfg.PeerID, Leader: status.Leader, Term: status.Term,

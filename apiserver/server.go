@@ -107,7 +107,6 @@ type Server struct {
 	log        *slog.Logger
 	metrics    *metrics
 	rpc        *connect.Server
-	fresh      freshness
 	heartbeats *Heartbeats
 	desired    *desiredIndex
 	sessions   *sessions

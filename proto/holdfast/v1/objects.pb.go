@@ -371,8 +371,9 @@ func (Propagation) EnumDescriptor() ([]byte, []int) {
 type ReadOptions struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Consistency Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=holdfast.v1.Consistency" json:"consistency,omitempty"`
-	// The answer is at or past this revision; the peer waits for it. 0: no bound,
-	// which CONSISTENCY_SESSION does not allow.
+	// The answer is at or past this revision; the peer waits for it. 0: no bound;
+	// with CONSISTENCY_SESSION, of which then nothing is known, the read is
+	// linearizable.
 	MinRevision int64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
 	// For CONSISTENCY_BOUNDED, which needs it, above 0.
 	MaxAge *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
