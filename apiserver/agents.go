@@ -67,7 +67,7 @@ func (s agentService) Register(ctx context.Context, req *agentv1.RegisterRequest
 		return nil, err
 	}
 	if node == nil {
-		_, err = s.commit(ctx, "register node "+name, "register", func(view raftstore.View) (change, error) {
+		_, err = s.transact(ctx, "register node "+name, "register", false, func(view raftstore.View) (change, error) {
 			var c change
 			old, exists := object.Get[*corev1.Node](view, key)
 			var revision int64
@@ -84,7 +84,8 @@ func (s agentService) Register(ctx context.Context, req *agentv1.RegisterRequest
 			if exists && sameObject(next, old) {
 				return change{}, nil
 			}
-			return c, c.put(next, revision)
+			_, err := c.put(next, revision)
+			return c, err
 		})
 		if err != nil {
 			return nil, err

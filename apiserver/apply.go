@@ -3,17 +3,19 @@ package apiserver
 import (
 	"context"
 	"fmt"
-	"strconv"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
-	"github.com/holdfast-io/holdfast/raftstore"
 )
 
+// defaultManager owns what is applied by callers who name no manager.
+const defaultManager = "holdfast"
+
 // Apply makes the objects what the manifests say, all or none, in one
-// transaction. What the manifest says replaces what is there; what the system
-// owns stays (see [applied]). Objects that do not differ are not written, so a
-// repeated Apply leaves no trace in the log.
+// transaction. What the system owns stays (see [applied]). Objects that do not
+// differ are not written, so a repeated Apply leaves no trace in the log.
 //
 // All faults of all objects come at once, before anything is written.
 func (s objectService) Apply(ctx context.Context, req *holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error) {
@@ -21,12 +23,14 @@ func (s objectService) Apply(ctx context.Context, req *holdfastv1.ApplyRequest) 
 	var faults object.Faults
 	seen := make(map[object.Key]int)
 	for i, in := range req.GetObjects() {
-		d, wrong := decodeObject(in, i)
-		if len(wrong) > 0 {
-			faults = append(faults, wrong...)
-			continue
+		d, wrong, err := s.decodeObject(ctx, "patch", "", in, i)
+		if err != nil {
+			return nil, err
 		}
-		if wrong := checkManifest(d, seen, i); len(wrong) > 0 {
+		if len(wrong) == 0 {
+			wrong = checkManifest(d, seen, i)
+		}
+		if len(wrong) > 0 {
 			faults = append(faults, wrong...)
 			continue
 		}
@@ -35,38 +39,51 @@ func (s objectService) Apply(ctx context.Context, req *holdfastv1.ApplyRequest) 
 	if len(faults) > 0 {
 		return nil, invalid(faults)
 	}
-	if len(wanted) == 0 {
+	set, err := newSet(req)
+	if err != nil {
+		return nil, err
+	}
+	if len(wanted) == 0 && !(set.named() && req.GetPrune()) {
 		return nil, badRequest("objects", "there are none to apply")
 	}
 
-	reason := "apply"
-	if req.GetFieldManager() != "" {
-		reason += " by " + req.GetFieldManager()
+	w := writing{what: "apply", manager: req.GetFieldManager(), dryRun: req.GetDryRun()}
+	if w.manager == "" {
+		w.manager = defaultManager
 	}
-	var plan applyPlan
-	revision, err := s.commit(ctx, "apply", reason, func(view raftstore.View) (c change, err error) {
-		if plan, err = s.planApply(view, wanted); err != nil {
-			return change{}, err
+	w.reason = "apply by " + w.manager
+	var steps []applyStep
+	revision, p, err := s.commit(ctx, w, func(p *plan) (err error) {
+		if steps, err = p.apply(wanted, req.GetForce()); err != nil {
+			return err
 		}
-		if req.GetDryRun() {
-			return change{}, nil
+		if !set.named() {
+			return nil
 		}
-		return plan.change, nil
+		pruned, err := p.updateSet(ctx, set, steps)
+		steps = append(steps, pruned...)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 
-	resp := &holdfastv1.ApplyResponse{Answer: s.answerAt(revision)}
-	for i, step := range plan.steps {
-		if step.action != holdfastv1.ApplyAction_APPLY_ACTION_UNCHANGED && !req.GetDryRun() {
-			step.obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+	resp := &holdfastv1.ApplyResponse{Answer: p.answerTo(revision)}
+	for i, step := range steps {
+		encoding := holdfastv1.Encoding_ENCODING_PROTOBUF
+		if i < len(wanted) {
+			encoding = req.GetObjects()[i].GetEncoding()
 		}
-		out, err := encodeObject(step.obj, req.GetObjects()[i].GetEncoding())
-		if err != nil {
+		result := &holdfastv1.ApplyResult{Action: step.action}
+		if result.Object, err = p.out(step.written, revision, encoding); err != nil {
 			return nil, err
 		}
-		resp.Results = append(resp.Results, &holdfastv1.ApplyResult{Action: step.action, Object: out})
+		if step.before != nil && w.dryRun {
+			if result.Before, err = encodeObject(step.before, encoding); err != nil {
+				return nil, err
+			}
+		}
+		resp.Results = append(resp.Results, result)
 	}
 	return resp, nil
 }
@@ -92,74 +109,115 @@ func checkManifest(d decoded, seen map[object.Key]int, index int) object.Faults 
 	if len(faults) > 0 {
 		return faults
 	}
-	object.Default(d.obj)
-	faults = object.Validate(d.obj)
+	faults = d.validate()
 	for i := range faults {
 		faults[i].Index = index
 	}
 	return faults
 }
 
-// applyPlan is what an Apply comes to on one view.
-type applyPlan struct {
-	change change
-	steps  []applyStep // one for each object, in order
-}
-
+// applyStep is what an apply does to one object.
 type applyStep struct {
+	written
 	action holdfastv1.ApplyAction
-	obj    object.Object // as it will be, or as it is when unchanged
+	before object.Object // nil: there was none
 }
 
-// planApply compares the manifests with what view holds. Its error has all faults
-// that only the comparison shows: missing namespaces, fields that cannot change.
-func (s *Server) planApply(view raftstore.View, wanted []decoded) (applyPlan, error) {
-	var plan applyPlan
-	var faults object.Faults
-	objs := make([]object.Object, len(wanted))
-	for i, d := range wanted {
-		objs[i] = d.obj
+// apply compares the manifests with what the view holds. What only the comparison
+// shows (missing namespaces, fields that cannot change, or that another manager
+// owns) becomes the plan's faults and conflicts.
+func (p *plan) apply(wanted []decoded, force bool) ([]applyStep, error) {
+	for _, d := range wanted {
+		if name, ok := namespaceOf(d.obj); ok {
+			p.willCome(name)
+		}
 	}
-	faults = append(faults, s.needNamespaces(view, &plan.change, objs)...)
+	steps := make([]applyStep, 0, len(wanted))
 	for i, d := range wanted {
-		key := string(object.KeyOf(d.obj))
-		obj := d.obj.DeepCopyObject().(object.Object)
-		kv, ok := view.Get(key)
-		if !ok {
-			if d.revision > 0 {
-				return applyPlan{}, notFound(d.resource, d.obj.GetNamespace(), d.obj.GetName())
-			}
-			s.stampNew(obj)
-			if err := plan.change.put(obj, 0); err != nil {
-				return applyPlan{}, err
-			}
-			plan.steps = append(plan.steps, applyStep{holdfastv1.ApplyAction_APPLY_ACTION_CREATED, obj})
-			continue
-		}
-		old, err := object.Decode(kv.Value, kv.Mod)
+		step, err := p.applyOne(d, i, force)
 		if err != nil {
-			return applyPlan{}, fmt.Errorf("stored object %s: %w", key, err)
+			return nil, err
 		}
-		if err := d.precondition(old, kv.Mod); err != nil {
-			return applyPlan{}, err
+		steps = append(steps, step)
+	}
+	return steps, nil
+}
+
+// willCome says that the transaction itself makes a namespace, or keeps it.
+func (p *plan) willCome(namespace string) {
+	if p.coming == nil {
+		p.coming = make(map[string]bool)
+	}
+	p.coming[namespace] = true
+}
+
+func (p *plan) applyOne(d decoded, index int, force bool) (applyStep, error) {
+	kv, ok := p.view.Get(string(object.KeyOf(d.obj)))
+	if !ok {
+		if d.revision > 0 {
+			return applyStep{}, notFound(d.resource, d.obj.GetNamespace(), d.obj.GetName())
 		}
-		applied(obj, old)
-		wrong := object.ValidateUpdate(obj, old)
-		for j := range wrong {
-			wrong[j].Index = i
-		}
-		faults = append(faults, wrong...)
-		if sameObject(obj, old) {
-			plan.steps = append(plan.steps, applyStep{holdfastv1.ApplyAction_APPLY_ACTION_UNCHANGED, old})
-			continue
-		}
-		if err := plan.change.put(obj, kv.Mod); err != nil {
-			return applyPlan{}, err
-		}
-		plan.steps = append(plan.steps, applyStep{holdfastv1.ApplyAction_APPLY_ACTION_CONFIGURED, obj})
+		d.obj = d.obj.DeepCopyObject().(object.Object)
+		p.stampNew(d.obj)
+		made, err := p.create(d, index)
+		return applyStep{written: made, action: holdfastv1.ApplyAction_APPLY_ACTION_CREATED}, err
+	}
+	was, err := p.decode(kv)
+	if err != nil {
+		return applyStep{}, err
+	}
+	if err := d.precondition(was.obj, was.mod); err != nil {
+		return applyStep{}, err
+	}
+	next := d.obj.DeepCopyObject().(object.Object)
+	applied(next, was.obj)
+	made, err := p.succeed(next, was, index, "")
+	step := applyStep{written: made, action: holdfastv1.ApplyAction_APPLY_ACTION_CONFIGURED, before: was.obj}
+	if !made.changed {
+		step.action = holdfastv1.ApplyAction_APPLY_ACTION_UNCHANGED
+	}
+	return step, err
+}
+
+// patchApply is Patch for a patch that is a manifest: an Apply of one object, whose
+// status alone it may be.
+func (s objectService) patchApply(ctx context.Context, req *holdfastv1.PatchRequest, r object.Resource, namespace string) (*holdfastv1.PatchResponse, error) {
+	if req.GetSubresource() != "" {
+		return nil, badRequest("subresource", "%q cannot be applied; use another form of patch", req.GetSubresource())
+	}
+	if req.GetFieldManager() == "" {
+		return nil, badRequest("field_manager", "is empty: an apply needs the name of who owns the fields")
+	}
+	data, err := manifestJSON(req.GetPatch())
+	if err != nil {
+		return nil, err
+	}
+	in := &holdfastv1.Object{Kind: req.GetKind(), Namespace: namespace, Name: req.GetName(), Encoding: req.GetEncoding(), Data: data}
+	d, faults, err := s.decodeObject(ctx, "patch", req.GetSubresource(), in, 0)
+	if err != nil {
+		return nil, err
+	}
+	if len(faults) == 0 {
+		faults = checkManifest(d, map[object.Key]int{}, 0)
 	}
 	if len(faults) > 0 {
-		return applyPlan{}, invalid(faults)
+		return nil, invalid(faults)
 	}
-	return plan, nil
+	w := writing{what: "apply " + object.Title(d.obj), reason: "apply by " + req.GetFieldManager(), manager: req.GetFieldManager(), dryRun: req.GetDryRun()}
+	var step applyStep
+	revision, p, err := s.commit(ctx, w, func(p *plan) (err error) {
+		step, err = p.applyOne(d, 0, req.GetForce())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp := &holdfastv1.PatchResponse{Answer: p.answerTo(revision), Created: step.action == holdfastv1.ApplyAction_APPLY_ACTION_CREATED}
+	if resp.Object, err = p.out(step.written, revision, req.GetEncoding()); err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
+
+// uidOf is the uid of what a step leaves.
+func (a applyStep) uidOf() types.UID { return a.obj.GetUID() }

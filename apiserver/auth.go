@@ -181,8 +181,8 @@ func (s *Server) identify(ctx context.Context, state *tls.ConnectionState, remot
 	return withIdentity(ctx, id)
 }
 
-// authorize is the interceptor that holds the table. It runs before any of the
-// request is read.
+// authorize is the interceptor that holds the table, before any of the request is
+// read, and then the request itself against what its caller may do.
 func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
 		if err := permit(ctx, spec.Procedure); err != nil {
@@ -190,6 +190,9 @@ func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 		}
 		if err := s.serving(spec.Procedure); err != nil {
 			return err
+		}
+		if strings.HasPrefix(spec.Procedure, objectProcedures) {
+			stream = authorizedStream{stream, func(msg any) error { return s.authorizeMessage(ctx, msg) }}
 		}
 		return next(ctx, spec, stream)
 	}

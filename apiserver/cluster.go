@@ -33,13 +33,9 @@ type clusterService struct{ *Server }
 // Status tells what this peer knows. It needs no leader; whether a quorum can be
 // reached is tried out, for a second at most.
 func (s clusterService) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (*holdfastv1.StatusResponse, error) {
-	start := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, quorumTimeout)
 	defer cancel()
 	_, quorumErr := s.store.Sync(bounded)
-	if quorumErr == nil {
-		s.fresh.proved(start)
-	}
 	status := s.store.Status()
 	resp := &holdfastv1.StatusResponse{
 		ClusterId: s.cfg.ClusterID, ServedBy: s.cfg.PeerID, Leader: status.Leader, Term: status.Term,
@@ -156,7 +152,7 @@ func (s clusterService) CreateToken(ctx context.Context, req *holdfastv1.CreateT
 	if err != nil {
 		return nil, err
 	}
-	_, err = s.commit(ctx, "create token", "create token", func(view raftstore.View) (change, error) {
+	_, err = s.transact(ctx, "create token", "create token", false, func(view raftstore.View) (change, error) {
 		c := change{ops: []raftstore.Op{raftstore.Put(tokenPrefix+token.ID, data)}}
 		for kv := range view.Prefix(tokenPrefix) {
 			var old tokenRecord
@@ -200,7 +196,7 @@ func (s clusterService) RemovePeer(ctx context.Context, req *holdfastv1.RemovePe
 
 // forgetMachine deletes the record of a peer that was removed.
 func (s clusterService) forgetMachine(ctx context.Context, id string) error {
-	_, err := s.commit(ctx, "remove the record of peer "+id, "remove peer", func(view raftstore.View) (change, error) {
+	_, err := s.transact(ctx, "remove the record of peer "+id, "remove peer", false, func(view raftstore.View) (change, error) {
 		var c change
 		if _, ok := view.Get(machineKey(pki.RolePeer, id)); ok {
 			c.ops = append(c.ops, raftstore.Delete(machineKey(pki.RolePeer, id)))

@@ -95,10 +95,15 @@ func membershipError(what string, err error) error {
 // invalid returns the error for wrong objects: InvalidArgument with one Fault
 // detail for each fault.
 func invalid(faults object.Faults) error {
-	err := connect.NewError(connect.CodeInvalidArgument, faults.Error())
+	err := withFaults(connect.NewError(connect.CodeInvalidArgument, faults.Error()), faults, "")
+	return withInfo(err, &holdfastv1.ErrorInfo{Reason: "Invalid"})
+}
+
+// withFaults returns err with a Fault detail for each fault, all for one reason.
+func withFaults(err *connect.Error, faults object.Faults, reason string) *connect.Error {
 	for _, fault := range faults {
 		detail, detailErr := connectproto.NewErrorDetail(&holdfastv1.Fault{
-			Object: fault.Object, Field: fault.Field, Message: fault.Message, Index: int32(fault.Index),
+			Object: fault.Object, Field: fault.Field, Message: fault.Message, Index: int32(fault.Index), Reason: reason,
 		})
 		if detailErr == nil {
 			err = err.WithDetail(detail)
@@ -107,10 +112,22 @@ func invalid(faults object.Faults) error {
 	return err
 }
 
+// withInfo returns err with what info says about it; who failed and when is added
+// as it leaves the peer, see publish.
+func withInfo(err *connect.Error, info *holdfastv1.ErrorInfo) *connect.Error {
+	detail, detailErr := connectproto.NewErrorDetail(info)
+	if detailErr != nil {
+		return err
+	}
+	return err.WithDetail(detail)
+}
+
 // badRequest is InvalidArgument for what is wrong with a request besides its
 // objects.
 func badRequest(field, format string, args ...any) error {
-	return invalid(object.Faults{{Field: field, Message: fmt.Sprintf(format, args...)}})
+	faults := object.Faults{{Field: field, Message: fmt.Sprintf(format, args...)}}
+	err := withFaults(connect.NewError(connect.CodeInvalidArgument, faults.Error()), faults, "")
+	return withInfo(err, &holdfastv1.ErrorInfo{Reason: "BadRequest"})
 }
 
 func notFound(r object.Resource, namespace, name string) error {

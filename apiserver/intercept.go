@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connectproto"
+	"google.golang.org/protobuf/proto"
 
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 
@@ -66,13 +67,18 @@ func (s *Server) publish(ctx context.Context, spec connect.Spec, err error) erro
 		return rpcErr // strangers learn nothing about the cluster
 	}
 	leader, _ := s.store.Leader()
-	detail, detailErr := connectproto.NewErrorDetail(&holdfastv1.ErrorInfo{
-		ServedBy: s.cfg.PeerID, Leader: leader, Revision: s.store.View().Revision(),
-	})
-	if detailErr != nil {
-		return rpcErr
+	info := &holdfastv1.ErrorInfo{ServedBy: s.cfg.PeerID, Leader: leader, Revision: s.store.View().Revision()}
+	full := connect.NewError(rpcErr.Code(), rpcErr.Message()).WithCause(err)
+	for _, detail := range rpcErr.Details() {
+		if detail.Type != errorInfoName {
+			full = full.WithDetail(detail)
+			continue
+		}
+		if msg, err := connectproto.UnmarshalErrorDetail(detail); err == nil { // what withInfo said
+			proto.Merge(info, msg)
+		}
 	}
-	return rpcErr.WithDetail(detail)
+	return withInfo(full, info)
 }
 
 // bound gives unary calls a deadline, and ends streams when Run ends.

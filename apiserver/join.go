@@ -84,7 +84,7 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 	if role == pki.RolePeer && raftstore.Removed(view, req.GetName()) {
 		return nil, errRemovedName(connect.CodeAlreadyExists, req.GetName())
 	}
-	_, err = s.commit(ctx, "join "+string(role)+" "+req.GetName(), "join with token "+tokenID, func(view raftstore.View) (change, error) {
+	_, err = s.transact(ctx, "join "+string(role)+" "+req.GetName(), "join with token "+tokenID, false, func(view raftstore.View) (change, error) {
 		var c change
 		kv, known := view.Get(key)
 		var before machineRecord

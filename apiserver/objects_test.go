@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -60,8 +61,10 @@ func (p *player) run(words []string) {
 	})
 	dry := flags["dry"] != ""
 	switch words[0] {
-	case "apply": // FILE…: all of their objects in one call
-		resp, err := p.client.Apply(ctx, &holdfastv1.ApplyRequest{Objects: p.manifests(args...), DryRun: dry})
+	case "apply": // FILE… [manager:=NAME] [force:=yes] [set:=NAME] [prune:=yes]: all of their objects in one call
+		resp, err := p.client.Apply(ctx, &holdfastv1.ApplyRequest{
+			Objects: p.manifests(args...), DryRun: dry, FieldManager: flags["manager"], Force: flags["force"] != "", Set: flags["set"], Prune: flags["prune"] != "",
+		})
 		if p.failed(err) {
 			return
 		}
@@ -69,17 +72,71 @@ func (p *player) run(words []string) {
 			fmt.Fprintf(&p.out, "%s ", strings.ToLower(strings.TrimPrefix(result.GetAction().String(), "APPLY_ACTION_")))
 			p.show(result.GetObject())
 		}
-	case "create": // FILE
-		resp, err := p.client.Create(ctx, &holdfastv1.CreateRequest{Object: p.manifests(args...)[0], DryRun: dry})
+		p.warned(resp.GetAnswer())
+	case "patch": // KIND NAME TYPE FILE [manager:=NAME] [sub:=SUBRESOURCE]
+		kind, namespace, name := target(args)
+		resp, err := p.client.Patch(ctx, &holdfastv1.PatchRequest{
+			Kind: kind, Namespace: namespace, Name: name, Type: patchTypes[args[2]], Patch: p.in.File(args[3]), DryRun: dry,
+			FieldManager: flags["manager"], Force: flags["force"] != "", Subresource: flags["sub"], Encoding: holdfastv1.Encoding_ENCODING_JSON,
+		})
+		if p.failed(err) {
+			return
+		}
+		if resp.GetCreated() {
+			fmt.Fprint(&p.out, "created ")
+		}
+		p.show(resp.GetObject())
+		p.warned(resp.GetAnswer())
+	case "scale": // KIND NAME [REPLICAS] [rev:=REVISION]: without replicas it is read
+		kind, namespace, name := target(args)
+		if len(args) == 2 {
+			resp, err := p.client.Get(ctx, &holdfastv1.GetRequest{Kind: kind, Namespace: namespace, Name: name, Subresource: "scale", Encoding: holdfastv1.Encoding_ENCODING_JSON})
+			if !p.failed(err) {
+				p.show(resp.GetObject())
+			}
+			return
+		}
+		wish := fmt.Sprintf(`{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":%q},"spec":{"replicas":%s}}`, name, args[2])
+		resp, err := p.client.Update(ctx, &holdfastv1.UpdateRequest{
+			Kind: kind, Subresource: "scale", DryRun: dry,
+			Object: &holdfastv1.Object{Namespace: namespace, Name: name, Revision: number(flags["rev"]), Data: []byte(wish), Encoding: holdfastv1.Encoding_ENCODING_JSON},
+		})
 		if !p.failed(err) {
 			p.show(resp.GetObject())
+		}
+	case "evict": // POD [uid:=UID]
+		_, namespace, name := target([]string{"pods", args[0]})
+		resp, err := p.client.Evict(ctx, &holdfastv1.EvictRequest{Namespace: namespace, Name: name, Uid: flags["uid"], DryRun: dry})
+		if !p.failed(err) {
+			fmt.Fprintf(&p.out, "evicted at revision %d\n", resp.GetAnswer().GetRevision())
+		}
+	case "deletecollection": // KIND [NAMESPACE] [labels:=SELECTOR]
+		kind, _, _ := target(append(args[:1:1], "/"))
+		req := &holdfastv1.DeleteCollectionRequest{Kind: kind, LabelSelector: flags["labels"], FieldSelector: flags["fields"], DryRun: dry}
+		if len(args) > 1 {
+			req.Namespace = args[1]
+		}
+		resp, err := p.client.DeleteCollection(ctx, req)
+		if p.failed(err) {
+			return
+		}
+		for _, obj := range resp.GetObjects() {
+			p.show(obj)
+		}
+		p.warned(resp.GetAnswer())
+	case "create": // FILE
+		resp, err := p.client.Create(ctx, &holdfastv1.CreateRequest{Object: p.manifests(args...)[0], DryRun: dry, FieldManager: flags["manager"]})
+		if !p.failed(err) {
+			p.show(resp.GetObject())
+			p.warned(resp.GetAnswer())
 		}
 	case "update": // FILE [rev:=REVISION]
 		in := p.manifests(args...)[0]
 		in.Revision = number(flags["rev"])
-		resp, err := p.client.Update(ctx, &holdfastv1.UpdateRequest{Object: in, DryRun: dry})
+		resp, err := p.client.Update(ctx, &holdfastv1.UpdateRequest{Object: in, DryRun: dry, FieldManager: flags["manager"]})
 		if !p.failed(err) {
 			p.show(resp.GetObject())
+			p.warned(resp.GetAnswer())
 		}
 	case "status": // FILE [rev:=REVISION]
 		in := p.manifests(args...)[0]
@@ -88,9 +145,12 @@ func (p *player) run(words []string) {
 		if !p.failed(err) {
 			p.show(resp.GetObject())
 		}
-	case "delete": // KIND NAME [uid:=UID] [grace:=SECONDS]
+	case "delete": // KIND NAME [uid:=UID] [grace:=SECONDS] [rev:=REVISION] [propagation:=foreground]
 		kind, namespace, name := target(args)
-		req := &holdfastv1.DeleteRequest{Kind: kind, Namespace: namespace, Name: name, Uid: flags["uid"], DryRun: dry}
+		req := &holdfastv1.DeleteRequest{
+			Kind: kind, Namespace: namespace, Name: name, Uid: flags["uid"], DryRun: dry, Revision: number(flags["rev"]),
+			Propagation: holdfastv1.Propagation(holdfastv1.Propagation_value["PROPAGATION_"+strings.ToUpper(flags["propagation"])]),
+		}
 		if flags["grace"] != "" {
 			req.GracePeriod = durationpb.New(time.Duration(number(flags["grace"])) * time.Second)
 		}
@@ -142,10 +202,31 @@ func (p *player) run(words []string) {
 		}
 		pod.Finalizers = args[1:]
 		p.cluster.put(pod)
+	case "ready": // POD…: what their agents report
+		for _, name := range args {
+			pod, ok := p.cluster.pod(name)
+			if !ok {
+				p.t.Fatalf("ready: no pod %s", name)
+			}
+			pod.Status.Phase = corev1.PodRunning
+			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+			p.cluster.put(pod)
+		}
 	case "revision":
 		fmt.Fprintf(&p.out, "%d\n", p.cluster.store.View().Revision())
 	default:
 		p.t.Fatalf("unknown command %q", words[0])
+	}
+}
+
+var patchTypes = map[string]holdfastv1.PatchType{
+	"json": holdfastv1.PatchType_PATCH_TYPE_JSON, "merge": holdfastv1.PatchType_PATCH_TYPE_MERGE,
+	"strategic": holdfastv1.PatchType_PATCH_TYPE_STRATEGIC, "apply": holdfastv1.PatchType_PATCH_TYPE_APPLY,
+}
+
+func (p *player) warned(answer *holdfastv1.Answer) {
+	for _, warning := range answer.GetWarnings() {
+		fmt.Fprintf(&p.out, "  warning: %s\n", warning)
 	}
 }
 
@@ -212,6 +293,10 @@ func (p *player) failed(err error) bool {
 
 func (p *player) show(in *holdfastv1.Object) {
 	p.t.Helper()
+	if in.GetKind().GetKind() == "Scale" {
+		fmt.Fprintf(&p.out, "%s\n", bytes.TrimSpace(in.GetData()))
+		return
+	}
 	obj, err := object.Decode(in.GetData(), in.GetRevision())
 	if err != nil {
 		p.t.Fatal(err)
@@ -298,14 +383,11 @@ func TestReadFreshness(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp.GetAnswer().GetAge() != nil {
-		t.Errorf("a peer that never proved its state bounds its age: %v", resp.GetAnswer())
-	}
 	if resp, err = get(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	answer := resp.GetAnswer()
-	if answer.GetAge() == nil || answer.GetAge().AsDuration() != 0 || answer.GetServedBy() != "peer-1" || answer.GetTerm() == 0 || answer.GetRevision() < revision {
+	if answer.GetAge() == nil || answer.GetAge().AsDuration() > waitTimeout || answer.GetCutOff() != nil || answer.GetServedBy() != "peer-1" || answer.GetTerm() == 0 || answer.GetRevision() < revision {
 		t.Errorf("answer of a linearizable read: %v", answer)
 	}
 	if resp, err = get(ctx, local); err != nil {

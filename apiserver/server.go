@@ -90,6 +90,10 @@ type Config struct {
 	// *prometheus.Registry is.
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer
+	// Kube makes the handler of Kubernetes' REST dialect, which gets all requests
+	// that nothing else here answers. Optional. Callers are authenticated; whether
+	// they may do what they ask for is for the handler to find out, by Authorize.
+	Kube func(*Server) http.Handler
 	// Now is the clock that objects are stamped with. Optional; time.Now.
 	Now func() time.Time
 	// NewUID makes uids. Optional; random UUIDs.
@@ -103,7 +107,6 @@ type Server struct {
 	log        *slog.Logger
 	metrics    *metrics
 	rpc        *connect.Server
-	fresh      freshness
 	heartbeats *Heartbeats
 	desired    *desiredIndex
 	sessions   *sessions
@@ -200,8 +203,9 @@ func (s *Server) Run(ctx context.Context) error {
 // those that came through any peer.
 func (s *Server) Heartbeats() *Heartbeats { return s.heartbeats }
 
-// The procedures of the raw store, and of the peers' stores.
+// The procedures of objects, of the raw store, and of the peers' stores.
 const (
+	objectProcedures    = "/holdfast.v1.ObjectService/"
 	storeProcedures     = "/holdfast.store.v1.StoreService/"
 	peerStoreProcedures = "/holdfast.peer.v1.StoreService/"
 )
@@ -250,6 +254,9 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /debug/pprof/profile", s.only(http.HandlerFunc(pprof.Profile), pki.RoleAdmin))
 	mux.Handle("GET /debug/pprof/symbol", s.only(http.HandlerFunc(pprof.Symbol), pki.RoleAdmin))
 	mux.Handle("GET /debug/pprof/trace", s.only(http.HandlerFunc(pprof.Trace), pki.RoleAdmin))
+	if s.cfg.Kube != nil {
+		mux.Handle("/", s.cfg.Kube(s))
+	}
 	return s.authenticate(mux)
 }
 

@@ -152,7 +152,8 @@ func planReport(pod *corev1.Pod, removed bool, status *corev1.PodStatus) (change
 	if sameObject(next, pod) {
 		return c, nil
 	}
-	return c, c.put(next, revision)
+	_, err := c.put(next, revision)
+	return c, err
 }
 
 // agentPart returns what of a status the agent writes.

@@ -27,12 +27,12 @@ const (
 // ceases to as deleted, as it last was when it matched, at the revision of that
 // change.
 func (s objectService) Watch(ctx context.Context, req *holdfastv1.WatchRequest, stream holdfastv1connect.ObjectServiceWatchServerStream) error {
-	r, err := resourceOf(req.GetKind())
+	r, err := s.resource(ctx, req.GetKind())
 	if err != nil {
 		return err
 	}
-	if !r.Namespaced && req.GetNamespace() != "" {
-		return badRequest("namespace", "is %q, but %s live outside namespaces", req.GetNamespace(), r.Plural)
+	if err := outsideNamespaces(r, req.GetNamespace()); err != nil {
+		return err
 	}
 	match, err := newMatcher(r, req.GetLabelSelector(), req.GetFieldSelector())
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 type leaderInfo struct {
 	id      string
 	term    uint64
+	lost    time.Time     // while id is empty: the last contact with a leader
 	changed chan struct{} // closed when it is replaced
 }
 
@@ -24,6 +25,16 @@ type leaderInfo struct {
 func (s *Store) Leader() (id string, term uint64) {
 	l := s.leader.Load()
 	return l.id, l.term
+}
+
+// CutOff returns for how long this peer has been cut off: since its last contact
+// with a leader that a majority follows, or since it began. It is 0 while there is
+// such a leader, as far as this peer knows: it learns of a loss within a second or two.
+func (s *Store) CutOff() time.Duration {
+	if l := s.leader.Load(); l.id == "" && !l.lost.IsZero() {
+		return max(time.Since(l.lost), 1)
+	}
+	return 0
 }
 
 // LeaderChanged returns a channel that is closed when what Leader returns changes.
@@ -169,7 +180,16 @@ func (s *Store) noteLeader(term uint64) {
 	if old.id == string(id) && old.term == term {
 		return
 	}
-	s.leader.Store(&leaderInfo{id: string(id), term: term, changed: make(chan struct{})})
+	now := &leaderInfo{id: string(id), term: term, changed: make(chan struct{})}
+	if id == "" {
+		if now.lost = old.lost; old.id != "" {
+			now.lost = s.raft.LastContact() // of a leader that stepped down: when it did
+		}
+		if now.lost.IsZero() {
+			now.lost = time.Now()
+		}
+	}
+	s.leader.Store(now)
 	close(old.changed)
 	if id != "" {
 		s.log.Info("leader known", "leader", id, "term", term)

@@ -92,7 +92,7 @@ func New(cfg Config) (*Store, error) {
 	}
 	s.hub = newWatchHub(s)
 	s.publish(mvcc.New().Root())
-	s.leader.Store(&leaderInfo{changed: make(chan struct{})})
+	s.leader.Store(&leaderInfo{lost: time.Now(), changed: make(chan struct{})})
 	s.reign.Store(&reign{changed: make(chan struct{})})
 	s.batcher, s.forwarder, s.reader, s.keeper = newBatcher(s), newForwarder(s), newIndexReader(s), newLeaseKeeper(s)
 	s.fsm = &fsm{store: s, state: mvcc.New(), onCheck: s.hashChecked}

@@ -371,12 +371,15 @@ func (Propagation) EnumDescriptor() ([]byte, []int) {
 type ReadOptions struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Consistency Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=holdfast.v1.Consistency" json:"consistency,omitempty"`
-	// The answer is at or past this revision; the peer waits for it. 0: no bound.
+	// The answer is at or past this revision; the peer waits for it. 0: no bound;
+	// with CONSISTENCY_SESSION, of which then nothing is known, the read is
+	// linearizable.
 	MinRevision int64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
-	// For CONSISTENCY_BOUNDED.
+	// For CONSISTENCY_BOUNDED, which needs it, above 0.
 	MaxAge *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
-	// The state as it was at this revision. 0: the newest. OutOfRange when it has
-	// been compacted.
+	// The state as it was at this revision, which never changes: the other options
+	// play no part. 0: the newest. OutOfRange when it has been compacted, or has not
+	// been reached yet.
 	AtRevision    int64 `protobuf:"varint,4,opt,name=at_revision,json=atRevision,proto3" json:"at_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -692,7 +695,10 @@ type Fault struct {
 	// What is wrong and what to do.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// Which object of an ApplyRequest, from 0.
-	Index         int32 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	Index int32 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	// The kind of fault in one of Kubernetes' words, where programs need to tell it
+	// from others: "FieldManagerConflict", "DisruptionBudget", "NamespaceTerminating".
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -755,6 +761,13 @@ func (x *Fault) GetIndex() int32 {
 	return 0
 }
 
+func (x *Fault) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // ErrorInfo is an error detail that says who failed and when.
 type ErrorInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -763,7 +776,12 @@ type ErrorInfo struct {
 	// Its leader, empty when it knows none.
 	Leader string `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
 	// The revision that the peer had applied.
-	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What the code leaves open, in one of Kubernetes' words: "Invalid" (the object
+	// is) or "BadRequest", "TooManyRequests" or "Forbidden" (by a quota). Often empty.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The call may succeed after so long. Absent: nobody knows.
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,5,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -819,6 +837,20 @@ func (x *ErrorInfo) GetRevision() int64 {
 	return 0
 }
 
+func (x *ErrorInfo) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ErrorInfo) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
 type GetRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Kind      *Kind                  `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -826,7 +858,7 @@ type GetRequest struct {
 	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Read      *ReadOptions           `protobuf:"bytes,4,opt,name=read,proto3" json:"read,omitempty"`
 	Encoding  Encoding               `protobuf:"varint,5,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
-	// "": the object; "scale": its Scale (autoscaling/v1).
+	// "" or "status": the object; "scale": its Scale (autoscaling/v1).
 	Subresource   string `protobuf:"bytes,6,opt,name=subresource,proto3" json:"subresource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -968,7 +1000,8 @@ type ListRequest struct {
 	FieldSelector string       `protobuf:"bytes,4,opt,name=field_selector,json=fieldSelector,proto3" json:"field_selector,omitempty"`
 	Read          *ReadOptions `protobuf:"bytes,5,opt,name=read,proto3" json:"read,omitempty"`
 	Encoding      Encoding     `protobuf:"varint,6,opt,name=encoding,proto3,enum=holdfast.v1.Encoding" json:"encoding,omitempty"`
-	// At most so many objects. 0: all.
+	// At most so many objects; fewer, and continue, when they come to more than
+	// 64 MiB. 0: all, or ResourceExhausted when they come to more than that.
 	Limit int32 `protobuf:"varint,7,opt,name=limit,proto3" json:"limit,omitempty"`
 	// From the last answer: goes on after it, at the same revision.
 	Continue      string `protobuf:"bytes,8,opt,name=continue,proto3" json:"continue,omitempty"`
@@ -2330,9 +2363,11 @@ type EvictRequest struct {
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// As in DeleteRequest.
-	Uid           string               `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
-	GracePeriod   *durationpb.Duration `protobuf:"bytes,4,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
-	DryRun        bool                 `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Uid         string               `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	GracePeriod *durationpb.Duration `protobuf:"bytes,4,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
+	DryRun      bool                 `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// As in DeleteRequest.
+	Revision      int64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2400,6 +2435,13 @@ func (x *EvictRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *EvictRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type EvictResponse struct {
@@ -2772,16 +2814,20 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x121\n" +
 	"\bencoding\x18\x05 \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\x12\x12\n" +
-	"\x04data\x18\x06 \x01(\fR\x04data\"e\n" +
+	"\x04data\x18\x06 \x01(\fR\x04data\"}\n" +
 	"\x05Fault\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x05R\x05index\"\\\n" +
+	"\x05index\x18\x04 \x01(\x05R\x05index\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xb0\x01\n" +
 	"\tErrorInfo\x12\x1b\n" +
 	"\tserved_by\x18\x01 \x01(\tR\bservedBy\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"\xe8\x01\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12:\n" +
+	"\vretry_after\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\"\xe8\x01\n" +
 	"\n" +
 	"GetRequest\x12%\n" +
 	"\x04kind\x18\x01 \x01(\v2\x11.holdfast.v1.KindR\x04kind\x12\x1c\n" +
@@ -2896,13 +2942,14 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bencoding\x18\b \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\"v\n" +
 	"\x18DeleteCollectionResponse\x12-\n" +
 	"\aobjects\x18\x01 \x03(\v2\x13.holdfast.v1.ObjectR\aobjects\x12+\n" +
-	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xa9\x01\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xc5\x01\n" +
 	"\fEvictRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\x12<\n" +
 	"\fgrace_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x12\x17\n" +
-	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"<\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x03R\brevision\"<\n" +
 	"\rEvictResponse\x12+\n" +
 	"\x06answer\x18\x01 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\x0e\n" +
 	"\fKindsRequest\"\x82\x02\n" +
@@ -3041,88 +3088,89 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	39, // 3: holdfast.v1.Answer.cut_off:type_name -> google.protobuf.Duration
 	8,  // 4: holdfast.v1.Object.kind:type_name -> holdfast.v1.Kind
 	1,  // 5: holdfast.v1.Object.encoding:type_name -> holdfast.v1.Encoding
-	8,  // 6: holdfast.v1.GetRequest.kind:type_name -> holdfast.v1.Kind
-	6,  // 7: holdfast.v1.GetRequest.read:type_name -> holdfast.v1.ReadOptions
-	1,  // 8: holdfast.v1.GetRequest.encoding:type_name -> holdfast.v1.Encoding
-	9,  // 9: holdfast.v1.GetResponse.object:type_name -> holdfast.v1.Object
-	7,  // 10: holdfast.v1.GetResponse.answer:type_name -> holdfast.v1.Answer
-	8,  // 11: holdfast.v1.ListRequest.kind:type_name -> holdfast.v1.Kind
-	6,  // 12: holdfast.v1.ListRequest.read:type_name -> holdfast.v1.ReadOptions
-	1,  // 13: holdfast.v1.ListRequest.encoding:type_name -> holdfast.v1.Encoding
-	9,  // 14: holdfast.v1.ListResponse.objects:type_name -> holdfast.v1.Object
-	7,  // 15: holdfast.v1.ListResponse.answer:type_name -> holdfast.v1.Answer
-	8,  // 16: holdfast.v1.WatchRequest.kind:type_name -> holdfast.v1.Kind
-	1,  // 17: holdfast.v1.WatchRequest.encoding:type_name -> holdfast.v1.Encoding
-	6,  // 18: holdfast.v1.WatchRequest.read:type_name -> holdfast.v1.ReadOptions
-	39, // 19: holdfast.v1.WatchRequest.bookmark_interval:type_name -> google.protobuf.Duration
-	2,  // 20: holdfast.v1.Change.type:type_name -> holdfast.v1.ChangeType
-	9,  // 21: holdfast.v1.Change.object:type_name -> holdfast.v1.Object
-	17, // 22: holdfast.v1.WatchResponse.changes:type_name -> holdfast.v1.Change
-	9,  // 23: holdfast.v1.CreateRequest.object:type_name -> holdfast.v1.Object
-	9,  // 24: holdfast.v1.CreateResponse.object:type_name -> holdfast.v1.Object
-	7,  // 25: holdfast.v1.CreateResponse.answer:type_name -> holdfast.v1.Answer
-	9,  // 26: holdfast.v1.UpdateRequest.object:type_name -> holdfast.v1.Object
-	8,  // 27: holdfast.v1.UpdateRequest.kind:type_name -> holdfast.v1.Kind
-	9,  // 28: holdfast.v1.UpdateResponse.object:type_name -> holdfast.v1.Object
-	7,  // 29: holdfast.v1.UpdateResponse.answer:type_name -> holdfast.v1.Answer
-	8,  // 30: holdfast.v1.PatchRequest.kind:type_name -> holdfast.v1.Kind
-	3,  // 31: holdfast.v1.PatchRequest.type:type_name -> holdfast.v1.PatchType
-	1,  // 32: holdfast.v1.PatchRequest.encoding:type_name -> holdfast.v1.Encoding
-	9,  // 33: holdfast.v1.PatchResponse.object:type_name -> holdfast.v1.Object
-	7,  // 34: holdfast.v1.PatchResponse.answer:type_name -> holdfast.v1.Answer
-	9,  // 35: holdfast.v1.ApplyRequest.objects:type_name -> holdfast.v1.Object
-	4,  // 36: holdfast.v1.ApplyResult.action:type_name -> holdfast.v1.ApplyAction
-	9,  // 37: holdfast.v1.ApplyResult.object:type_name -> holdfast.v1.Object
-	9,  // 38: holdfast.v1.ApplyResult.before:type_name -> holdfast.v1.Object
-	26, // 39: holdfast.v1.ApplyResponse.results:type_name -> holdfast.v1.ApplyResult
-	7,  // 40: holdfast.v1.ApplyResponse.answer:type_name -> holdfast.v1.Answer
-	8,  // 41: holdfast.v1.DeleteRequest.kind:type_name -> holdfast.v1.Kind
-	39, // 42: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
-	5,  // 43: holdfast.v1.DeleteRequest.propagation:type_name -> holdfast.v1.Propagation
-	1,  // 44: holdfast.v1.DeleteRequest.encoding:type_name -> holdfast.v1.Encoding
-	9,  // 45: holdfast.v1.DeleteResponse.object:type_name -> holdfast.v1.Object
-	7,  // 46: holdfast.v1.DeleteResponse.answer:type_name -> holdfast.v1.Answer
-	40, // 47: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
-	8,  // 48: holdfast.v1.DeleteCollectionRequest.kind:type_name -> holdfast.v1.Kind
-	39, // 49: holdfast.v1.DeleteCollectionRequest.grace_period:type_name -> google.protobuf.Duration
-	5,  // 50: holdfast.v1.DeleteCollectionRequest.propagation:type_name -> holdfast.v1.Propagation
-	1,  // 51: holdfast.v1.DeleteCollectionRequest.encoding:type_name -> holdfast.v1.Encoding
-	9,  // 52: holdfast.v1.DeleteCollectionResponse.objects:type_name -> holdfast.v1.Object
-	7,  // 53: holdfast.v1.DeleteCollectionResponse.answer:type_name -> holdfast.v1.Answer
-	39, // 54: holdfast.v1.EvictRequest.grace_period:type_name -> google.protobuf.Duration
-	7,  // 55: holdfast.v1.EvictResponse.answer:type_name -> holdfast.v1.Answer
-	8,  // 56: holdfast.v1.Resource.kind:type_name -> holdfast.v1.Kind
-	35, // 57: holdfast.v1.KindsResponse.resources:type_name -> holdfast.v1.Resource
-	7,  // 58: holdfast.v1.KindsResponse.answer:type_name -> holdfast.v1.Answer
-	12, // 59: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
-	14, // 60: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
-	16, // 61: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
-	19, // 62: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
-	21, // 63: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
-	23, // 64: holdfast.v1.ObjectService.Patch:input_type -> holdfast.v1.PatchRequest
-	25, // 65: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
-	28, // 66: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
-	30, // 67: holdfast.v1.ObjectService.DeleteCollection:input_type -> holdfast.v1.DeleteCollectionRequest
-	32, // 68: holdfast.v1.ObjectService.Evict:input_type -> holdfast.v1.EvictRequest
-	34, // 69: holdfast.v1.ObjectService.Kinds:input_type -> holdfast.v1.KindsRequest
-	37, // 70: holdfast.v1.ObjectService.Schema:input_type -> holdfast.v1.SchemaRequest
-	13, // 71: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
-	15, // 72: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
-	18, // 73: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
-	20, // 74: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
-	22, // 75: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
-	24, // 76: holdfast.v1.ObjectService.Patch:output_type -> holdfast.v1.PatchResponse
-	27, // 77: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
-	29, // 78: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
-	31, // 79: holdfast.v1.ObjectService.DeleteCollection:output_type -> holdfast.v1.DeleteCollectionResponse
-	33, // 80: holdfast.v1.ObjectService.Evict:output_type -> holdfast.v1.EvictResponse
-	36, // 81: holdfast.v1.ObjectService.Kinds:output_type -> holdfast.v1.KindsResponse
-	38, // 82: holdfast.v1.ObjectService.Schema:output_type -> holdfast.v1.SchemaResponse
-	71, // [71:83] is the sub-list for method output_type
-	59, // [59:71] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	39, // 6: holdfast.v1.ErrorInfo.retry_after:type_name -> google.protobuf.Duration
+	8,  // 7: holdfast.v1.GetRequest.kind:type_name -> holdfast.v1.Kind
+	6,  // 8: holdfast.v1.GetRequest.read:type_name -> holdfast.v1.ReadOptions
+	1,  // 9: holdfast.v1.GetRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 10: holdfast.v1.GetResponse.object:type_name -> holdfast.v1.Object
+	7,  // 11: holdfast.v1.GetResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 12: holdfast.v1.ListRequest.kind:type_name -> holdfast.v1.Kind
+	6,  // 13: holdfast.v1.ListRequest.read:type_name -> holdfast.v1.ReadOptions
+	1,  // 14: holdfast.v1.ListRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 15: holdfast.v1.ListResponse.objects:type_name -> holdfast.v1.Object
+	7,  // 16: holdfast.v1.ListResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 17: holdfast.v1.WatchRequest.kind:type_name -> holdfast.v1.Kind
+	1,  // 18: holdfast.v1.WatchRequest.encoding:type_name -> holdfast.v1.Encoding
+	6,  // 19: holdfast.v1.WatchRequest.read:type_name -> holdfast.v1.ReadOptions
+	39, // 20: holdfast.v1.WatchRequest.bookmark_interval:type_name -> google.protobuf.Duration
+	2,  // 21: holdfast.v1.Change.type:type_name -> holdfast.v1.ChangeType
+	9,  // 22: holdfast.v1.Change.object:type_name -> holdfast.v1.Object
+	17, // 23: holdfast.v1.WatchResponse.changes:type_name -> holdfast.v1.Change
+	9,  // 24: holdfast.v1.CreateRequest.object:type_name -> holdfast.v1.Object
+	9,  // 25: holdfast.v1.CreateResponse.object:type_name -> holdfast.v1.Object
+	7,  // 26: holdfast.v1.CreateResponse.answer:type_name -> holdfast.v1.Answer
+	9,  // 27: holdfast.v1.UpdateRequest.object:type_name -> holdfast.v1.Object
+	8,  // 28: holdfast.v1.UpdateRequest.kind:type_name -> holdfast.v1.Kind
+	9,  // 29: holdfast.v1.UpdateResponse.object:type_name -> holdfast.v1.Object
+	7,  // 30: holdfast.v1.UpdateResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 31: holdfast.v1.PatchRequest.kind:type_name -> holdfast.v1.Kind
+	3,  // 32: holdfast.v1.PatchRequest.type:type_name -> holdfast.v1.PatchType
+	1,  // 33: holdfast.v1.PatchRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 34: holdfast.v1.PatchResponse.object:type_name -> holdfast.v1.Object
+	7,  // 35: holdfast.v1.PatchResponse.answer:type_name -> holdfast.v1.Answer
+	9,  // 36: holdfast.v1.ApplyRequest.objects:type_name -> holdfast.v1.Object
+	4,  // 37: holdfast.v1.ApplyResult.action:type_name -> holdfast.v1.ApplyAction
+	9,  // 38: holdfast.v1.ApplyResult.object:type_name -> holdfast.v1.Object
+	9,  // 39: holdfast.v1.ApplyResult.before:type_name -> holdfast.v1.Object
+	26, // 40: holdfast.v1.ApplyResponse.results:type_name -> holdfast.v1.ApplyResult
+	7,  // 41: holdfast.v1.ApplyResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 42: holdfast.v1.DeleteRequest.kind:type_name -> holdfast.v1.Kind
+	39, // 43: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
+	5,  // 44: holdfast.v1.DeleteRequest.propagation:type_name -> holdfast.v1.Propagation
+	1,  // 45: holdfast.v1.DeleteRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 46: holdfast.v1.DeleteResponse.object:type_name -> holdfast.v1.Object
+	7,  // 47: holdfast.v1.DeleteResponse.answer:type_name -> holdfast.v1.Answer
+	40, // 48: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
+	8,  // 49: holdfast.v1.DeleteCollectionRequest.kind:type_name -> holdfast.v1.Kind
+	39, // 50: holdfast.v1.DeleteCollectionRequest.grace_period:type_name -> google.protobuf.Duration
+	5,  // 51: holdfast.v1.DeleteCollectionRequest.propagation:type_name -> holdfast.v1.Propagation
+	1,  // 52: holdfast.v1.DeleteCollectionRequest.encoding:type_name -> holdfast.v1.Encoding
+	9,  // 53: holdfast.v1.DeleteCollectionResponse.objects:type_name -> holdfast.v1.Object
+	7,  // 54: holdfast.v1.DeleteCollectionResponse.answer:type_name -> holdfast.v1.Answer
+	39, // 55: holdfast.v1.EvictRequest.grace_period:type_name -> google.protobuf.Duration
+	7,  // 56: holdfast.v1.EvictResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 57: holdfast.v1.Resource.kind:type_name -> holdfast.v1.Kind
+	35, // 58: holdfast.v1.KindsResponse.resources:type_name -> holdfast.v1.Resource
+	7,  // 59: holdfast.v1.KindsResponse.answer:type_name -> holdfast.v1.Answer
+	12, // 60: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
+	14, // 61: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
+	16, // 62: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
+	19, // 63: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
+	21, // 64: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
+	23, // 65: holdfast.v1.ObjectService.Patch:input_type -> holdfast.v1.PatchRequest
+	25, // 66: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
+	28, // 67: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
+	30, // 68: holdfast.v1.ObjectService.DeleteCollection:input_type -> holdfast.v1.DeleteCollectionRequest
+	32, // 69: holdfast.v1.ObjectService.Evict:input_type -> holdfast.v1.EvictRequest
+	34, // 70: holdfast.v1.ObjectService.Kinds:input_type -> holdfast.v1.KindsRequest
+	37, // 71: holdfast.v1.ObjectService.Schema:input_type -> holdfast.v1.SchemaRequest
+	13, // 72: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
+	15, // 73: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
+	18, // 74: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
+	20, // 75: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
+	22, // 76: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
+	24, // 77: holdfast.v1.ObjectService.Patch:output_type -> holdfast.v1.PatchResponse
+	27, // 78: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
+	29, // 79: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
+	31, // 80: holdfast.v1.ObjectService.DeleteCollection:output_type -> holdfast.v1.DeleteCollectionResponse
+	33, // 81: holdfast.v1.ObjectService.Evict:output_type -> holdfast.v1.EvictResponse
+	36, // 82: holdfast.v1.ObjectService.Kinds:output_type -> holdfast.v1.KindsResponse
+	38, // 83: holdfast.v1.ObjectService.Schema:output_type -> holdfast.v1.SchemaResponse
+	72, // [72:84] is the sub-list for method output_type
+	60, // [60:72] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }

@@ -1,0 +1,147 @@
+package apiserver
+
+import (
+	"context"
+
+	"connectrpc.com/connect/v2"
+
+	"github.com/holdfast-io/holdfast/object"
+	"github.com/holdfast-io/holdfast/pki"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// Caller is who makes a call, as Kubernetes names him.
+type Caller struct {
+	Name   string // "alice", "system:node:n1"
+	Groups []string
+	Extra  map[string][]string
+}
+
+// CallerFrom returns who makes the call of ctx, false for a caller without a
+// certificate of this cluster.
+func CallerFrom(ctx context.Context) (Caller, bool) {
+	id, ok := identityFrom(ctx)
+	if !ok {
+		return Caller{}, false
+	}
+	c := Caller{Name: id.Name}
+	switch id.Role {
+	case pki.RoleAdmin:
+		c.Groups = []string{"system:masters"}
+	case pki.RoleNode:
+		c.Name, c.Groups = "system:node:"+id.Name, []string{"system:nodes"}
+	case pki.RolePeer:
+		c.Name, c.Groups = "holdfast:peer:"+id.Name, []string{"holdfast:peers"}
+	}
+	c.Groups = append(c.Groups, "system:authenticated")
+	return c, true
+}
+
+// Attributes are what is asked for, in the words of Kubernetes' authorization:
+// a verb on objects, or a verb on a path.
+type Attributes struct {
+	Verb string // "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"
+	// Group and Resource are those of the kind: "apps", "deployments".
+	Group, Resource string
+	Subresource     string // "status", "scale", "eviction"
+	Namespace       string // empty: all of them, or outside
+	Name            string // empty: not one object
+	// Path is set instead of all above but Verb: "/version".
+	Path string
+}
+
+// String writes the attributes as an error shows them.
+func (a Attributes) String() string {
+	if a.Path != "" {
+		return a.Verb + " " + a.Path
+	}
+	what := a.Resource
+	if a.Group != "" {
+		what += "." + a.Group
+	}
+	if a.Subresource != "" {
+		what += "/" + a.Subresource
+	}
+	if a.Name != "" {
+		what += " " + a.Name
+	}
+	if a.Namespace != "" {
+		what += " in namespace " + a.Namespace
+	}
+	return a.Verb + " " + what
+}
+
+// Authorize returns nil if the caller of ctx may do what a says, PermissionDenied
+// or Unauthenticated otherwise. Every way to objects asks it: the Connect services
+// and the REST dialect.
+func (s *Server) Authorize(ctx context.Context, a Attributes) error {
+	id, ok := identityFrom(ctx)
+	switch {
+	case !ok:
+		return connect.NewError(connect.CodeUnauthenticated,
+			"this call needs a client certificate of this cluster: use a context that `holdfast` made, or join with a token")
+	case id.Role == pki.RoleAdmin:
+		return nil
+	}
+	return connect.Errorf(connect.CodePermissionDenied, "%s %s may not %s: it is for %s", id.Role, id.Name, a, roleNames([]pki.Role{pki.RoleAdmin}))
+}
+
+// authorizedStream authorizes each message of a call once it is read.
+type authorizedStream struct {
+	connect.ServerStream
+	check func(msg any) error
+}
+
+func (a authorizedStream) Receive(msg any) error {
+	if err := a.ServerStream.Receive(msg); err != nil {
+		return err
+	}
+	return a.check(msg)
+}
+
+// authorizeMessage holds a request of ObjectService against the caller's rights.
+// Requests that carry objects say what they are about inside of these: for them
+// decodeObject asks. Other services are for roles as a whole, see table.
+func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
+	one := func(verb string, kind *holdfastv1.Kind, sub, namespace, name string) error {
+		r, err := s.resource(ctx, kind)
+		if err != nil {
+			return err
+		}
+		return s.Authorize(ctx, attributes(verb, r, sub, namespace, name))
+	}
+	switch req := msg.(type) {
+	case *holdfastv1.GetRequest:
+		return one("get", req.GetKind(), req.GetSubresource(), req.GetNamespace(), req.GetName())
+	case *holdfastv1.ListRequest:
+		return one("list", req.GetKind(), "", req.GetNamespace(), "")
+	case *holdfastv1.WatchRequest:
+		return one("watch", req.GetKind(), "", req.GetNamespace(), "")
+	case *holdfastv1.PatchRequest:
+		return one("patch", req.GetKind(), req.GetSubresource(), req.GetNamespace(), req.GetName())
+	case *holdfastv1.DeleteRequest:
+		return one("delete", req.GetKind(), "", req.GetNamespace(), req.GetName())
+	case *holdfastv1.DeleteCollectionRequest:
+		return one("deletecollection", req.GetKind(), "", req.GetNamespace(), "")
+	case *holdfastv1.EvictRequest:
+		return one("create", &holdfastv1.Kind{Version: "v1", Kind: "Pod"}, "eviction", req.GetNamespace(), req.GetName())
+	case *holdfastv1.UpdateRequest:
+		if req.GetSubresource() == scaleSubresource { // its object is no kind of its own
+			return one("update", req.GetKind(), scaleSubresource, req.GetObject().GetNamespace(), req.GetObject().GetName())
+		}
+	case *holdfastv1.KindsRequest:
+		return s.Authorize(ctx, Attributes{Verb: "get", Path: "/apis"})
+	case *holdfastv1.SchemaRequest:
+		return s.Authorize(ctx, Attributes{Verb: "get", Path: "/openapi/v3"})
+	}
+	return nil
+}
+
+// attributes are those of a call about objects of r. A single object of a kind
+// that lives in namespaces is in the default one if none is named.
+func attributes(verb string, r object.Resource, sub, namespace, name string) Attributes {
+	if name != "" && r.Namespaced && namespace == "" {
+		namespace = "default"
+	}
+	return Attributes{Verb: verb, Group: r.Group, Resource: r.Plural, Subresource: sub, Namespace: namespace, Name: name}
+}

@@ -1,0 +1,105 @@
+package apiserver
+
+import (
+	"context"
+
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// The subresources that are served here.
+const (
+	statusSubresource = "status"
+	scaleSubresource  = "scale"
+)
+
+// Update replaces an object but for its status and what the system owns. It
+// changes nothing, and succeeds, when there is no difference.
+func (s objectService) Update(ctx context.Context, req *holdfastv1.UpdateRequest) (*holdfastv1.UpdateResponse, error) {
+	if req.GetSubresource() == scaleSubresource {
+		return s.updateScale(ctx, req)
+	}
+	in, faults, err := s.decodeObject(ctx, "update", req.GetSubresource(), req.GetObject(), 0)
+	if err != nil {
+		return nil, err
+	}
+	if len(faults) > 0 {
+		return nil, invalid(faults)
+	}
+	verb := "update"
+	switch sub := req.GetSubresource(); {
+	case in.resource.Kind == eventKind:
+		return nil, eventsAreRecorded()
+	case sub == statusSubresource && !in.resource.Status:
+		return nil, badRequest("object", "a %s has no status", in.resource.Kind)
+	case sub == statusSubresource:
+		verb = "update the status of"
+	case sub != "":
+		return nil, badRequest("subresource", "%q cannot be updated", sub)
+	default:
+		if faults := in.validate(); len(faults) > 0 {
+			return nil, invalid(faults)
+		}
+	}
+	if in.obj.GetName() == "" {
+		return nil, badRequest("metadata.name", "is empty: say which %s", in.resource.Kind)
+	}
+	w := writing{what: verb + " " + object.Title(in.obj), reason: verb, manager: managerOf(ctx, req.GetFieldManager()), dryRun: req.GetDryRun()}
+	var made written
+	revision, p, err := s.commit(ctx, w, func(p *plan) error {
+		was, err := p.load(in.resource, in.obj.GetNamespace(), in.obj.GetName())
+		if err != nil {
+			return err
+		}
+		if err := in.precondition(was.obj, was.mod); err != nil {
+			return err
+		}
+		made, err = p.replace(in.obj, was, 0, req.GetSubresource(), in.revision > 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.out(made, revision, req.GetObject().GetEncoding())
+	if err != nil {
+		return nil, err
+	}
+	return &holdfastv1.UpdateResponse{Object: out, Answer: p.answerTo(revision)}, nil
+}
+
+// replace puts wish in the place of was: but for its status and what the system
+// owns, or, for the subresource status, the status alone. exact says that the
+// caller has seen was, so it means what it says about finalizers and owners. wish
+// is valid, and not changed.
+func (p *plan) replace(wish object.Object, was stored, index int, sub string, exact bool) (written, error) {
+	next := wish.DeepCopyObject().(object.Object)
+	switch sub {
+	case statusSubresource:
+		next = was.obj.DeepCopyObject().(object.Object)
+		copyField(next, wish, "Status")
+		next.SetManagedFields(wish.GetManagedFields())
+	default:
+		updated(next, was.obj, exact)
+	}
+	return p.succeed(next, was, index, sub)
+}
+
+// succeed puts next, which has all that the system owns, in the place of was.
+func (p *plan) succeed(next object.Object, was stored, index int, sub string) (written, error) {
+	if sub == "" {
+		p.admit(next, was.obj, index)
+	}
+	p.blame(object.ValidateUpdate(next, was.obj), index)
+	if err := p.track(next, was.obj, "update", sub); err != nil {
+		return written{}, err
+	}
+	if sameObject(next, was.obj) {
+		return written{obj: was.obj}, nil
+	}
+	if finished(next) {
+		p.change.remove(was.key, was.mod)
+		return written{obj: next, changed: true}, nil
+	}
+	data, err := p.put(next, was.mod)
+	return written{obj: next, data: data, changed: true}, err
+}
