@@ -77,4 +77,3 @@ func (h *Handler) serveHealth(w http.ResponseWriter, r *http.Request, checks []C
 	_, _ = w.Write([]byte(body))
 	return nil
 }
-
