@@ -4,13 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"sync"
-	"time"
 
 	"github.com/holdfast-io/holdfast/apiserver/etcd"
 	"github.com/holdfast-io/holdfast/gossip"
-	"github.com/holdfast-io/holdfast/internal/datadir"
-	"github.com/holdfast-io/holdfast/pki"
 )
 
 // runEtcd serves etcd's API until ctx ends. It has a listener of its own, since its
@@ -66,59 +62,14 @@ func (p *Peer) etcdMembers() []etcd.Member {
 	return out
 }
 
-// etcdCertificateLife is how long a certificate for the listener of etcd's API is
-// shown: a third of what it is good for.
-const etcdCertificateLife = 30 * 24 * time.Hour
-
 // etcdTLS is the configuration of the peer's port, but that a client must show a
-// certificate, and that the peer's own names its addresses. That is made here, and
-// again in time: the peer holds the CA.
+// certificate.
 func (p *Peer) etcdTLS() *tls.Config {
-	var mu sync.Mutex
-	var shown tls.Certificate
-	var made time.Time
-	certificate := func() (tls.Certificate, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if !made.IsZero() && time.Since(made) < etcdCertificateLife {
-			return shown, nil
-		}
-		hosts := []string{hostOf(p.etcdAddress()), "localhost", "127.0.0.1", "::1"}
+	return p.namedTLS(func(config *tls.Config) { config.ClientAuth = tls.RequireAndVerifyClientCert }, func() []string {
+		hosts := []string{hostOf(p.etcdAddress())}
 		if ip := p.etcd.Addr().(*net.TCPAddr).IP; !ip.IsUnspecified() {
 			hosts = append(hosts, ip.String())
 		}
-		if name, err := datadir.HostName(); err == nil {
-			hosts = append(hosts, name)
-		}
-		creds, err := p.ca.Issue(pki.Identity{Cluster: p.rec.ClusterID, Role: pki.RolePeer, Name: p.rec.ID}, hosts...)
-		if err != nil {
-			return shown, err
-		}
-		cert, key, _, err := creds.PEM()
-		if err != nil {
-			return shown, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return shown, err
-		}
-		shown, made = pair, time.Now()
-		return shown, nil
-	}
-	base := p.creds.ServerTLS(protoH2)
-	config := base.Clone()
-	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		config, err := base.GetConfigForClient(hello)
-		if err != nil {
-			return nil, err
-		}
-		own, err := certificate()
-		if err != nil {
-			return nil, err
-		}
-		config.Certificates = []tls.Certificate{own}
-		config.ClientAuth = tls.RequireAndVerifyClientCert
-		return config, nil
-	}
-	return config
+		return hosts
+	}, protoH2)
 }

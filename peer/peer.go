@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,7 +32,7 @@ import (
 
 // openStore makes the store, which opens its files and starts nothing.
 func (p *Peer) openStore() error {
-	p.mux = newMux(p.faults.Listener(p.listener), p.creds.ServerTLS(protoRaft, protoH2, protoHTTP), p.log.With("part", "listener"))
+	p.mux = newMux(p.faults.Listener(p.listener), p.namedTLS(func(*tls.Config) {}, p.apiHosts, protoRaft, protoH2, protoHTTP), p.log.With("part", "listener"))
 	p.remotes = &remotes{creds: p.creds, faults: p.faults, resolve: p.addressOf}
 	store, err := raftstore.New(raftstore.Config{
 		ID:          p.rec.ID,

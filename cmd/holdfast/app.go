@@ -142,7 +142,7 @@ exec passes on the exit code of the command that it ran.`,
 		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(), a.execCommand()}},
 		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand(), a.verifyCommand(), a.backupCommand(), a.recoverCommand()}},
 		{"machines", a.machineCommands()},
-		{"cli", []*cobra.Command{a.inspectCommand(), a.contextCommand(), a.versionCommand(), a.completionCommand()}},
+		{"cli", []*cobra.Command{a.inspectCommand(), a.contextCommand(), a.kubeconfigCommand(), a.proxyCommand(), a.versionCommand(), a.completionCommand()}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

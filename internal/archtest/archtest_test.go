@@ -48,8 +48,11 @@ var rules = []rule{
 	{pkg: "gossip", may: []string{"gossip", "internal/faults"}},
 	{pkg: "pki", may: []string{"proto"}},
 	{pkg: "client", may: []string{"proto", "object", "pki", "client", "internal/wire"}},
-	{pkg: "apiserver", may: []string{"proto", "object", "raftstore", "pki", "apiserver"}},
+	{pkg: "apiserver", may: []string{"proto", "object", "raftstore", "pki", "apiserver"}, ban: map[string]string{
+		module + "apiserver/kube": "the REST dialect stands on the handlers; peer puts the two together",
+	}},
 	{pkg: "apiserver/etcd", may: []string{"proto", "raftstore", "pki"}},
+	{pkg: "apiserver/kube", may: []string{"proto", "object", "apiserver"}},
 	{pkg: "scheduler", may: []string{"proto", "object", "raftstore", "scheduler"}},
 	{pkg: "controllers", may: []string{"proto", "object", "raftstore", "controllers"}},
 	{pkg: "agent", may: []string{"proto", "object", "client", "pki", "agent"}},

@@ -1,0 +1,355 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// Objects is the ObjectService of this peer, called in process. Calls are
+// authorized, bounded and counted as those that come over Connect are.
+type Objects interface {
+	Get(context.Context, *holdfastv1.GetRequest) (*holdfastv1.GetResponse, error)
+	List(context.Context, *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error)
+	// WatchObjects blocks until the watch ends; send is never called twice at once.
+	WatchObjects(ctx context.Context, req *holdfastv1.WatchRequest, send func(*holdfastv1.WatchResponse) error) error
+	Create(context.Context, *holdfastv1.CreateRequest) (*holdfastv1.CreateResponse, error)
+	Update(context.Context, *holdfastv1.UpdateRequest) (*holdfastv1.UpdateResponse, error)
+	Patch(context.Context, *holdfastv1.PatchRequest) (*holdfastv1.PatchResponse, error)
+	Delete(context.Context, *holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error)
+	DeleteCollection(context.Context, *holdfastv1.DeleteCollectionRequest) (*holdfastv1.DeleteCollectionResponse, error)
+	Evict(context.Context, *holdfastv1.EvictRequest) (*holdfastv1.EvictResponse, error)
+	Schema(context.Context, *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error)
+}
+
+// Pods reaches into running pods, in process. It asks nobody whether the caller may:
+// the Handler does that first.
+type Pods interface {
+	// Logs blocks until the log ends; to is never called twice at once.
+	Logs(ctx context.Context, req *holdfastv1.LogsRequest, to LogReplies) error
+}
+
+// LogReplies takes a log.
+type LogReplies interface {
+	// SendHeaders says that the log has been found. It may be called again.
+	SendHeaders() error
+	Send(*holdfastv1.LogsResponse) error
+}
+
+// Catalog is the kinds that are served at a moment, custom ones included. It
+// does not change.
+type Catalog interface {
+	Resources() []object.Resource
+	ForPlural(group, version, plural string) (object.Resource, bool)
+	Decode(data []byte, revision int64) (object.Object, error)
+}
+
+// Attributes is what a caller wants to do: something to objects, or, with Path,
+// to what is none.
+type Attributes struct {
+	Verb                         string // "get", "list", "create", …
+	Group, Resource, Subresource string
+	Namespace, Name              string
+	Path                         string
+}
+
+// Caller is who calls.
+type Caller struct {
+	Name   string
+	Groups []string
+	Extra  map[string][]string
+}
+
+// Check is one line of /readyz?verbose.
+type Check struct {
+	Name string
+	Run  func() error
+}
+
+// Config says what a Handler is made of.
+type Config struct {
+	// Objects and Pods do the work. Required.
+	Objects Objects
+	Pods    Pods
+	// Catalog returns the kinds that are served now. Required.
+	Catalog func(context.Context) (Catalog, error)
+	// Authorize returns nil if the caller of ctx may do what the attributes say, and
+	// an error with Connect's code PermissionDenied or Unauthenticated if not.
+	// Required.
+	Authorize func(context.Context, Attributes) error
+	// Caller returns who calls, false for a stranger. Required.
+	Caller func(context.Context) (Caller, bool)
+	// Version is Holdfast's own, shown behind Kubernetes'.
+	Version string
+	// Live and Ready are what /livez and /readyz look at. Optional.
+	Live, Ready []Check
+	// Logger is optional; nil discards.
+	Logger *slog.Logger
+	// Now is the clock for ages in tables. Optional; time.Now.
+	Now func() time.Time
+}
+
+// PodHandler answers a subresource of a pod that is a stream of its own.
+type PodHandler func(w http.ResponseWriter, r *http.Request, namespace, pod string)
+
+// Handler serves Kubernetes' REST API. Safe for concurrent use once it is built.
+type Handler struct {
+	cfg     Config
+	log     *slog.Logger
+	now     func() time.Time
+	streams map[string]PodHandler
+	version versionInfo
+	zips    zips
+}
+
+// New builds a Handler. It starts nothing.
+func New(cfg Config) (*Handler, error) {
+	switch {
+	case cfg.Objects == nil || cfg.Pods == nil:
+		return nil, errors.New("kube: Config.Objects and Config.Pods must be set")
+	case cfg.Catalog == nil || cfg.Authorize == nil || cfg.Caller == nil:
+		return nil, errors.New("kube: Config.Catalog, Config.Authorize and Config.Caller must be set")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	h := &Handler{cfg: cfg, log: cfg.Logger, now: cfg.Now, streams: make(map[string]PodHandler), version: versionOf(cfg.Version)}
+	return h, nil
+}
+
+// HandlePod makes f answer a subresource of pods: "exec", "attach",
+// "portforward". From then on discovery shows it. The caller is authorized
+// before f runs. To be called before the handler serves.
+func (h *Handler) HandlePod(subresource string, f PodHandler) { h.streams[subresource] = f }
+
+// Patterns are the paths, in the notation of http.ServeMux, that belong to the
+// Handler.
+func Patterns() []string {
+	return []string{"/api", "/api/", "/apis", "/apis/", "/openapi/", "/version", "/version/", "/healthz", "/livez", "/readyz"}
+}
+
+// ServeHTTP answers one request. The caller's identity is in its context.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	out := &response{ResponseWriter: w}
+	defer func() {
+		reason := recover()
+		if reason == nil {
+			return
+		}
+		if reason == http.ErrAbortHandler {
+			panic(reason)
+		}
+		h.log.Error("handler panicked", "method", r.Method, "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+		if out.begun {
+			panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+		}
+		h.WriteError(out, r, apierrors.NewInternalError(errors.New("the peer's log has more")))
+	}()
+	if err := h.serve(out, r); err != nil {
+		if out.begun {
+			panic(http.ErrAbortHandler)
+		}
+		h.WriteError(out, r, err)
+	}
+}
+
+// response knows whether the answer has begun.
+type response struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (r *response) WriteHeader(code int) {
+	r.begun = r.begun || code >= 200
+	r.ResponseWriter.WriteHeader(code)
+}
+
+func (r *response) Write(data []byte) (int, error) {
+	r.begun = true
+	return r.ResponseWriter.Write(data)
+}
+
+// Unwrap is for http.ResponseController, which flushes and hijacks.
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// serve answers r, or returns an error for WriteError.
+func (h *Handler) serve(w *response, r *http.Request) error {
+	switch r.URL.Path {
+	case "/version", "/version/":
+		return h.serveVersion(w, r)
+	case "/healthz", "/livez":
+		return h.serveHealth(w, r, h.cfg.Live)
+	case "/readyz":
+		return h.serveHealth(w, r, h.cfg.Ready)
+	}
+	if _, known := h.cfg.Caller(r.Context()); !known {
+		return apierrors.NewUnauthorized("a client certificate of this cluster is needed: `holdfast kubeconfig` writes a configuration that has one")
+	}
+	if err := refuseImpersonation(r.Header); err != nil {
+		return err
+	}
+	at, ok := parsePath(r.URL.Path)
+	if !ok {
+		return errNoPath
+	}
+	if at.kind != pathObjects {
+		if err := h.cfg.Authorize(r.Context(), Attributes{Verb: strings.ToLower(r.Method), Path: r.URL.Path}); err != nil {
+			return err
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			return apierrors.NewMethodNotSupported(groupResource("", "paths"), strings.ToLower(r.Method))
+		}
+	}
+	catalog, err := h.cfg.Catalog(r.Context())
+	if err != nil {
+		return err
+	}
+	switch at.kind {
+	case pathCore, pathGroups, pathGroup, pathVersion:
+		return h.serveDiscovery(w, r, catalog, at)
+	case pathOpenAPI:
+		return h.serveOpenAPI(w, r, catalog, at)
+	default:
+		return h.serveObjects(w, r, catalog, at)
+	}
+}
+
+// errNoPath is the answer to a path at which nothing is.
+var errNoPath = apierrors.NewGenericServerResponse(http.StatusNotFound, "", groupResource("", ""), "", "", 0, false)
+
+// refuseImpersonation refuses what this version cannot do: to ignore these
+// headers would act with the rights of the wrong one.
+func refuseImpersonation(header http.Header) error {
+	for name := range header {
+		if strings.HasPrefix(name, "Impersonate-") {
+			return apierrors.NewForbidden(groupResource("", "users"), header.Get("Impersonate-User"),
+				errors.New("impersonation (--as) is not supported yet"))
+		}
+	}
+	return nil
+}
+
+// call is one request about objects, and where its answer goes.
+type call struct {
+	*Handler
+	w        *response
+	r        *http.Request
+	at       path
+	resource object.Resource
+	catalog  Catalog
+	query    query
+	accept   media
+	began    time.Time
+	warnings []string
+}
+
+func (h *Handler) serveObjects(w *response, r *http.Request, catalog Catalog, at path) error {
+	c := &call{Handler: h, w: w, r: r, at: at, catalog: catalog, began: time.Now()}
+	var err error
+	if c.query, err = parseQuery(r.URL.Query()); err != nil {
+		return err
+	}
+	if review, ok := reviews[at.group+"/"+at.plural]; ok && at.version == "v1" {
+		if r.Method != http.MethodPost || at.name != "" {
+			return apierrors.NewMethodNotSupported(c.groupResource(), verbOf(r.Method, at, false))
+		}
+		c.accept = media{typ: negotiateType(r.Header.Values("Accept"))}
+		return review(c)
+	}
+	if at.group == "" && at.plural == "bindings" && at.name == "" && r.Method == http.MethodPost {
+		return c.bind("")
+	}
+	var ok bool
+	if c.resource, ok = catalog.ForPlural(at.group, at.version, at.plural); !ok {
+		return errNoPath
+	}
+	if at.namespace != "" && !c.resource.Namespaced {
+		return errNoPath
+	}
+	if at.name != "" && at.namespace == "" && c.resource.Namespaced {
+		return errNoPath
+	}
+	if at.subresource != "" {
+		return c.subresource()
+	}
+	if c.accept, err = negotiate(r.Header.Values("Accept"), c.custom()); err != nil {
+		return err
+	}
+	if at.name == "" {
+		switch r.Method {
+		case http.MethodGet:
+			if c.query.watch {
+				return c.watch()
+			}
+			return c.list()
+		case http.MethodPost:
+			return c.create()
+		case http.MethodDelete:
+			return c.deleteCollection()
+		}
+	} else {
+		switch r.Method {
+		case http.MethodGet:
+			if c.query.watch {
+				return c.watch()
+			}
+			return c.get("")
+		case http.MethodPut:
+			return c.update("")
+		case http.MethodPatch:
+			return c.patch("")
+		case http.MethodDelete:
+			return c.delete()
+		}
+	}
+	return c.notAllowed()
+}
+
+func (c *call) notAllowed() error {
+	return apierrors.NewMethodNotSupported(c.groupResource(), verbOf(c.r.Method, c.at, c.query.watch))
+}
+
+func (c *call) kind() *holdfastv1.Kind {
+	return &holdfastv1.Kind{Group: c.resource.Group, Version: c.resource.Version, Kind: c.resource.Kind}
+}
+
+// custom tells whether the kind is defined by a CustomResourceDefinition.
+func (c *call) custom() bool { return false }
+
+// verbOf names a method as Kubernetes' authorization does.
+func verbOf(method string, at path, watch bool) string {
+	switch method {
+	case http.MethodGet, http.MethodHead:
+		switch {
+		case watch:
+			return "watch"
+		case at.name == "":
+			return "list"
+		}
+		return "get"
+	case http.MethodPost:
+		return "create"
+	case http.MethodPut:
+		return "update"
+	case http.MethodPatch:
+		return "patch"
+	case http.MethodDelete:
+		if at.name == "" {
+			return "deletecollection"
+		}
+		return "delete"
+	}
+	return strings.ToLower(method)
+}

@@ -1,0 +1,194 @@
+package kube
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+
+	"connectrpc.com/connect/v2"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// reviews are the questions that are asked by creating something which is not
+// kept, by group and plural. All are of version v1.
+var reviews = map[string]func(*call) error{
+	"authentication.k8s.io/selfsubjectreviews":       (*call).whoAmI,
+	"authentication.k8s.io/tokenreviews":             (*call).tokenReview,
+	"authorization.k8s.io/selfsubjectaccessreviews":  (*call).selfAccessReview,
+	"authorization.k8s.io/selfsubjectrulesreviews":   (*call).selfRulesReview,
+	"authorization.k8s.io/subjectaccessreviews":      (*call).accessReview,
+	"authorization.k8s.io/localsubjectaccessreviews": (*call).localAccessReview,
+}
+
+// mastersGroup are those who may do everything.
+const mastersGroup = "system:masters"
+
+func (c *call) whoAmI() error {
+	review := &authenticationv1.SelfSubjectReview{}
+	if err := c.decodeInto(review, "SelfSubjectReview"); err != nil {
+		return err
+	}
+	caller, _ := c.cfg.Caller(c.r.Context())
+	review.TypeMeta = metav1.TypeMeta{Kind: "SelfSubjectReview", APIVersion: authenticationv1.SchemeGroupVersion.String()}
+	review.CreationTimestamp = metav1.NewTime(c.now())
+	review.Status.UserInfo = authenticationv1.UserInfo{Username: caller.Name, Groups: caller.Groups}
+	for name, values := range caller.Extra {
+		if review.Status.UserInfo.Extra == nil {
+			review.Status.UserInfo.Extra = make(map[string]authenticationv1.ExtraValue)
+		}
+		review.Status.UserInfo.Extra[name] = values
+	}
+	return c.structure(http.StatusCreated, review)
+}
+
+// tokenReview knows no token yet.
+func (c *call) tokenReview() error {
+	review := &authenticationv1.TokenReview{}
+	if err := c.decodeInto(review, "TokenReview"); err != nil {
+		return err
+	}
+	if err := c.mayReview(); err != nil {
+		return err
+	}
+	review.TypeMeta = metav1.TypeMeta{Kind: "TokenReview", APIVersion: authenticationv1.SchemeGroupVersion.String()}
+	review.Status = authenticationv1.TokenReviewStatus{Error: "this cluster issues no tokens yet"}
+	return c.structure(http.StatusCreated, review)
+}
+
+// mayReview asks whether the caller may ask about others.
+func (c *call) mayReview() error {
+	return c.failed(c.cfg.Authorize(c.r.Context(), Attributes{Verb: "create", Group: c.at.group, Resource: c.at.plural, Namespace: c.at.namespace}))
+}
+
+func (c *call) selfAccessReview() error {
+	review := &authorizationv1.SelfSubjectAccessReview{}
+	if err := c.decodeInto(review, "SelfSubjectAccessReview"); err != nil {
+		return err
+	}
+	wish, err := attributesOf(review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
+	if err != nil {
+		return err
+	}
+	review.TypeMeta = metav1.TypeMeta{Kind: "SelfSubjectAccessReview", APIVersion: authorizationv1.SchemeGroupVersion.String()}
+	review.Status = c.mayCaller(wish)
+	return c.structure(http.StatusCreated, review)
+}
+
+// mayCaller asks whether the caller may do what wish says.
+func (c *call) mayCaller(wish Attributes) authorizationv1.SubjectAccessReviewStatus {
+	err := c.cfg.Authorize(c.r.Context(), wish)
+	if err == nil {
+		return authorizationv1.SubjectAccessReviewStatus{Allowed: true}
+	}
+	status := authorizationv1.SubjectAccessReviewStatus{Reason: err.Error()}
+	if rpcErr, ok := errors.AsType[*connect.Error](err); ok {
+		status.Reason = rpcErr.Message()
+	}
+	return status
+}
+
+func (c *call) accessReview() error {
+	review := &authorizationv1.SubjectAccessReview{}
+	if err := c.decodeInto(review, "SubjectAccessReview"); err != nil {
+		return err
+	}
+	status, err := c.reviewAccess(review.Spec)
+	if err != nil {
+		return err
+	}
+	review.TypeMeta = metav1.TypeMeta{Kind: "SubjectAccessReview", APIVersion: authorizationv1.SchemeGroupVersion.String()}
+	review.Status = status
+	return c.structure(http.StatusCreated, review)
+}
+
+func (c *call) localAccessReview() error {
+	review := &authorizationv1.LocalSubjectAccessReview{}
+	if err := c.decodeInto(review, "LocalSubjectAccessReview"); err != nil {
+		return err
+	}
+	switch attributes := review.Spec.ResourceAttributes; {
+	case attributes == nil:
+		return apierrors.NewBadRequest("spec.resourceAttributes: must be given: a local review is about objects of its namespace")
+	case attributes.Namespace == "":
+		attributes.Namespace = c.at.namespace
+	case attributes.Namespace != c.at.namespace:
+		return apierrors.NewBadRequest("spec.resourceAttributes.namespace: must be the namespace of the URL, " + c.at.namespace)
+	}
+	status, err := c.reviewAccess(review.Spec)
+	if err != nil {
+		return err
+	}
+	review.TypeMeta = metav1.TypeMeta{Kind: "LocalSubjectAccessReview", APIVersion: authorizationv1.SchemeGroupVersion.String()}
+	review.Status = status
+	return c.structure(http.StatusCreated, review)
+}
+
+// reviewAccess answers whether somebody may do something. Of others than the
+// caller this version knows only that masters may do everything.
+func (c *call) reviewAccess(spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error) {
+	var none authorizationv1.SubjectAccessReviewStatus
+	wish, err := attributesOf(spec.ResourceAttributes, spec.NonResourceAttributes)
+	if err != nil {
+		return none, err
+	}
+	if spec.User == "" && len(spec.Groups) == 0 {
+		return none, apierrors.NewBadRequest("spec.user: at least one of user or groups must be given")
+	}
+	if err := c.mayReview(); err != nil {
+		return none, err
+	}
+	caller, _ := c.cfg.Caller(c.r.Context())
+	switch {
+	case spec.User == caller.Name && subset(spec.Groups, caller.Groups):
+		return c.mayCaller(wish), nil
+	case slices.Contains(spec.Groups, mastersGroup):
+		return authorizationv1.SubjectAccessReviewStatus{Allowed: true, Reason: "members of " + mastersGroup + " may do everything"}, nil
+	}
+	return authorizationv1.SubjectAccessReviewStatus{
+		Reason:          "only members of " + mastersGroup + " have rights in this version",
+		EvaluationError: "roles and their bindings are stored, but nothing in this version acts on them yet",
+	}, nil
+}
+
+func subset(of, all []string) bool {
+	return !slices.ContainsFunc(of, func(word string) bool { return !slices.Contains(all, word) })
+}
+
+// attributesOf is what a review asks about.
+func attributesOf(of *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (Attributes, error) {
+	switch {
+	case (of == nil) == (path == nil):
+		return Attributes{}, apierrors.NewBadRequest("spec: exactly one of resourceAttributes and nonResourceAttributes must be given")
+	case path != nil:
+		return Attributes{Verb: path.Verb, Path: path.Path}, nil
+	}
+	return Attributes{
+		Verb: of.Verb, Group: of.Group, Resource: of.Resource, Subresource: of.Subresource, Namespace: of.Namespace, Name: of.Name,
+	}, nil
+}
+
+// selfRulesReview lists the caller's rights, of which this version knows two: all,
+// and none.
+func (c *call) selfRulesReview() error {
+	review := &authorizationv1.SelfSubjectRulesReview{}
+	if err := c.decodeInto(review, "SelfSubjectRulesReview"); err != nil {
+		return err
+	}
+	review.TypeMeta = metav1.TypeMeta{Kind: "SelfSubjectRulesReview", APIVersion: authorizationv1.SchemeGroupVersion.String()}
+	all := []string{"*"}
+	review.Status = authorizationv1.SubjectRulesReviewStatus{
+		ResourceRules: []authorizationv1.ResourceRule{
+			{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews"}},
+			{Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews"}},
+		},
+		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/livez", "/readyz", "/version"}}},
+	}
+	if c.cfg.Authorize(c.r.Context(), Attributes{Verb: "*", Group: "*", Resource: "*"}) == nil {
+		review.Status.ResourceRules = []authorizationv1.ResourceRule{{Verbs: all, APIGroups: all, Resources: all}}
+		review.Status.NonResourceRules = []authorizationv1.NonResourceRule{{Verbs: all, NonResourceURLs: all}}
+	}
+	return c.structure(http.StatusCreated, review)
+}

@@ -1,0 +1,234 @@
+package kube
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"connectrpc.com/connect/v2"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// subresource answers what hangs below an object.
+func (c *call) subresource() error {
+	var err error
+	if c.accept, err = negotiate(c.r.Header.Values("Accept"), c.custom()); err != nil && c.at.subresource != "log" {
+		return err
+	}
+	method := c.r.Method
+	switch c.at.subresource {
+	case "status":
+		if !c.resource.Status {
+			return errNoPath
+		}
+		switch method {
+		case http.MethodGet:
+			return c.get("status")
+		case http.MethodPut:
+			return c.update("status")
+		case http.MethodPatch:
+			return c.patch("status")
+		}
+		return c.notAllowed()
+	case "scale":
+		if !c.resource.Scale {
+			return errNoPath
+		}
+		return c.scale()
+	}
+	switch c.at.group + "/" + c.at.plural + "/" + c.at.subresource {
+	case "/namespaces/finalize":
+		if method == http.MethodPut {
+			return c.update("")
+		}
+	case "/serviceaccounts/token":
+		if method == http.MethodPost {
+			return notYet("this cluster issues no tokens yet: use a client certificate (`holdfast kubeconfig`)")
+		}
+	case "/pods/log":
+		if method == http.MethodGet {
+			return c.logs()
+		}
+	case "/pods/eviction":
+		if method == http.MethodPost {
+			return c.evict()
+		}
+	case "/pods/binding":
+		if method == http.MethodPost {
+			return c.bind(c.at.name)
+		}
+	case "/pods/ephemeralcontainers":
+		switch method {
+		case http.MethodGet:
+			return c.get("")
+		case http.MethodPut, http.MethodPatch:
+			return notYet("ephemeral containers are not supported yet: use `kubectl exec`, or `kubectl debug --copy-to`")
+		}
+	default:
+		stream, ok := c.streams[c.at.subresource]
+		if !ok || c.at.group != "" || c.at.plural != "pods" {
+			return errNoPath
+		}
+		if method != http.MethodGet && method != http.MethodPost {
+			break
+		}
+		// Not "get" for those that begin with a GET: what runs in a pod is changed.
+		if err := c.cfg.Authorize(c.r.Context(), Attributes{Verb: "create", Resource: "pods", Subresource: c.at.subresource, Namespace: c.at.namespace, Name: c.at.name}); err != nil {
+			return c.failed(err)
+		}
+		stream(c.w, c.r, c.at.namespace, c.at.name)
+		return nil
+	}
+	return c.notAllowed()
+}
+
+// notYet is the answer to what Kubernetes has and this version has not.
+func notYet(message string) error {
+	return &apierrors.StatusError{ErrStatus: newStatus(http.StatusNotImplemented, "NotImplemented", message, nil)}
+}
+
+// scale answers the subresource scale, which is a Scale whatever it is of. It
+// comes from the handlers in JSON.
+func (c *call) scale() error {
+	want := c.accept
+	c.accept = media{typ: typeJSON}
+	request := &holdfastv1.Object{Encoding: holdfastv1.Encoding_ENCODING_JSON, Namespace: c.at.namespace, Name: c.at.name}
+	var obj *holdfastv1.Object
+	switch c.r.Method {
+	case http.MethodGet:
+		resp, err := c.cfg.Objects.Get(c.r.Context(), &holdfastv1.GetRequest{
+			Kind: c.kind(), Namespace: c.at.namespace, Name: c.at.name, Subresource: "scale",
+			Read: c.query.readOptions(), Encoding: holdfastv1.Encoding_ENCODING_JSON,
+		})
+		if err != nil {
+			return c.failed(err)
+		}
+		c.answered(resp.GetAnswer())
+		obj = resp.GetObject()
+	case http.MethodPut:
+		scale := &autoscalingv1.Scale{}
+		if err := c.decodeInto(scale, "Scale"); err != nil {
+			return err
+		}
+		scale.TypeMeta = metav1.TypeMeta{Kind: "Scale", APIVersion: autoscalingv1.SchemeGroupVersion.String()}
+		scale.Namespace, scale.Name = c.at.namespace, c.at.name
+		var err error
+		if request.Data, err = json.Marshal(scale); err != nil {
+			return err
+		}
+		resp, err := c.cfg.Objects.Update(c.r.Context(), &holdfastv1.UpdateRequest{
+			Object: request, Kind: c.kind(), Subresource: "scale", DryRun: c.query.dryRun, FieldManager: c.manager(),
+		})
+		if err != nil {
+			return c.failed(err)
+		}
+		c.answered(resp.GetAnswer())
+		obj = resp.GetObject()
+	case http.MethodPatch:
+		return c.patch("scale") // JSON: every client takes that, too
+	default:
+		return c.notAllowed()
+	}
+	scale := &autoscalingv1.Scale{}
+	if err := json.Unmarshal(obj.GetData(), scale); err != nil {
+		return err
+	}
+	if want.protobuf() && want.form == formWhole {
+		c.accept = want
+	}
+	return c.structure(http.StatusOK, scale)
+}
+
+// evict deletes a pod if its disruption budgets allow that.
+func (c *call) evict() error {
+	eviction := &policyv1.Eviction{}
+	if err := c.decodeInto(eviction, "Eviction"); err != nil {
+		return err
+	}
+	if eviction.Name != "" && eviction.Name != c.at.name {
+		return apierrors.NewBadRequest(fmt.Sprintf("name in URL does not match name in Eviction object: %q and %q", c.at.name, eviction.Name))
+	}
+	req := &holdfastv1.EvictRequest{Namespace: c.at.namespace, Name: c.at.name, DryRun: c.query.dryRun}
+	if options := eviction.DeleteOptions; options != nil {
+		if err := checkDryRun(options.DryRun); err != nil {
+			return err
+		}
+		req.DryRun = req.DryRun || slices.Contains(options.DryRun, metav1.DryRunAll)
+		req.GracePeriod = graceOf(*options)
+		var err error
+		if req.Uid, _, err = preconditionsOf(*options); err != nil {
+			return err
+		}
+	}
+	resp, err := c.cfg.Objects.Evict(c.r.Context(), req)
+	if err != nil {
+		return c.failed(err)
+	}
+	c.answered(resp.GetAnswer())
+	return c.success(http.StatusCreated, nil)
+}
+
+// bind puts a pod on a node, as a scheduler of one's own does. The pod's name is
+// in the URL or in the Binding.
+func (c *call) bind(name string) error {
+	binding := &corev1.Binding{}
+	if err := c.decodeInto(binding, "Binding"); err != nil {
+		return err
+	}
+	if name == "" {
+		name = binding.Name
+	}
+	switch {
+	case name == "" || (binding.Name != "" && binding.Name != name):
+		return apierrors.NewBadRequest(fmt.Sprintf("the Binding must name the pod, it names %q", binding.Name))
+	case binding.Target.Name == "" || (binding.Target.Kind != "" && binding.Target.Kind != "Node"):
+		return apierrors.NewBadRequest("target must name a Node")
+	}
+	c.at.plural, c.at.name, c.resource = "pods", name, object.ResourceOf(&corev1.Pod{})
+	for {
+		got, err := c.cfg.Objects.Get(c.r.Context(), &holdfastv1.GetRequest{Kind: c.kind(), Namespace: c.at.namespace, Name: name})
+		if err != nil {
+			return c.failed(err)
+		}
+		obj, err := c.decode(got.GetObject())
+		if err != nil {
+			return err
+		}
+		pod, ok := obj.(*corev1.Pod)
+		if !ok {
+			return fmt.Errorf("the handlers gave a %T for a pod", obj)
+		}
+		switch {
+		case pod.Spec.NodeName != "":
+			return apierrors.NewConflict(c.groupResource(), name, fmt.Errorf("pod %s is already assigned to node %q", name, pod.Spec.NodeName))
+		case pod.DeletionTimestamp != nil:
+			return apierrors.NewConflict(c.groupResource(), name, errors.New("pod "+name+" is being deleted, cannot be assigned to a host"))
+		}
+		pod.Spec.NodeName = binding.Target.Name
+		data, err := object.EncodeJSON(pod)
+		if err != nil {
+			return err
+		}
+		resp, err := c.cfg.Objects.Update(c.r.Context(), &holdfastv1.UpdateRequest{
+			Object: &holdfastv1.Object{Kind: c.kind(), Encoding: holdfastv1.Encoding_ENCODING_JSON, Data: data},
+			DryRun: c.query.dryRun, FieldManager: c.manager(), Kind: c.kind(),
+		})
+		if connect.CodeOf(err) == connect.CodeAborted && c.r.Context().Err() == nil {
+			continue // somebody else changed it: look again
+		}
+		if err != nil {
+			return c.failed(err)
+		}
+		c.answered(resp.GetAnswer())
+		return c.success(http.StatusCreated, nil)
+	}
+}
