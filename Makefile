@@ -103,8 +103,9 @@ bench-store: build ## Measure the replicated store beside etcd (about 20 minutes
 	bin/bench-store -out $(if $(QUICK),'',bench/results)
 
 .PHONY: generate
-generate: ## Generate Go from proto/
+generate: ## Generate Go from proto/ and the schemas of Kubernetes' API types
 	$(TOOL) buf generate
+	go generate ./object/openapi
 
 .PHONY: format
 format: ## Format Go and proto files
@@ -122,7 +123,8 @@ lint: ## Check formatting, vet, staticcheck, proto lint
 
 .PHONY: check-generate
 check-generate: generate ## Fail when generated files are not fresh
-	@if [ -n "$$(git status --porcelain -- proto)" ]; then git status --short -- proto; echo "proto/ is not fresh: run make generate and commit"; exit 1; fi
+	@stale=$$(git status --short -- proto object/openapi); \
+	if [ -n "$$stale" ]; then echo "$$stale"; echo "not fresh: run make generate and commit"; exit 1; fi
 
 .PHONY: check-breaking
 check-breaking: ## Fail when proto/ breaks what the last commit on main spoke

@@ -2,6 +2,12 @@ package object
 
 import "strings"
 
+// Nearest returns the candidate that word was most likely meant to be, for "did
+// you mean"; ok is false if none is near.
+func Nearest(word string, candidates []string) (guess string, ok bool) {
+	return nearest(word, candidates)
+}
+
 // nearest returns the candidate that word was most likely meant to be. A word
 // is close enough if a third of its letters, or one, would have to change; so
 // "replica" suggests "replicas", and "foo" suggests nothing.

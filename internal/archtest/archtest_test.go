@@ -30,6 +30,10 @@ var rules = []rule{
 		"log/slog":  "pure functions report through what they return",
 		"math/rand": "identity and chance are stamped by the peer that proposes",
 	}},
+	{pkg: "object/openapi", may: []string{"object"}, ban: map[string]string{
+		"net": "documents are made of what is embedded",
+		"os":  "no I/O: the schemas are embedded",
+	}},
 	{pkg: "raftstore/mvcc", may: []string{"proto", "raftstore/mvcc"}, ban: map[string]string{
 		"github.com/hashicorp/raft": "the state machine must be replayable without a cluster",
 		"net":                       "applying an entry does no I/O",
@@ -68,6 +72,7 @@ var rules = []rule{
 	{pkg: "internal/golden", may: nil},
 	{pkg: "internal/mutants", may: nil},
 	{pkg: "internal/ociimage", may: nil},
+	{pkg: "internal/openapigen", may: nil},
 	{pkg: "internal/systemtest", may: nil},
 	{pkg: "internal/testcluster", may: []string{"*"}},
 	{pkg: "internal/wire", may: nil},

@@ -1,0 +1,181 @@
+package openapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/holdfast-io/holdfast/internal/golden"
+	"github.com/holdfast-io/holdfast/object"
+)
+
+// TestDocuments: each served kind has its schema, by group, version and kind,
+// and what kubectl looks for: a PATCH with its kind and fieldValidation. Every
+// reference leads somewhere.
+func TestDocuments(t *testing.T) {
+	for _, r := range object.Resources() {
+		doc := parseDocument(t, r.Group, r.Version)
+		gvk := map[string]any{"group": r.Group, "kind": r.Kind, "version": r.Version}
+		var found int
+		for _, s := range doc.Components.Schemas {
+			for _, k := range s.Kinds {
+				if k.Group == r.Group && k.Kind == r.Kind && k.Version == r.Version {
+					found++
+				}
+			}
+		}
+		if found != 1 {
+			t.Errorf("%s: %d schemas have its kind, want 1", r, found)
+		}
+		path := "/apis/" + r.APIVersion()
+		if r.Group == "" {
+			path = "/api/v1"
+		}
+		if r.Namespaced {
+			path += "/namespaces/{namespace}"
+		}
+		path += "/" + r.Plural + "/{name}"
+		patch := doc.Paths[path]["patch"]
+		if fmt.Sprint(patch.Kind) != fmt.Sprint(gvk) || patch.Action != "patch" {
+			t.Errorf("%s: patch %s is of %v, %q", r, path, patch.Kind, patch.Action)
+		}
+		for _, name := range []string{"fieldValidation", "force", "dryRun", "fieldManager"} {
+			if !patch.has(name) {
+				t.Errorf("%s: patch %s has no parameter %s", r, path, name)
+			}
+		}
+		if _, ok := doc.Paths[path+"/status"]; ok != r.Status {
+			t.Errorf("%s: has a path for its status: %v, want %v", r, ok, r.Status)
+		}
+		if _, ok := doc.Paths[path+"/scale"]; ok != r.Scale {
+			t.Errorf("%s: has a path for its scale: %v, want %v", r, ok, r.Scale)
+		}
+	}
+}
+
+// TestVersions: every version has a document, each as it was the time before,
+// whose references lead somewhere; others have none.
+func TestVersions(t *testing.T) {
+	seen := map[string]bool{}
+	for _, gv := range Versions() {
+		doc, etag, ok := Document(gv.Group, gv.Version)
+		if !ok || seen[etag] || etag == "" {
+			t.Fatalf("%s: document %v, tag %q, seen already %v", gv, ok, etag, seen[etag])
+		}
+		seen[etag] = true
+		if again := builtin(gv, kindsOf(gv)); again.etag != etag || !bytes.Equal(again.text, doc) {
+			t.Errorf("%s: a document made anew is another", gv)
+		}
+		names := map[string]bool{}
+		for name := range parseDocument(t, gv.Group, gv.Version).Components.Schemas {
+			names[name] = true
+		}
+		for _, name := range references(doc) {
+			if !names[name] {
+				t.Errorf("%s refers to %s, which it does not have", gv, name)
+			}
+		}
+	}
+	if len(seen) < 14 {
+		t.Errorf("%d versions, want at least 14", len(seen))
+	}
+	if _, _, ok := Document("apps", "v1beta1"); ok {
+		t.Error("there is a document of apps/v1beta1")
+	}
+}
+
+type testDocument struct {
+	Paths      map[string]map[string]testOperation `json:"paths"`
+	Components struct {
+		Schemas map[string]*explainedSchema `json:"schemas"`
+	} `json:"components"`
+}
+
+type testOperation struct {
+	Parameters []struct{ Name, In string }
+	Action     string         `json:"x-kubernetes-action"`
+	Kind       map[string]any `json:"x-kubernetes-group-version-kind"`
+}
+
+// UnmarshalJSON skips the parameters that stand among the operations of a path.
+func (o *testOperation) UnmarshalJSON(data []byte) error {
+	if data[0] == '[' {
+		return nil
+	}
+	type plain testOperation
+	return json.Unmarshal(data, (*plain)(o))
+}
+
+func (o testOperation) has(name string) bool {
+	for _, p := range o.Parameters {
+		if p.Name == name && p.In == "query" {
+			return true
+		}
+	}
+	return false
+}
+
+func parseDocument(t *testing.T, group, version string) testDocument {
+	t.Helper()
+	text, _, ok := Document(group, version)
+	if !ok {
+		t.Fatalf("there is no document of %s/%s", group, version)
+	}
+	var doc testDocument
+	if err := json.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// TestSize holds what the embedded schemas may weigh.
+func TestSize(t *testing.T) {
+	if len(packed) > 300_000 {
+		t.Errorf("the schemas are %d bytes, want at most 300,000", len(packed))
+	}
+}
+
+// TestExplain: a case is words as they follow "explain", one command a line, and
+// CustomResourceDefinitions if it needs some.
+func TestExplain(t *testing.T) {
+	golden.Run(t, "testdata/explain/*.txtar", func(t *testing.T, in golden.Input) string {
+		var crds []*apiextensionsv1.CustomResourceDefinition
+		if text, ok := in.Lookup("crd"); ok {
+			crd := new(apiextensionsv1.CustomResourceDefinition)
+			if err := yaml.UnmarshalStrict(text, crd); err != nil {
+				t.Fatal(err)
+			}
+			crds = append(crds, crd)
+		}
+		var out strings.Builder
+		for line := range strings.Lines(string(in.File("explain"))) {
+			fmt.Fprintf(&out, "$ explain %s\n", strings.TrimSpace(line))
+			words := strings.Fields(line)
+			path := strings.Split(words[0], ".")
+			text, err := "", error(nil)
+			if len(crds) > 0 {
+				c := crds[0].Spec
+				doc, _, _ := ForCRDs(crds, c.Group, c.Versions[0].Name)
+				r := object.Resource{Group: c.Group, Version: c.Versions[0].Name, Kind: c.Names.Kind}
+				text, err = Explain(doc, r, path[1:], len(words) > 1)
+			} else {
+				r, findErr := object.ResourceFor(path[0])
+				if findErr != nil {
+					t.Fatal(findErr)
+				}
+				doc, _, _ := Document(r.Group, r.Version)
+				text, err = Explain(doc, r, path[1:], len(words) > 1)
+			}
+			if err != nil {
+				text = "error: " + err.Error() + "\n"
+			}
+			out.WriteString(text + "\n")
+		}
+		return out.String()
+	})
+}
