@@ -59,6 +59,8 @@ const supportedPodSpec = `
 	containers[].resources.limits[cpu]
 	containers[].resources.limits[memory]
 	containers[].imagePullPolicy
+	containers[].stdin
+	containers[].stdinOnce
 	containers[].tty
 	containers[].terminationMessagePath = /dev/termination-log
 	containers[].terminationMessagePolicy
