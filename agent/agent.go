@@ -78,6 +78,7 @@ type Agent struct {
 	pods     *pods
 	session  *session
 	sessions *sessions
+	usage    *usage
 	routes   *routes
 }
 
@@ -153,6 +154,7 @@ func New(cfg Config) (*Agent, error) {
 	})
 	a.session = newSession(a)
 	a.sessions = newSessions(a)
+	a.usage = newUsage(a)
 	return a, nil
 }
 
@@ -206,6 +208,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.reports.run(ctx) })
 		g.Go(func() error { return a.session.run(ctx) })
 		g.Go(func() error { return a.session.heartbeats(ctx) })
+		g.Go(func() error { return a.usage.run(ctx) })
 		return a.sessions.run(ctx)
 	})
 	err = g.Wait()

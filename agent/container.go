@@ -53,6 +53,8 @@ func runtimeContainer(pod *corev1.Pod, spec *corev1.Container, attempt int, imag
 		Resources:  resources(spec.Resources),
 		SpecHash:   specHash(spec),
 		TTY:        spec.TTY,
+		Stdin:      spec.Stdin,
+		StdinOnce:  spec.StdinOnce,
 	}, nil
 }
 

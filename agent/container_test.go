@@ -191,11 +191,11 @@ func TestMachineFiles(t *testing.T) {
 	if got := osImage("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"); got != "Debian GNU/Linux 12 (bookworm)" {
 		t.Errorf("osImage is %q", got)
 	}
-	if got, err := memTotal("MemTotal:       24576000 kB\nMemFree: 1 kB\n"); err != nil || got != 24576000*1024 {
-		t.Errorf("memTotal is %d (%v)", got, err)
+	if got, err := memoryLine("MemTotal:       24576000 kB\nMemFree: 1 kB\n", "MemTotal:"); err != nil || got != 24576000*1024 {
+		t.Errorf("MemTotal is %d (%v)", got, err)
 	}
-	if _, err := memTotal("MemFree: 1 kB\n"); err == nil {
-		t.Error("memTotal found a total that is not there")
+	if _, err := memoryLine("MemFree: 1 kB\n", "MemTotal:"); err == nil {
+		t.Error("memoryLine found a total that is not there")
 	}
 }
 

@@ -43,7 +43,7 @@ func thisMachine() (machine, error) {
 		return m, fmt.Errorf("read /proc/sys/kernel/random/boot_id: it is missing or empty; the agent needs Linux with /proc mounted")
 	}
 	var err error
-	if m.MemoryBytes, err = memTotal(read("/proc/meminfo")); err != nil {
+	if m.MemoryBytes, err = memoryLine(read("/proc/meminfo"), "MemTotal:"); err != nil {
 		return m, fmt.Errorf("read /proc/meminfo: %w", err)
 	}
 	return m, nil
@@ -61,15 +61,16 @@ func osImage(release string) string {
 	return "Linux"
 }
 
-func memTotal(meminfo string) (int64, error) {
+// memoryLine returns the bytes that a line of /proc/meminfo says.
+func memoryLine(meminfo, name string) (int64, error) {
 	for line := range strings.Lines(meminfo) {
 		words := strings.Fields(line)
-		if len(words) == 3 && words[0] == "MemTotal:" && words[2] == "kB" {
+		if len(words) == 3 && words[0] == name && words[2] == "kB" {
 			n, err := strconv.ParseInt(words[1], 10, 64)
 			return n * 1024, err
 		}
 	}
-	return 0, fmt.Errorf("no line MemTotal")
+	return 0, fmt.Errorf("no line %s", strings.TrimSuffix(name, ":"))
 }
 
 // nodeObject is the Node that the agent registers: labels, addresses, capacity

@@ -38,7 +38,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		heartbeats:    prometheus.NewCounterVec(prometheus.CounterOpts(opts("heartbeats_total", "Heartbeats by result.")), []string{"result"}),
 		sessions:      prometheus.NewCounterVec(prometheus.CounterOpts(opts("sessions_total", "Sessions with peers begun and ended.")), []string{"event"}),
 		reports:       prometheus.NewCounterVec(prometheus.CounterOpts(opts("reports_total", "Status reports by result.")), []string{"result"}),
-		streams:       prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("pod_streams", "Open logs and exec sessions.")), []string{"kind"}),
+		streams:       prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("pod_streams", "Open sessions by kind: logs, exec, attach, port-forward.")), []string{"kind"}),
 		restarts:      prometheus.NewCounter(prometheus.CounterOpts(opts("container_restarts_total", "Containers started again."))),
 		startSeconds:  histogram("pod_start_seconds", "From first sight of a pod to all of its containers running.", prometheus.ExponentialBuckets(0.01, 2, 14)),
 		imageSeconds:  histogram("image_seconds", "Time to make an image present.", prometheus.ExponentialBuckets(0.001, 4, 10)),

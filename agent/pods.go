@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -303,6 +305,13 @@ func (p *pods) find(namespace, name string) (*corev1.Pod, runtime.PodState, bool
 		}
 	}
 	return nil, runtime.PodState{}, false
+}
+
+// all returns what the runtime last listed.
+func (p *pods) all() []runtime.PodState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.listed))
 }
 
 // health returns when the runtime was last listed, and the error since.

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"sync"
+	"syscall"
 	"time"
 
 	"connectrpc.com/connect/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/agent/runtime"
@@ -20,8 +23,13 @@ import (
 )
 
 const (
-	// maxSessions bounds the logs and exec sessions at one time.
+	// maxSessions bounds the sessions at one time. The agent's other calls share the
+	// connection with them, on which a peer allows 250.
 	maxSessions = 200
+	// probePeriod is how often a session is tried whether its caller is still there.
+	probePeriod = 10 * time.Second
+	// dialTimeout is how long a connection in a pod may take.
+	dialTimeout = 10 * time.Second
 	// sessionOpenTimeout is how long a peer may take to accept a session.
 	sessionOpenTimeout = 10 * time.Second
 	// maxLogLine is where a line of a log is broken up.
@@ -33,8 +41,8 @@ const (
 	maxStdin = 1 << 20
 )
 
-// sessions answers the peer's wishes for logs and exec: the agent has no port of
-// its own, so it dials out for each of them.
+// sessions answers the peer's wishes for logs, exec, attach and connections to
+// pods: the agent has no port of its own, so it dials out for each of them.
 type sessions struct {
 	a     *Agent
 	log   *slog.Logger
@@ -84,7 +92,7 @@ func (s *sessions) run(ctx context.Context) error {
 		if moved {
 			continue
 		}
-		s.log.Info("stream of logs and exec sessions ended; opening it again", "error", err)
+		s.log.Info("stream of wishes for sessions ended; opening it again", "error", err)
 		pause := time.Second
 		if time.Since(began) > sessionStable {
 			pause = sessionBackoffFirst
@@ -149,24 +157,27 @@ func (s *sessions) serve(ctx context.Context, agent agentv1connect.AgentServiceC
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	default:
-		s.fail(out, connect.Errorf(connect.CodeResourceExhausted, "node %s has %d logs and exec sessions open already", s.a.cfg.Node, maxSessions))
+		s.fail(out, connect.Errorf(connect.CodeResourceExhausted, "node %s has %d sessions open already: logs, exec, attach, connections to pods", s.a.cfg.Node, maxSessions))
 		return
 	}
+	go out.probe(ctx, cancel)
 	kind := "unknown"
+	run := func() error {
+		return connect.NewError(connect.CodeUnimplemented, "this node does not know that kind of session; is its version older than the peer's?")
+	}
 	switch start := wish.GetStart().(type) {
 	case *agentv1.SessionsResponse_Logs:
-		kind = "logs"
-		s.a.metrics.streams.WithLabelValues(kind).Inc()
-		defer s.a.metrics.streams.WithLabelValues(kind).Dec()
-		err = s.logs(ctx, cancel, out, start.Logs)
+		kind, run = "logs", func() error { return s.logs(ctx, cancel, out, start.Logs) }
 	case *agentv1.SessionsResponse_Exec:
-		kind = "exec"
-		s.a.metrics.streams.WithLabelValues(kind).Inc()
-		defer s.a.metrics.streams.WithLabelValues(kind).Dec()
-		err = s.exec(ctx, cancel, out, start.Exec)
-	default:
-		err = connect.NewError(connect.CodeUnimplemented, "this node does not know that kind of session; is its version older than the peer's?")
+		kind, run = "exec", func() error { return s.exec(ctx, cancel, out, start.Exec) }
+	case *agentv1.SessionsResponse_Attach:
+		kind, run = "attach", func() error { return s.attach(ctx, cancel, out, start.Attach) }
+	case *agentv1.SessionsResponse_PortForward:
+		kind, run = "port-forward", func() error { return s.portForward(ctx, cancel, out, start.PortForward) }
 	}
+	s.metrics(kind).Inc()
+	err = run()
+	s.metrics(kind).Dec()
 	if ctx.Err() != nil {
 		s.log.Debug("session ended by its caller", "session", wish.GetSessionId(), "kind", kind)
 		return
@@ -176,6 +187,10 @@ func (s *sessions) serve(ctx context.Context, agent agentv1connect.AgentServiceC
 		return
 	}
 	s.finish(out)
+}
+
+func (s *sessions) metrics(kind string) prometheus.Gauge {
+	return s.a.metrics.streams.WithLabelValues(kind)
 }
 
 // fail sends an error as the last message.
@@ -217,7 +232,7 @@ func (s *sessionStream) send(m *agentv1.SessionRequest) error {
 
 // receive hands each message to take, on a goroutine of its own, until the peer
 // ends the stream; then it calls ended.
-func (s *sessionStream) receive(take func(*holdfastv1.ExecRequest), ended func()) {
+func (s *sessionStream) receive(take func(*agentv1.SessionResponse), ended func()) {
 	s.received = make(chan struct{})
 	go func() {
 		defer close(s.received)
@@ -227,9 +242,28 @@ func (s *sessionStream) receive(take func(*holdfastv1.ExecRequest), ended func()
 			if err != nil {
 				return
 			}
-			take(m.GetExec())
+			take(m)
 		}
 	}()
+}
+
+// probe sends an empty message from time to time until ctx ends. What take holds
+// back is not received, so that a caller's leaving would go unnoticed: then it shows
+// here, and ended is called.
+func (s *sessionStream) probe(ctx context.Context, ended func()) {
+	ticker := time.NewTicker(probePeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if s.send(&agentv1.SessionRequest{}) != nil {
+			ended()
+			return
+		}
+	}
 }
 
 func (s *sessionStream) drained() {
@@ -292,14 +326,14 @@ func sessionError(doing string, err error) error {
 	switch {
 	case errors.Is(err, runtime.ErrNotFound):
 		code = connect.CodeNotFound
-	case errors.Is(err, runtime.ErrNotRunning):
+	case errors.Is(err, runtime.ErrNotRunning), errors.Is(err, runtime.ErrNoStdin):
 		code = connect.CodeFailedPrecondition
 	}
 	return connect.Errorf(code, "%s: %v", doing, err).WithCause(err)
 }
 
 func (s *sessions) logs(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.LogsRequest) error {
-	out.receive(func(*holdfastv1.ExecRequest) {}, cancel)
+	out.receive(func(*agentv1.SessionResponse) {}, cancel)
 	run, err := s.findContainer(req.GetNamespace(), req.GetPod(), req.GetContainer(), req.GetPrevious())
 	if err != nil {
 		return err
@@ -308,17 +342,36 @@ func (s *sessions) logs(ctx context.Context, cancel func(), out *sessionStream, 
 	if req.GetSince() != nil {
 		options.Since = req.GetSince().AsTime()
 	}
-	lines := &lineWriter{send: func(data []byte) error {
+	send := func(data []byte) error {
 		return out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Logs{Logs: &holdfastv1.LogsResponse{Data: data}}})
-	}}
+	}
+	if limit := req.GetLimitBytes(); limit > 0 {
+		send = upTo(limit, send)
+	}
+	lines := &lineWriter{send: send}
 	err = s.a.cfg.Runtime.Logs(ctx, run.ID, options, lines)
 	if ferr := lines.flush(); err == nil {
 		err = ferr
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errLimit) {
 		return sessionError(fmt.Sprintf("log of container %s of pod %s/%s", run.ID.Name, req.GetNamespace(), req.GetPod()), err)
 	}
 	return nil
+}
+
+// errLimit ends a log that was asked for up to a limit.
+var errLimit = errors.New("the log's limit is reached")
+
+// upTo passes on the first limit bytes, then returns errLimit.
+func upTo(limit int64, send func([]byte) error) func([]byte) error {
+	return func(data []byte) error {
+		data = data[:min(int64(len(data)), limit)]
+		limit -= int64(len(data))
+		if err := send(data); err != nil || limit > 0 {
+			return err
+		}
+		return errLimit
+	}
 }
 
 // lineWriter passes on whole lines, as soon as it has them.
@@ -355,27 +408,10 @@ func (w *lineWriter) flush() error {
 }
 
 func (s *sessions) exec(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.ExecStart) error {
-	resize := make(chan [2]uint32, 1)
-	if size := req.GetSize(); size != nil {
-		resize <- [2]uint32{size.GetWidth(), size.GetHeight()}
-	}
-	stdin := newStdin()
-	defer stdin.close(io.ErrClosedPipe)
-	out.receive(func(m *holdfastv1.ExecRequest) {
-		switch m := m.GetMessage().(type) {
-		case *holdfastv1.ExecRequest_Stdin:
-			stdin.write(m.Stdin)
-		case *holdfastv1.ExecRequest_CloseStdin:
-			stdin.close(io.EOF)
-		case *holdfastv1.ExecRequest_Resize:
-			select { // only the newest size matters
-			case <-resize:
-			default:
-			}
-			resize <- [2]uint32{m.Resize.GetWidth(), m.Resize.GetHeight()}
-		}
-	}, func() {
-		stdin.close(io.EOF)
+	in := newTyped(req.GetSize())
+	defer in.stdin.close(io.ErrClosedPipe)
+	out.receive(func(m *agentv1.SessionResponse) { in.take(m.GetExec()) }, func() {
+		in.stdin.close(io.EOF)
 		cancel()
 	})
 	if len(req.GetCommand()) == 0 {
@@ -413,10 +449,10 @@ func (s *sessions) exec(ctx context.Context, cancel func(), out *sessionStream, 
 		}),
 	}
 	if req.GetStdin() {
-		options.Stdin = stdin
+		options.Stdin = in.stdin
 	}
 	if req.GetTty() {
-		options.Resize = resize
+		options.Resize = in.resize
 	}
 	code, err := s.a.cfg.Runtime.Exec(ctx, run.ID, options)
 	if err != nil {
@@ -427,6 +463,147 @@ func (s *sessions) exec(ctx context.Context, cancel func(), out *sessionStream, 
 		return sessionError(where, err)
 	}
 	return nil
+}
+
+func (s *sessions) attach(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.AttachStart) error {
+	in := newTyped(req.GetSize())
+	defer in.stdin.close(io.ErrClosedPipe)
+	out.receive(func(m *agentv1.SessionResponse) { in.take(m.GetAttach()) }, func() {
+		in.stdin.close(io.EOF)
+		cancel()
+	})
+	run, err := s.findContainer(req.GetNamespace(), req.GetPod(), req.GetContainer(), false)
+	if err != nil {
+		return err
+	}
+	where := fmt.Sprintf("attach to container %s of pod %s/%s", run.ID.Name, req.GetNamespace(), req.GetPod())
+	if run.State != runtime.StateRunning {
+		return connect.Errorf(connect.CodeFailedPrecondition, "%s: it is not running, it is %s", where, run.State)
+	}
+	reply := func(m *holdfastv1.AttachResponse) error {
+		return out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Attach{Attach: m}})
+	}
+	options := runtime.AttachOptions{
+		Resize: in.resize,
+		Started: func(tty bool) {
+			// A failure shows at the next message.
+			_ = reply(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Started{Started: &holdfastv1.AttachStarted{Tty: tty}}})
+		},
+		Stdout: chunkWriter(func(p []byte) error {
+			return reply(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Stdout{Stdout: p}})
+		}),
+		Stderr: chunkWriter(func(p []byte) error {
+			return reply(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Stderr{Stderr: p}})
+		}),
+	}
+	if req.GetStdin() {
+		options.Stdin = in.stdin
+	}
+	code, err := s.a.cfg.Runtime.Attach(ctx, run.ID, options)
+	if errors.Is(err, runtime.ErrNoStdin) {
+		return connect.Errorf(connect.CodeFailedPrecondition, "%s: it has no stdin that is open: set stdin: true in its spec, and not stdinOnce if it is for more than one; or attach without stdin", where)
+	}
+	if err != nil {
+		return sessionError(where, err)
+	}
+	if err := reply(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_ExitCode{ExitCode: int32(code)}}); err != nil {
+		return sessionError(where, err)
+	}
+	return nil
+}
+
+func (s *sessions) portForward(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.PortForwardStart) error {
+	where := fmt.Sprintf("port %d of pod %s/%s", req.GetPort(), req.GetNamespace(), req.GetPod())
+	pod, _, ok := s.a.pods.find(req.GetNamespace(), req.GetPod())
+	switch {
+	case !ok:
+		return connect.Errorf(connect.CodeNotFound, "pod %s/%s is not on node %s", req.GetNamespace(), req.GetPod(), s.a.cfg.Node)
+	case req.GetPort() == 0 || req.GetPort() > math.MaxUint16:
+		return connect.Errorf(connect.CodeInvalidArgument, "%s: no such port", where)
+	}
+	dctx, stop := context.WithTimeout(ctx, dialTimeout)
+	conn, err := s.a.cfg.Runtime.Dial(dctx, string(pod.UID), uint16(req.GetPort()))
+	stop()
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return connect.Errorf(connect.CodeFailedPrecondition, "%s: connection refused: nothing listens there", where)
+	}
+	if err != nil {
+		return sessionError(where, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	reply := func(m *holdfastv1.PortForwardResponse) error {
+		return out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_PortForward{PortForward: m}})
+	}
+	if err := reply(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_Connected{Connected: true}}); err != nil {
+		return sessionError(where, err)
+	}
+	said := make(chan struct{}) // closed once the caller has said all, or the pod takes no more
+	closeWrite := sync.OnceFunc(func() {
+		if c, ok := conn.(interface{ CloseWrite() error }); ok {
+			_ = c.CloseWrite()
+		}
+		close(said)
+	})
+	out.receive(func(m *agentv1.SessionResponse) {
+		in := m.GetPortForward()
+		if _, err := conn.Write(in.GetData()); err != nil || in.GetCloseWrite() {
+			closeWrite() // what comes after an error has nowhere to go
+		}
+	}, cancel)
+	_, err = io.Copy(chunkWriter(func(p []byte) error {
+		return reply(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_Data{Data: p}})
+	}), conn)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return connect.Errorf(connect.CodeAborted, "%s: the connection was reset by the pod", where)
+	}
+	if err != nil {
+		return sessionError(where, err)
+	}
+	if err := reply(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_CloseWrite{CloseWrite: true}}); err != nil {
+		return sessionError(where, err)
+	}
+	select {
+	case <-said:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// typed is what comes from a caller's keyboard: input, and the terminal's size.
+type typed struct {
+	stdin  *stdinPipe
+	resize chan [2]uint32 // only the newest matters
+}
+
+func newTyped(size *holdfastv1.TerminalSize) *typed {
+	t := &typed{stdin: newStdin(), resize: make(chan [2]uint32, 1)}
+	t.setSize(size)
+	return t
+}
+
+func (t *typed) setSize(size *holdfastv1.TerminalSize) {
+	if size == nil {
+		return
+	}
+	select {
+	case <-t.resize:
+	default:
+	}
+	t.resize <- [2]uint32{size.GetWidth(), size.GetHeight()}
+}
+
+func (t *typed) take(m interface {
+	GetStdin() []byte
+	GetCloseStdin() bool
+	GetResize() *holdfastv1.TerminalSize
+},
+) {
+	t.setSize(m.GetResize())
+	t.stdin.write(m.GetStdin())
+	if m.GetCloseStdin() {
+		t.stdin.close(io.EOF)
+	}
 }
 
 // chunkWriter sends what is written in copies of at most maxChunk bytes.
@@ -461,7 +638,7 @@ func newStdin() *stdinPipe {
 func (p *stdinPipe) write(data []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.err == nil && len(p.data) >= maxStdin {
+	for p.err == nil && len(p.data) >= maxStdin && len(data) > 0 {
 		p.cond.Wait()
 	}
 	if p.err == nil {

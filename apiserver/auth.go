@@ -40,8 +40,13 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin},
 
 	// Peers pass these on to the peer that has the node's connection.
-	holdfastv1connect.PodServiceLogsProcedure: {pki.RoleAdmin, pki.RolePeer},
-	holdfastv1connect.PodServiceExecProcedure: {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.PodServiceLogsProcedure:        {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.PodServiceExecProcedure:        {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.PodServiceAttachProcedure:      {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.PodServicePortForwardProcedure: {pki.RoleAdmin, pki.RolePeer},
+
+	holdfastv1connect.UsageServiceListPodUsageProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.UsageServiceListNodeUsageProcedure: {pki.RoleAdmin},
 
 	holdfastv1connect.ClusterServiceStatusProcedure:      {pki.RoleAdmin, pki.RolePeer},
 	holdfastv1connect.ClusterServiceListPeersProcedure:   {pki.RoleAdmin},
@@ -63,6 +68,7 @@ var table = map[string][]pki.Role{
 	agentv1connect.AgentServiceDesiredProcedure:      {pki.RoleNode},
 	agentv1connect.AgentServiceHeartbeatProcedure:    {pki.RoleNode},
 	agentv1connect.AgentServiceReportStatusProcedure: {pki.RoleNode},
+	agentv1connect.AgentServiceReportUsageProcedure:  {pki.RoleNode},
 	agentv1connect.AgentServiceSessionsProcedure:     {pki.RoleNode},
 	agentv1connect.AgentServiceSessionProcedure:      {pki.RoleNode},
 
@@ -91,6 +97,7 @@ var table = map[string][]pki.Role{
 	peerv1connect.MembershipServiceMeetProcedure:    {pki.RolePeer},
 	peerv1connect.HealthServiceRelayProcedure:       {pki.RolePeer},
 	peerv1connect.HealthServiceLocateProcedure:      {pki.RolePeer},
+	peerv1connect.HealthServiceUsageProcedure:       {pki.RolePeer},
 	peerv1connect.EventServiceTailProcedure:         {pki.RolePeer},
 }
 

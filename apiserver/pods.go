@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -29,9 +30,84 @@ type podService struct{ *Server }
 
 // Logs streams a container's log from its node.
 func (s podService) Logs(ctx context.Context, req *holdfastv1.LogsRequest, stream holdfastv1connect.PodServiceLogsServerStream) error {
+	return s.logs(ctx, req, stream)
+}
+
+// Exec runs a command in a container on its node.
+func (s podService) Exec(ctx context.Context, stream holdfastv1connect.PodServiceExecServerStream) error {
+	return s.exec(ctx, stream)
+}
+
+// Attach takes part in a container's main process on its node.
+func (s podService) Attach(ctx context.Context, stream holdfastv1connect.PodServiceAttachServerStream) error {
+	return s.attach(ctx, stream)
+}
+
+// PortForward is a connection to a port of a pod on its node.
+func (s podService) PortForward(ctx context.Context, stream holdfastv1connect.PodServicePortForwardServerStream) error {
+	return s.portForward(ctx, stream)
+}
+
+// Pods is PodService for another dialect of this process. Its calls are the
+// service's, with the same errors, but it asks nobody whether the caller may make
+// them: whoever uses it calls Authorize first. They end when the server does.
+type Pods struct{ service podService }
+
+// Pods returns the calls of PodService.
+func (s *Server) Pods() Pods { return Pods{podService{s}} }
+
+// Replies is a call with one request, from its handler's side.
+type Replies[Out any] interface {
+	// SendHeaders says that the call has begun. It may be called again.
+	SendHeaders() error
+	Send(*Out) error
+}
+
+// Conversation is a call with messages both ways, from its handler's side. Receive
+// is called by one goroutine and Send by another. Receive returns io.EOF when the
+// caller has said all, and an error soon after the call's context ends.
+type Conversation[In, Out any] interface {
+	Receive() (*In, error)
+	Replies[Out]
+}
+
+// Logs is PodService.Logs.
+func (p Pods) Logs(ctx context.Context, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {
+	return p.within(ctx, func(ctx context.Context) error { return p.service.logs(ctx, req, to) })
+}
+
+// Exec is PodService.Exec.
+func (p Pods) Exec(ctx context.Context, with Conversation[holdfastv1.ExecRequest, holdfastv1.ExecResponse]) error {
+	return p.within(ctx, func(ctx context.Context) error { return p.service.exec(ctx, with) })
+}
+
+// Attach is PodService.Attach.
+func (p Pods) Attach(ctx context.Context, with Conversation[holdfastv1.AttachRequest, holdfastv1.AttachResponse]) error {
+	return p.within(ctx, func(ctx context.Context) error { return p.service.attach(ctx, with) })
+}
+
+// PortForward is PodService.PortForward.
+func (p Pods) PortForward(ctx context.Context, with Conversation[holdfastv1.PortForwardRequest, holdfastv1.PortForwardResponse]) error {
+	return p.within(ctx, func(ctx context.Context) error { return p.service.portForward(ctx, with) })
+}
+
+// within makes a call end with the server.
+func (p Pods) within(ctx context.Context, call func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(p.service.serves, func() {
+		cancel(connect.NewError(connect.CodeUnavailable, "this peer is shutting down: go to another one"))
+	})()
+	return call(ctx)
+}
+
+func (s podService) logs(ctx context.Context, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {
 	pod, container, err := s.container(ctx, req.GetNamespace(), req.GetPod(), req.GetContainer())
 	if err != nil {
 		return err
+	}
+	if req.GetLimitBytes() < 0 {
+		return badRequest("limit_bytes", "is negative: say how many bytes, or 0 for all")
 	}
 	wish := proto.CloneOf(req)
 	wish.Namespace, wish.Container, wish.Relayed = pod.Namespace, container, false
@@ -43,13 +119,13 @@ func (s podService) Logs(ctx context.Context, req *holdfastv1.LogsRequest, strea
 			return err
 		}
 		wish.Relayed = true
-		return relayLogs(ctx, client, wish, stream)
+		return relayLogs(ctx, client, wish, to)
 	}
 	if err != nil {
 		return err
 	}
 	defer s.sessions.close(sess)
-	if err := stream.SendHeaders(); err != nil {
+	if err := to.SendHeaders(); err != nil {
 		return err
 	}
 	for {
@@ -61,14 +137,14 @@ func (s podService) Logs(ctx context.Context, req *holdfastv1.LogsRequest, strea
 			return err
 		}
 		if logs := msg.GetLogs(); logs != nil {
-			if err := stream.Send(logs); err != nil {
+			if err := to.Send(logs); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func relayLogs(ctx context.Context, client *connect.Client, req *holdfastv1.LogsRequest, to holdfastv1connect.PodServiceLogsServerStream) error {
+func relayLogs(ctx context.Context, client *connect.Client, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {
 	from, err := holdfastv1connect.NewPodServiceClient(client).Logs(ctx, req)
 	if err != nil {
 		return relayed(err)
@@ -91,9 +167,8 @@ func relayLogs(ctx context.Context, client *connect.Client, req *holdfastv1.Logs
 	}
 }
 
-// Exec runs a command in a container on its node.
-func (s podService) Exec(ctx context.Context, stream holdfastv1connect.PodServiceExecServerStream) error {
-	first, err := stream.Receive()
+func (s podService) exec(ctx context.Context, with Conversation[holdfastv1.ExecRequest, holdfastv1.ExecResponse]) error {
+	first, err := with.Receive()
 	if err != nil {
 		return err
 	}
@@ -110,77 +185,207 @@ func (s podService) Exec(ctx context.Context, stream holdfastv1connect.PodServic
 	}
 	wish := proto.CloneOf(start)
 	wish.Namespace, wish.Container, wish.Relayed = pod.Namespace, container, false
-	purpose := "exec in " + object.Title(pod)
-	sess, err := s.sessions.open(ctx, pod.Spec.NodeName, purpose, &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_Exec{Exec: wish}})
+	onward := proto.CloneOf(wish)
+	onward.Relayed = true
+	return converse(ctx, s, errand[holdfastv1.ExecRequest, holdfastv1.ExecResponse]{
+		node: pod.Spec.NodeName, purpose: "exec in " + object.Title(pod), relayed: start.GetRelayed(),
+		wish:  &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_Exec{Exec: wish}},
+		start: &holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: onward}},
+		end:   &holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_CloseStdin{CloseStdin: true}},
+		toAgent: func(in *holdfastv1.ExecRequest) *agentv1.SessionResponse {
+			if in.GetStart() != nil {
+				return nil
+			}
+			return &agentv1.SessionResponse{Exec: in}
+		},
+		fromAgent: (*agentv1.SessionRequest).GetExec,
+		last: func(out *holdfastv1.ExecResponse) bool {
+			_, last := out.GetMessage().(*holdfastv1.ExecResponse_ExitCode)
+			return last
+		},
+		call: func(ctx context.Context, peer holdfastv1connect.PodServiceClient) (called[holdfastv1.ExecRequest, holdfastv1.ExecResponse], error) {
+			return peer.Exec(ctx)
+		},
+	}, with)
+}
+
+func (s podService) attach(ctx context.Context, with Conversation[holdfastv1.AttachRequest, holdfastv1.AttachResponse]) error {
+	first, err := with.Receive()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil {
+		return badRequest("start", "the first message of an attach must hold start")
+	}
+	pod, container, err := s.container(ctx, start.GetNamespace(), start.GetPod(), start.GetContainer())
+	if err != nil {
+		return err
+	}
+	wish := proto.CloneOf(start)
+	wish.Namespace, wish.Container, wish.Relayed = pod.Namespace, container, false
+	onward := proto.CloneOf(wish)
+	onward.Relayed = true
+	return converse(ctx, s, errand[holdfastv1.AttachRequest, holdfastv1.AttachResponse]{
+		node: pod.Spec.NodeName, purpose: "attach to " + object.Title(pod), relayed: start.GetRelayed(),
+		wish:  &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_Attach{Attach: wish}},
+		start: &holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_Start{Start: onward}},
+		end:   &holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_CloseStdin{CloseStdin: true}},
+		toAgent: func(in *holdfastv1.AttachRequest) *agentv1.SessionResponse {
+			if in.GetStart() != nil {
+				return nil
+			}
+			return &agentv1.SessionResponse{Attach: in}
+		},
+		fromAgent: (*agentv1.SessionRequest).GetAttach,
+		last: func(out *holdfastv1.AttachResponse) bool {
+			_, last := out.GetMessage().(*holdfastv1.AttachResponse_ExitCode)
+			return last
+		},
+		call: func(ctx context.Context, peer holdfastv1connect.PodServiceClient) (called[holdfastv1.AttachRequest, holdfastv1.AttachResponse], error) {
+			return peer.Attach(ctx)
+		},
+	}, with)
+}
+
+func (s podService) portForward(ctx context.Context, with Conversation[holdfastv1.PortForwardRequest, holdfastv1.PortForwardResponse]) error {
+	first, err := with.Receive()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	switch {
+	case start == nil:
+		return badRequest("start", "the first message of a port-forward must hold start")
+	case start.GetPort() == 0 || start.GetPort() > 65535:
+		return badRequest("start.port", "%d is no port: want 1 to 65535", start.GetPort())
+	}
+	pod, err := s.boundPod(ctx, start.GetNamespace(), start.GetPod())
+	if err != nil {
+		return err
+	}
+	wish := proto.CloneOf(start)
+	wish.Namespace, wish.Relayed = pod.Namespace, false
+	onward := proto.CloneOf(wish)
+	onward.Relayed = true
+	return converse(ctx, s, errand[holdfastv1.PortForwardRequest, holdfastv1.PortForwardResponse]{
+		node: pod.Spec.NodeName, purpose: fmt.Sprintf("connection to port %d of %s", start.GetPort(), object.Title(pod)), relayed: start.GetRelayed(),
+		wish:  &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_PortForward{PortForward: wish}},
+		start: &holdfastv1.PortForwardRequest{Message: &holdfastv1.PortForwardRequest_Start{Start: onward}},
+		end:   &holdfastv1.PortForwardRequest{Message: &holdfastv1.PortForwardRequest_CloseWrite{CloseWrite: true}},
+		toAgent: func(in *holdfastv1.PortForwardRequest) *agentv1.SessionResponse {
+			if in.GetStart() != nil {
+				return nil
+			}
+			return &agentv1.SessionResponse{PortForward: in}
+		},
+		fromAgent: (*agentv1.SessionRequest).GetPortForward,
+		call: func(ctx context.Context, peer holdfastv1connect.PodServiceClient) (called[holdfastv1.PortForwardRequest, holdfastv1.PortForwardResponse], error) {
+			return peer.PortForward(ctx)
+		},
+	}, with)
+}
+
+// errand is a conversation between a caller and the agent of a node.
+type errand[In, Out any] struct {
+	node    string
+	purpose string // for people: "exec in Pod default/web"
+	relayed bool   // by a peer that has found this one: do not look further
+
+	wish      *agentv1.SessionsResponse          // for the agent
+	toAgent   func(*In) *agentv1.SessionResponse // nil: the message has no place after the first
+	fromAgent func(*agentv1.SessionRequest) *Out // nil: nothing for the caller
+	last      func(*Out) bool                    // that ends it; nil: the agent just ends
+	end       *In                                // what the end of the caller's stream means
+
+	// For the peer that has the agent, if that is another one.
+	start *In
+	call  func(context.Context, holdfastv1connect.PodServiceClient) (called[In, Out], error)
+}
+
+// called is a Conversation from its caller's side.
+type called[In, Out any] interface {
+	Send(*In) error
+	Receive() (*Out, error)
+	Close() error
+}
+
+// converse carries an errand out. It has no buffer: whoever is slow slows the
+// other side down.
+func converse[In, Out any](ctx context.Context, s podService, e errand[In, Out], with Conversation[In, Out]) error {
+	sess, err := s.sessions.open(ctx, e.node, e.purpose, e.wish)
 	if errors.Is(err, errNoAgent) {
-		client, err := s.peerWith(ctx, pod.Spec.NodeName, purpose, start.GetRelayed())
+		client, err := s.peerWith(ctx, e.node, e.purpose, e.relayed)
 		if err != nil {
 			return err
 		}
-		wish.Relayed = true
-		return relayExec(ctx, client, wish, stream)
+		return relay(ctx, client, e, with)
 	}
 	if err != nil {
 		return err
 	}
 	defer s.sessions.close(sess)
-	if err := stream.SendHeaders(); err != nil {
+	if err := with.SendHeaders(); err != nil {
 		return err
 	}
 	// As in Session: it ends with the call, or when nobody listens any more.
-	go forwardInput(stream, func(msg *holdfastv1.ExecRequest) bool { return sess.send(ctx, msg) })
+	go forward(e, with, func(in *In) bool { return sess.send(ctx, e.toAgent(in)) })
 	for {
 		msg, err := sess.receive(ctx)
 		if errors.Is(err, io.EOF) {
-			return connect.Errorf(connect.CodeUnavailable, "%s: node %s's agent ended the session without an exit code", purpose, pod.Spec.NodeName)
+			if e.last == nil {
+				return nil
+			}
+			return connect.Errorf(connect.CodeUnavailable, "%s: node %s's agent ended the session without an exit code", e.purpose, e.node)
 		}
 		if err != nil {
 			return err
 		}
-		out := msg.GetExec()
+		out := e.fromAgent(msg)
 		if out == nil {
 			continue
 		}
-		if err := stream.Send(out); err != nil {
+		if err := with.Send(out); err != nil {
 			return err
 		}
-		if _, last := out.GetMessage().(*holdfastv1.ExecResponse_ExitCode); last {
+		if e.last != nil && e.last(out) {
 			return nil
 		}
 	}
 }
 
-// forwardInput passes on what the caller sends until it ends, which the other
-// side sees as the end of stdin.
-func forwardInput(from holdfastv1connect.PodServiceExecServerStream, send func(*holdfastv1.ExecRequest) bool) {
+// forward passes on what the caller sends until it ends, which the other side is
+// told.
+func forward[In, Out any](e errand[In, Out], from Conversation[In, Out], send func(*In) bool) {
 	for {
 		msg, err := from.Receive()
 		if errors.Is(err, io.EOF) {
-			send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_CloseStdin{CloseStdin: true}})
+			send(e.end)
 			return
 		}
-		if err != nil || msg.GetStart() != nil || !send(msg) {
+		if err != nil || e.toAgent(msg) == nil || !send(msg) {
 			return
 		}
 	}
 }
 
-func relayExec(ctx context.Context, client *connect.Client, start *holdfastv1.ExecStart, with holdfastv1connect.PodServiceExecServerStream) error {
+// relay carries an errand out through the peer that has the agent.
+func relay[In, Out any](ctx context.Context, client *connect.Client, e errand[In, Out], with Conversation[In, Out]) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	to, err := holdfastv1connect.NewPodServiceClient(client).Exec(ctx)
+	to, err := e.call(ctx, holdfastv1connect.NewPodServiceClient(client))
 	if err != nil {
 		return relayed(err)
 	}
 	defer to.Close()
-	if err := to.Send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: start}}); err != nil {
+	if err := to.Send(e.start); err != nil {
 		_, recvErr := to.Receive() // says why
 		return relayed(errors.Join(recvErr, err))
 	}
 	if err := with.SendHeaders(); err != nil {
 		return err
 	}
-	go forwardInput(with, func(msg *holdfastv1.ExecRequest) bool { return to.Send(msg) == nil })
+	go forward(e, with, func(in *In) bool { return to.Send(in) == nil })
 	for {
 		msg, err := to.Receive()
 		if errors.Is(err, io.EOF) {
@@ -197,31 +402,40 @@ func relayExec(ctx context.Context, client *connect.Client, start *holdfastv1.Ex
 
 // container returns the pod and the name of its container that a caller means.
 func (s podService) container(ctx context.Context, namespace, name, container string) (*corev1.Pod, string, error) {
+	pod, err := s.boundPod(ctx, namespace, name)
+	if err != nil {
+		return nil, "", err
+	}
+	container, err = chooseContainer(pod, container)
+	return pod, container, err
+}
+
+// boundPod returns a pod that has a node.
+func (s podService) boundPod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
 	r := object.ResourceOf(&corev1.Pod{})
 	namespace, err := namespaceFor(r, namespace)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if name == "" {
-		return nil, "", badRequest("pod", "is empty: say which pod")
+		return nil, badRequest("pod", "is empty: say which pod")
 	}
 	view, err := s.sync(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	pod, ok := object.Get[*corev1.Pod](view, r.Key(namespace, name))
 	if !ok {
-		return nil, "", notFound(r, namespace, name)
+		return nil, notFound(r, namespace, name)
 	}
 	if pod.Spec.NodeName == "" {
 		why := "it has not been scheduled"
 		if c := object.PodCondition(pod, corev1.PodScheduled); c != nil && c.Message != "" {
 			why = c.Message
 		}
-		return nil, "", connect.Errorf(connect.CodeFailedPrecondition, "%s runs on no node yet: %s", object.Title(pod), why)
+		return nil, connect.Errorf(connect.CodeFailedPrecondition, "%s runs on no node yet: %s", object.Title(pod), why)
 	}
-	container, err = chooseContainer(pod, container)
-	return pod, container, err
+	return pod, nil
 }
 
 func chooseContainer(pod *corev1.Pod, name string) (string, error) {

@@ -110,6 +110,7 @@ type Server struct {
 	heartbeats *Heartbeats
 	desired    *desiredIndex
 	sessions   *sessions
+	usage      *usage
 	streams    streamCount // of the raw-store service, as are these
 	events     *eventCache
 	peers      knownPeers
@@ -165,6 +166,7 @@ func New(cfg Config) (*Server, error) {
 		heartbeats: newHeartbeats(),
 		desired:    newDesiredIndex(),
 		sessions:   newSessions(),
+		usage:      newUsage(),
 		events:     newEventCache(),
 	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
@@ -174,6 +176,7 @@ func New(cfg Config) (*Server, error) {
 	s.rpc = connect.NewServer(s.observe, s.authorize, s.bound)
 	holdfastv1connect.RegisterObjectServiceHandler(s.rpc, objectService{s})
 	holdfastv1connect.RegisterPodServiceHandler(s.rpc, podService{s})
+	holdfastv1connect.RegisterUsageServiceHandler(s.rpc, usageService{s})
 	holdfastv1connect.RegisterClusterServiceHandler(s.rpc, clusterService{s})
 	holdfastv1connect.RegisterJoinServiceHandler(s.rpc, joinService{s})
 	holdfastv1connect.RegisterOperationsServiceHandler(s.rpc, operationsService{s})

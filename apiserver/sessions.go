@@ -13,7 +13,6 @@ import (
 
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
-	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 // sessionTimeout is how long an agent may take to answer the wish for a session.
@@ -23,7 +22,7 @@ const sessionTimeout = 10 * time.Second
 var errNoAgent = errors.New("the node's agent is not connected to this peer")
 
 // sessions knows which agents can be reached through this peer, and bridges the
-// callers of Logs and Exec to them. An agent has one stream of wishes (Sessions);
+// callers of PodService to them. An agent has one stream of wishes (Sessions);
 // it answers each wish by opening a stream of its own (Session).
 type sessions struct {
 	mu      sync.Mutex
@@ -44,7 +43,7 @@ type session struct {
 	id, node  string
 	answered  chan struct{} // closed when the agent has opened its stream
 	fromAgent chan *agentv1.SessionRequest
-	toAgent   chan *holdfastv1.ExecRequest
+	toAgent   chan *agentv1.SessionResponse
 	over      chan struct{} // closed when the caller is done
 
 	agentEnded chan struct{} // closed when the agent's stream has ended
@@ -103,7 +102,7 @@ func (s *sessions) open(ctx context.Context, node, purpose string, wish *agentv1
 		id: rand.Text(), node: node,
 		answered:   make(chan struct{}),
 		fromAgent:  make(chan *agentv1.SessionRequest),
-		toAgent:    make(chan *holdfastv1.ExecRequest),
+		toAgent:    make(chan *agentv1.SessionResponse),
 		over:       make(chan struct{}),
 		agentEnded: make(chan struct{}),
 	}
@@ -185,7 +184,7 @@ func (sess *session) receive(ctx context.Context) (*agentv1.SessionRequest, erro
 }
 
 // send hands the agent a message of the caller, false when nobody takes it any more.
-func (sess *session) send(ctx context.Context, msg *holdfastv1.ExecRequest) bool {
+func (sess *session) send(ctx context.Context, msg *agentv1.SessionResponse) bool {
 	select {
 	case sess.toAgent <- msg:
 		return true
@@ -276,7 +275,7 @@ func (s agentService) Session(ctx context.Context, stream agentv1connect.AgentSe
 	for {
 		select {
 		case msg := <-sess.toAgent:
-			if err := stream.Send(&agentv1.SessionResponse{Exec: msg}); err != nil {
+			if err := stream.Send(msg); err != nil {
 				return fmt.Errorf("send to the agent: %w", err)
 			}
 		case <-sess.agentEnded:

@@ -25,6 +25,8 @@ const supportedPodSpec = `
 	containers[].resources.limits[memory]
 	containers[].resizePolicy
 	containers[].imagePullPolicy
+	containers[].stdin
+	containers[].stdinOnce
 	containers[].tty
 	containers[].terminationMessagePath
 	containers[].terminationMessagePolicy

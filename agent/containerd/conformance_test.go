@@ -31,7 +31,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// testNetNS makes a network namespace with nothing in it.
+// testNetNS makes a network namespace with nothing but its loopback.
 func testNetNS(t *testing.T, name string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -39,7 +39,7 @@ func testNetNS(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	if err := onThrowAwayThread(func() error {
-		return errors.Join(unix.Unshare(unix.CLONE_NEWNET), unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""))
+		return errors.Join(unix.Unshare(unix.CLONE_NEWNET), loopbackUp(), unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""))
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -49,4 +49,19 @@ func testNetNS(t *testing.T, name string) string {
 		}
 	})
 	return path
+}
+
+// loopbackUp brings up the loopback of the calling thread's network namespace.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
 }

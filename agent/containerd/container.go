@@ -110,6 +110,10 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 	if err := prepareLogs(files, c.ID); err != nil {
 		return err
 	}
+	output := outputFor(c, files.logs(c.ID))
+	if output.stdin != "" && r.server == nil {
+		return errors.New("it wants its stdin kept open (stdin: true), which only a containerd of the agent's own can do: start the agent without an address of another")
+	}
 
 	labels := map[string]string{
 		labelPodUID: pod.UID, labelPodNamespace: pod.Namespace, labelPodName: pod.Name,
@@ -148,7 +152,7 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 	}
 	request := &tasks.CreateTaskRequest{
 		ContainerID: handle, Terminal: c.TTY,
-		Stdout: logURI(r.logger, files.logs(c.ID)), Stderr: logURI(r.logger, files.logs(c.ID)),
+		Stdout: output.uri(r.logger), Stderr: output.uri(r.logger),
 	}
 	for _, m := range rootfs {
 		request.Rootfs = append(request.Rootfs, &apitypes.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})

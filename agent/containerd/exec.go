@@ -129,21 +129,7 @@ func (r *Runtime) exec(ctx, setup context.Context, id runtime.ContainerID, optio
 	})
 	stopResize := make(chan struct{})
 	var resizing sync.WaitGroup
-	resizing.Go(func() {
-		for {
-			select {
-			case size, ok := <-options.Resize:
-				if !ok {
-					return
-				}
-				ctx, cancel := context.WithTimeout(after, readTimeout)
-				_, _ = service.ResizePty(ctx, &tasks.ResizePtyRequest{ContainerID: handle, ExecID: execID, Width: size[0], Height: size[1]})
-				cancel()
-			case <-stopResize:
-				return
-			}
-		}
-	})
+	resizing.Go(func() { r.resize(after, handle, execID, options.Resize, stopResize) })
 	defer resizing.Wait()
 	defer close(stopResize)
 

@@ -262,13 +262,18 @@ func TestMountsBelow(t *testing.T) {
 	}
 }
 
-func TestLogURI(t *testing.T) {
-	const dir = "/data/pods/a b/logs/x&y=z/0"
-	if got, ok := logDirOf(logURI("/data/bin/"+loggerName, dir)); got != dir || !ok {
-		t.Errorf("got %q, %t", got, ok)
+func TestOutputURI(t *testing.T) {
+	for _, want := range []output{
+		{dir: "/data/pods/a b/logs/x&y=z/0"},
+		{dir: "/d", tty: true, stdin: stdinOpen},
+		{dir: "/d", stdin: stdinOnce},
+	} {
+		if got, ok := outputOf(want.uri("/data/bin/" + loggerName)); got != want || !ok {
+			t.Errorf("got %+v, %t, want %+v", got, ok, want)
+		}
 	}
 	for _, other := range []string{"", "/run/fifo/x-stdout", "file:///var/log/x", "binary:///usr/bin/other?dir=/x", "binary:///bin/" + loggerName} {
-		if _, ok := logDirOf(other); ok {
+		if _, ok := outputOf(other); ok {
 			t.Errorf("%q is taken for ours", other)
 		}
 	}

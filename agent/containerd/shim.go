@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-io/holdfast/agent/containerd/logfile"
+	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
 const (
@@ -34,9 +35,11 @@ const (
 	shimName   = "containerd-shim-holdfast-v2"
 	loggerName = "holdfast-logger"
 
-	// logDirArg is the name of the log's directory in the logging URI that
-	// containerd passes from us to the shim or the logger.
-	logDirArg = "dir"
+	// The logging URI that containerd passes from us to the shim or the logger has
+	// the log's directory, whether the container has a terminal, and its stdin.
+	logDirArg   = "dir"
+	logTTYArg   = "tty"
+	logStdinArg = "stdin"
 
 	// drainTimeout bounds how long the deletion of a container waits for its log.
 	drainTimeout = 5 * time.Second
@@ -100,14 +103,17 @@ func (s *loggingTasks) RegisterTTRPC(server *ttrpc.Server) error {
 
 // Create replaces our logging URI by pipes that a goroutine of the shim reads.
 func (s *loggingTasks) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	dir, ours := logDirOf(r.GetStdout())
+	how, ours := outputOf(r.GetStdout())
 	if !ours {
 		return s.TTRPCTaskService.Create(ctx, r)
 	}
-	l, err := openShimLog(dir, r.GetBundle(), r.GetTerminal())
+	l, err := openShimLog(how, r.GetBundle(), func() {
+		_, _ = s.TTRPCTaskService.CloseIO(context.Background(), &taskapi.CloseIORequest{ID: r.GetID(), Stdin: true})
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open the container's log: %w", err)
 	}
+	r.Stdin = l.stdin
 	r.Stdout, r.Stderr = l.paths[0], ""
 	if !r.GetTerminal() {
 		r.Stderr = l.paths[1]
@@ -120,7 +126,7 @@ func (s *loggingTasks) Create(ctx context.Context, r *taskapi.CreateTaskRequest)
 	// Only now does the writing end of each pipe exist; before, reading it would
 	// look like its end.
 	l.start()
-	go s.noteExit(r.GetID(), dir, cgroupOfBundle(r.GetBundle()), l.noted)
+	go s.noteExit(r.GetID(), how.dir, cgroupOfBundle(r.GetBundle()), l.noted)
 	s.mu.Lock()
 	s.logs[r.GetID()] = l
 	s.mu.Unlock()
@@ -163,41 +169,71 @@ func (s *loggingTasks) noteExit(id, logDir, cgroup string, noted chan<- struct{}
 	_ = writeExit(logDir, exitRecord{Code: code, At: resp.GetExitedAt().AsTime(), OOMKilled: oomKilled(code, cgroup)})
 }
 
-// shimLog copies one container's output from pipes to its log.
+// shimLog copies one container's output from pipes to its log, and to whoever is
+// attached.
 type shimLog struct {
 	writer *logfile.Writer
+	hub    *hub
+	stdin  string   // path of the pipe; empty for none
 	paths  []string // of the pipes: stdout and, without a terminal, stderr
 	pipes  []*os.File
 	done   chan struct{} // closed once both pipes have ended
 	noted  chan struct{} // closed once the container's end has been noted
 }
 
-func openShimLog(dir, bundle string, terminal bool) (*shimLog, error) {
-	writer, err := logfile.Create(dir, 0)
+// openShimLog makes the pipes of a container. closeStdin has the shim let go of its
+// end of stdin.
+func openShimLog(how output, bundle string, closeStdin func()) (_ *shimLog, failed error) {
+	writer, err := logfile.Create(how.dir, 0)
 	if err != nil {
 		return nil, err
 	}
-	_ = os.Remove(filepath.Join(dir, exitName)) // of an earlier try
+	_ = os.Remove(filepath.Join(how.dir, exitName)) // of an earlier try
 	l := &shimLog{writer: writer, done: make(chan struct{}), noted: make(chan struct{})}
+	defer func() {
+		if failed != nil {
+			l.abandon()
+		}
+	}()
 	names := []string{"stdout", "stderr"}
-	if terminal {
+	if how.tty {
 		names = names[:1]
 	}
 	for _, name := range names {
-		path := filepath.Join(bundle, name+".pipe")
-		if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
-			l.abandon()
-			return nil, fmt.Errorf("make pipe %s: %w", path, err)
-		}
 		// Without O_NONBLOCK this would wait for a writer, which waits for us.
-		pipe, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		path, pipe, err := openPipe(bundle, name, os.O_RDONLY)
 		if err != nil {
-			l.abandon()
-			return nil, fmt.Errorf("open pipe %s: %w", path, err)
+			return nil, err
 		}
 		l.paths, l.pipes = append(l.paths, path), append(l.pipes, pipe)
 	}
+	var stdin *os.File
+	if how.stdin != "" {
+		// Open for reading too, it has a reader from the start, and no end while we
+		// have it.
+		if l.stdin, stdin, err = openPipe(bundle, "stdin", os.O_RDWR); err != nil {
+			return nil, err
+		}
+	}
+	if l.hub, err = newHub(how, stdin, closeStdin); err != nil {
+		if stdin != nil {
+			stdin.Close()
+		}
+		return nil, err
+	}
 	return l, nil
+}
+
+func openPipe(bundle, name string, flags int) (string, *os.File, error) {
+	path := filepath.Join(bundle, name+".pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", nil, fmt.Errorf("make pipe %s: %w", path, err)
+	}
+	pipe, err := os.OpenFile(path, flags|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", nil, fmt.Errorf("open pipe %s: %w", path, err)
+	}
+	return path, pipe, nil
 }
 
 func (l *shimLog) start() {
@@ -208,7 +244,7 @@ func (l *shimLog) start() {
 	go func() {
 		defer close(l.done)
 		defer l.abandon()
-		copyLog(l.writer, readers)
+		copyLog(l.writer, l.hub, readers)
 	}()
 }
 
@@ -216,18 +252,20 @@ func (l *shimLog) abandon() {
 	for _, p := range l.pipes {
 		p.Close()
 	}
+	l.hub.close()
 	l.writer.Close()
 }
 
-// copyLog copies stdout and, if there, stderr to w until both end.
-func copyLog(w *logfile.Writer, streams []io.Reader) {
+// copyLog copies stdout and, if there, stderr to w and to those attached, until both
+// end.
+func copyLog(w *logfile.Writer, h *hub, streams []io.Reader) {
 	var group sync.WaitGroup
 	for i, r := range streams {
-		stream := logfile.Stdout
+		stream, tag := logfile.Stdout, frameStdout
 		if i == 1 {
-			stream = logfile.Stderr
+			stream, tag = logfile.Stderr, frameStderr
 		}
-		group.Go(func() { _ = w.Copy(stream, r) })
+		group.Go(func() { _ = w.Copy(stream, h.tee(tag, r)) })
 	}
 	group.Wait()
 }
@@ -236,40 +274,78 @@ func copyLog(w *logfile.Writer, streams []io.Reader) {
 // containerd that is not ours start: the container's output comes as files 3
 // and 4, and closing 5 says that we are ready. It exits the process on errors.
 func RunLogger() {
-	var dir string
+	query := url.Values{}
 	for i := 1; i+1 < len(os.Args); i += 2 {
-		if os.Args[i] == logDirArg {
-			dir = os.Args[i+1]
-		}
+		query.Set(os.Args[i], os.Args[i+1])
 	}
+	how := outputFrom(query)
 	// The shim sends SIGTERM when the container is deleted; but the log ends with
 	// the pipes, and not before all of them has been read.
 	signal.Ignore(unix.SIGTERM)
 	stdout, stderr, ready := os.NewFile(3, "stdout"), os.NewFile(4, "stderr"), os.NewFile(5, "ready")
-	writer, err := logfile.Create(dir, 0)
+	writer, err := logfile.Create(how.dir, 0)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", loggerName, err)
 		os.Exit(1)
 	}
+	hub, err := newHub(how, nil, nil)
+	if err != nil { // the log matters more
+		fmt.Fprintf(os.Stderr, "%s: nobody can attach: %v\n", loggerName, err)
+	}
 	ready.Close()
-	copyLog(writer, []io.Reader{stdout, stderr})
+	copyLog(writer, hub, []io.Reader{stdout, stderr})
+	hub.close()
 	writer.Close()
 }
 
-// logURI is what the shim is told to do with a container's output.
-func logURI(logger, dir string) string {
-	u := url.URL{Scheme: "binary", Path: logger, RawQuery: url.Values{logDirArg: {dir}}.Encode()}
+// output says what becomes of a container's streams.
+type output struct {
+	dir   string // of its log
+	tty   bool
+	stdin string // "": none; "open", or "once": it ends with the first who was attached
+}
+
+const (
+	stdinOpen = "open"
+	stdinOnce = "once"
+)
+
+func outputFor(c runtime.Container, dir string) output {
+	o := output{dir: dir, tty: c.TTY}
+	if c.Stdin {
+		o.stdin = stdinOpen
+		if c.StdinOnce {
+			o.stdin = stdinOnce
+		}
+	}
+	return o
+}
+
+func outputFrom(query url.Values) output {
+	return output{dir: query.Get(logDirArg), tty: query.Get(logTTYArg) != "", stdin: query.Get(logStdinArg)}
+}
+
+// uri is what the shim is told to do with a container's output.
+func (o output) uri(logger string) string {
+	query := url.Values{logDirArg: {o.dir}}
+	if o.tty {
+		query.Set(logTTYArg, "1")
+	}
+	if o.stdin != "" {
+		query.Set(logStdinArg, o.stdin)
+	}
+	u := url.URL{Scheme: "binary", Path: logger, RawQuery: query.Encode()}
 	return u.String()
 }
 
-// logDirOf returns the log's directory if uri is one that logURI has made.
-func logDirOf(uri string) (string, bool) {
+// outputOf returns what uri was made from, if it was made here.
+func outputOf(uri string) (output, bool) {
 	u, err := url.Parse(uri)
 	if err != nil || u.Scheme != "binary" || filepath.Base(u.Path) != loggerName {
-		return "", false
+		return output{}, false
 	}
-	dir := u.Query().Get(logDirArg)
-	return dir, dir != ""
+	o := outputFrom(u.Query())
+	return o, o.dir != ""
 }
 
 // installPrograms makes the shim's and the logger's names in dir be this

@@ -94,6 +94,12 @@ func (in *input) close() {
 	}
 }
 
+func (in *input) over() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.ended
+}
+
 // read returns up to n bytes; false at the end, or when ctx ends.
 func (in *input) read(ctx context.Context, n int) ([]byte, bool) {
 	for {
@@ -145,15 +151,10 @@ type terminal struct {
 
 func newTerminal(out io.Writer, in *input, resize <-chan [2]uint32, done <-chan struct{}) *terminal {
 	t := &terminal{out: out, in: in, interrupt: make(chan struct{}), w: 80, h: 24}
-	set := func(size [2]uint32) {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.w, t.h = size[0], size[1]
-	}
 	select { // the first size is there before the command starts
 	case size, ok := <-resize:
 		if ok {
-			set(size)
+			t.resize(size)
 		}
 	default:
 	}
@@ -165,7 +166,7 @@ func newTerminal(out io.Writer, in *input, resize <-chan [2]uint32, done <-chan 
 					if !ok {
 						return
 					}
-					set(size)
+					t.resize(size)
 				case <-done:
 					return
 				}
@@ -173,6 +174,12 @@ func newTerminal(out io.Writer, in *input, resize <-chan [2]uint32, done <-chan 
 		}()
 	}
 	return t
+}
+
+func (t *terminal) resize(size [2]uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.w, t.h = size[0], size[1]
 }
 
 func (t *terminal) size() (width, height uint32) {

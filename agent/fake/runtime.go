@@ -69,6 +69,9 @@ type container struct {
 	log      *log
 	files    *files
 	stubborn bool
+	in       *input             // stdin; nil: none
+	terminal *terminal          // nil: none
+	audience audience           // of a command
 	term     chan struct{}      // closed by a stop; nil unless it runs a command
 	kill     context.CancelFunc // of a command; nil otherwise
 	timer    *time.Timer        // of a short life; nil otherwise
@@ -274,12 +277,21 @@ func (r *Runtime) RunContainer(_ context.Context, spec runtime.Container) error 
 // start begins what the container does. r.mu is held.
 func (r *Runtime) start(c *container) {
 	argv := append(slices.Clone(c.spec.Command), c.spec.Args...)
+	if c.spec.Stdin || c.spec.TTY {
+		c.in = newInput(nil)
+		c.in.ended = false
+	}
 	if len(argv) > 0 && knownCommand(argv[0]) {
 		ctx, cancel := context.WithCancel(context.Background())
 		c.term, c.kill = make(chan struct{}), cancel
+		out := c.audience.stream(c.log.writer(), func(m *member) io.Writer { return m.stdout })
+		sh := newShell(ctx, c, c.term, c.in, out, c.audience.stream(c.log.writer(), func(m *member) io.Writer { return m.stderr }))
+		if c.spec.TTY {
+			c.terminal = newTerminal(out, c.in, nil, nil)
+			sh.terminal, sh.out, sh.err = c.terminal, c.terminal, c.terminal
+		}
 		go func() {
 			defer cancel()
-			sh := newShell(ctx, c, c.term, nil, c.log.writer(), c.log.writer())
 			code := sh.exec(argv)
 			if ctx.Err() != nil {
 				code = killed
@@ -493,21 +505,11 @@ func (r *Runtime) Logs(ctx context.Context, id runtime.ContainerID, options runt
 
 // Exec runs a command of the small shell.
 func (r *Runtime) Exec(ctx context.Context, id runtime.ContainerID, options runtime.ExecOptions) (int, error) {
-	r.mu.Lock()
-	c, up := r.find(id), r.running
-	var state runtime.State
-	if c != nil {
-		state = c.state.State
+	c, err := r.findRunning(id)
+	if err != nil {
+		return 0, err
 	}
-	r.mu.Unlock()
-	switch {
-	case !up:
-		return 0, errNotUp
-	case c == nil:
-		return 0, fmt.Errorf("fake: container %s attempt %d: %w", id.Name, id.Attempt, runtime.ErrNotFound)
-	case state != runtime.StateRunning:
-		return 0, fmt.Errorf("fake: container %s attempt %d: %w", id.Name, id.Attempt, runtime.ErrNotRunning)
-	case len(options.Command) == 0:
+	if len(options.Command) == 0 {
 		return 0, errors.New("fake: no command")
 	}
 	// The command dies with its container.

@@ -133,6 +133,7 @@ func (s *shell) run(list []node) {
 		if n.background {
 			sub := *s
 			sub.env = maps.Clone(s.env)
+			sub.trap, sub.trapped = "", false // the signal is for the shell alone
 			s.jobs.Add(1)
 			go func() {
 				defer s.jobs.Done()

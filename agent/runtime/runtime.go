@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,8 +24,11 @@ var (
 	// ErrExists is returned by RunContainer for a container that exists already,
 	// running or not.
 	ErrExists = errors.New("already exists")
-	// ErrNotRunning is returned by Exec for a container that does not run.
+	// ErrNotRunning is returned by Exec, Attach, Usage and Dial when nothing runs.
 	ErrNotRunning = errors.New("container is not running")
+	// ErrNoStdin is returned by Attach with stdin to a container that has none, or
+	// whose stdin has ended for good.
+	ErrNoStdin = errors.New("container has no open stdin")
 	// ErrImageNeverPull is returned by EnsureImage when the image is absent and
 	// the policy forbids to fetch it.
 	ErrImageNeverPull = errors.New("image is not present and its pull policy is Never")
@@ -34,7 +38,7 @@ var (
 //
 // Calls for different pods may overlap. Calls that change one pod never do, but
 // for StopContainer, which is called for several containers of a pod at once.
-// Reading calls (List, Logs, Exec) may overlap with anything. Every method
+// Reading calls (List, Logs, Exec, Attach, Dial, Usage) may overlap with anything. Every method
 // returns soon after its context ends, and leaves nothing half done that the
 // same call, made again, would not finish.
 type Runtime interface {
@@ -88,6 +92,18 @@ type Runtime interface {
 	// ctx ends, the command is killed. It returns ErrNotFound or ErrNotRunning
 	// when there is nothing to run it in.
 	Exec(ctx context.Context, id ContainerID, options ExecOptions) (int, error)
+	// Attach writes what a running container writes from now on, passes stdin on to
+	// it, and returns its exit code once it has ended and all was written. A writer
+	// that is slow slows the container down. When ctx ends, the container goes on.
+	// It returns ErrNotFound, ErrNotRunning or ErrNoStdin when it cannot be had.
+	Attach(ctx context.Context, id ContainerID, options AttachOptions) (int, error)
+	// Dial connects to a TCP port that is listened on in the pod's network, on its
+	// loopback addresses or its own. When nothing listens, the error matches
+	// syscall.ECONNREFUSED. It returns ErrNotFound for a pod that it does not have.
+	Dial(ctx context.Context, podUID string, port uint16) (net.Conn, error)
+	// Usage returns what a running container uses. It returns ErrNotFound or
+	// ErrNotRunning for another.
+	Usage(ctx context.Context, id ContainerID) (Usage, error)
 }
 
 // Image is an image that is present on the node.
@@ -133,6 +149,11 @@ type Container struct {
 	// a container is the one it would run.
 	SpecHash string
 	TTY      bool
+	// Stdin is kept open for Attach, until the container ends; with StdinOnce until
+	// the first one that has passed stdin on has left. Without it there is nothing to
+	// read.
+	Stdin     bool
+	StdinOnce bool
 }
 
 // Mount binds a directory or file of the node into a container.
@@ -206,4 +227,23 @@ type ExecOptions struct {
 	Stderr  io.Writer        // unused with TTY
 	Resize  <-chan [2]uint32 // width, height; may be nil; the first value is the first size
 	Started func()           // called once the command has started; may be nil
+}
+
+// AttachOptions says where a container's streams go, and where its stdin comes from.
+type AttachOptions struct {
+	// Stdin is passed on. Its end is the end of the container's stdin only if that
+	// is for one (StdinOnce) and no terminal. Nil: none.
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer        // unused with a terminal
+	Resize <-chan [2]uint32 // width, height; of no effect without a terminal; may be nil
+	// Started is called once nothing will be missed any more; may be nil. tty tells
+	// whether the container has a terminal.
+	Started func(tty bool)
+}
+
+// Usage is what a container uses.
+type Usage struct {
+	CPU         time.Duration // since the container's start
+	MemoryBytes int64         // without what the kernel can take back at once
 }

@@ -11,12 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +29,7 @@ import (
 
 // Options describes what the suite may use.
 type Options struct {
-	// Image has sh, cat, echo, grep, hostname, ps, sleep, stty and test, as busybox
+	// Image has sh, cat, echo, grep, hostname, nc, ps, sleep, stty and test, as busybox
 	// has, and can be made present by EnsureImage with the policy IfNotPresent.
 	// Required.
 	Image string
@@ -81,6 +83,15 @@ func Run(t *testing.T, open Open, options Options) {
 		{"exec tty", (*suite).execTTY},
 		{"exec ends with its context", (*suite).execCancelled},
 		{"exec where nothing runs", (*suite).execNotRunning},
+		{"attach", (*suite).attach},
+		{"attach stdin", (*suite).attachStdin},
+		{"attach stdin once", (*suite).attachStdinOnce},
+		{"attach tty", (*suite).attachTTY},
+		{"attach slowly", (*suite).attachSlowly},
+		{"attach ends with its context", (*suite).attachCancelled},
+		{"attach where nothing runs", (*suite).attachNotRunning},
+		{"dial", (*suite).dial},
+		{"usage", (*suite).usage},
 		{"restart of the runtime", (*suite).adoption},
 	}
 	dir := t.TempDir()
@@ -927,6 +938,369 @@ func (s *suite) execNotRunning() {
 	case <-ended:
 	case <-time.After(s.o.Timeout):
 		s.Errorf("Exec did not return within %v of its container's end", s.o.Timeout)
+	}
+}
+
+// attachment is one who is attached to a container.
+type attachment struct {
+	s              *suite
+	stdin          *io.PipeWriter
+	started        chan bool // receives whether there is a terminal
+	resize         chan [2]uint32
+	mu             sync.Mutex
+	stdout, stderr bytes.Buffer
+	grown          chan struct{}
+	ended          chan attachResult
+}
+
+type attachResult struct {
+	code int
+	err  error
+}
+
+func (s *suite) attachTo(ctx context.Context, id runtime.ContainerID, stdin bool) *attachment {
+	a := &attachment{
+		s: s, started: make(chan bool, 1), resize: make(chan [2]uint32, 1),
+		grown: make(chan struct{}, 1), ended: make(chan attachResult, 1),
+	}
+	into := func(b *bytes.Buffer) io.Writer {
+		return writer(func(p []byte) (int, error) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			select {
+			case a.grown <- struct{}{}:
+			default:
+			}
+			return b.Write(p)
+		})
+	}
+	options := runtime.AttachOptions{
+		Stdout: into(&a.stdout), Stderr: into(&a.stderr), Resize: a.resize,
+		Started: func(tty bool) { a.started <- tty },
+	}
+	if stdin {
+		var r *io.PipeReader
+		r, a.stdin = io.Pipe()
+		s.Cleanup(func() { r.Close() })
+		options.Stdin = r
+	}
+	go func() {
+		code, err := s.rt.Attach(ctx, id, options)
+		a.ended <- attachResult{code, err}
+	}()
+	return a
+}
+
+// begun waits until nothing is missed any more.
+func (a *attachment) begun() (tty bool) {
+	a.s.Helper()
+	select {
+	case tty = <-a.started:
+	case got := <-a.ended:
+		a.s.Fatalf("Attach returned %d, %v", got.code, got.err)
+	case <-time.After(a.s.o.Timeout):
+		a.s.Fatalf("Started was not called within %v", a.s.o.Timeout)
+	}
+	return tty
+}
+
+func (a *attachment) say(text string) {
+	a.s.Helper()
+	_, err := io.WriteString(a.stdin, text)
+	must(a.s, "write to stdin", err)
+}
+
+func (a *attachment) text() (stdout, stderr string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stdout.String(), a.stderr.String()
+}
+
+func (a *attachment) waitFor(text string) {
+	a.s.Helper()
+	deadline := time.After(a.s.o.Timeout)
+	for {
+		stdout, _ := a.text()
+		if strings.Contains(stdout, text) {
+			return
+		}
+		select {
+		case <-a.grown:
+		case got := <-a.ended:
+			a.s.Fatalf("Attach returned %d, %v after %q, want %q in it", got.code, got.err, stdout, text)
+		case <-deadline:
+			a.s.Fatalf("the container has written %q, want %q in it", stdout, text)
+		}
+	}
+}
+
+func (a *attachment) end() attachResult {
+	a.s.Helper()
+	select {
+	case got := <-a.ended:
+		return got
+	case <-time.After(a.s.o.Timeout):
+		a.s.Fatalf("Attach did not return within %v", a.s.o.Timeout)
+	}
+	return attachResult{}
+}
+
+func interactive(c *runtime.Container) { c.Stdin = true }
+
+// attach: what is written from then on goes to everybody who is attached, each
+// stream apart, and to the log; the end is the container's.
+func (s *suite) attach() {
+	uid := s.pod()
+	id := s.run(uid, "main", 0, `trap 'echo bye; echo err >&2; exit 5' TERM; echo ready; sleep 1000 & wait`)
+	s.ready(id)
+	first, second := s.attachTo(s.ctx(), id, false), s.attachTo(s.ctx(), id, false)
+	if first.begun() || second.begun() {
+		s.Error("Started says that there is a terminal")
+	}
+	must(s, "StopContainer", s.rt.StopContainer(s.ctx(), id, s.o.Timeout))
+	for _, a := range []*attachment{first, second} {
+		got := a.end()
+		stdout, stderr := a.text()
+		if got.err != nil || got.code != 5 || stdout != "bye\n" || stderr != "err\n" {
+			s.Errorf("Attach gave %q, %q, code %d, error %v; want %q, %q, 5", stdout, stderr, got.code, got.err, "bye\n", "err\n")
+		}
+	}
+	if log := s.logText(id, runtime.LogOptions{TailLines: -1}); !strings.Contains(log, "bye\n") || !strings.Contains(log, "err\n") {
+		s.Errorf("the log is %q, want what the attached saw", log)
+	}
+	if _, err := s.rt.Attach(s.ctx(), s.run(uid, "silent", 0, forever), runtime.AttachOptions{Stdin: strings.NewReader("x")}); !errors.Is(err, runtime.ErrNoStdin) {
+		s.Errorf("Attach with stdin to a container without one returned %v, want ErrNoStdin", err)
+	}
+}
+
+// attachStdin: stdin is open before anybody attaches, and stays so after the first
+// has left.
+func (s *suite) attachStdin() {
+	uid := s.pod()
+	id := s.run(uid, "main", 0, "cat; exit 3", interactive)
+	ctx, leave := context.WithCancel(s.ctx())
+	first := s.attachTo(ctx, id, true)
+	first.begun()
+	first.say("one\n")
+	first.waitFor("one\n")
+	first.stdin.Close() // its own end only
+	leave()
+	if got := first.end(); got.err == nil {
+		s.Errorf("Attach returned %d and no error when its context ended", got.code)
+	}
+	second := s.attachTo(s.ctx(), id, true)
+	second.begun()
+	big := strings.Repeat("0123456789abcde\n", 20000) // more than any buffer on the way
+	go func() { _, _ = io.WriteString(second.stdin, big+"end of it\n") }()
+	second.waitFor("end of it\n")
+	if stdout, _ := second.text(); stdout != big+"end of it\n" {
+		s.Errorf("cat gave %d bytes back of %d", len(stdout), len(big)+len("end of it\n"))
+	}
+	if got := s.state(id).State; got != runtime.StateRunning {
+		s.Errorf("the container is %s, want it to wait for more", got)
+	}
+	must(s, "StopContainer", s.rt.StopContainer(s.ctx(), id, 0))
+	if got := second.end(); got.err != nil || got.code != 137 {
+		s.Errorf("Attach returned %d, %v, want 137", got.code, got.err)
+	}
+}
+
+// attachStdinOnce: stdin ends with the first who had it.
+func (s *suite) attachStdinOnce() {
+	uid := s.pod()
+	once := func(c *runtime.Container) { c.Stdin, c.StdinOnce = true, true }
+	id := s.run(uid, "main", 0, "cat; echo over; exit 3", once)
+	reader := s.attachTo(s.ctx(), id, false) // does not count
+	reader.begun()
+	a := s.attachTo(s.ctx(), id, true)
+	a.begun()
+	a.say("one\n")
+	a.stdin.Close()
+	if got := a.end(); got.err != nil || got.code != 3 {
+		s.Errorf("Attach returned %d, %v, want 3", got.code, got.err)
+	}
+	if stdout, _ := a.text(); stdout != "one\nover\n" {
+		s.Errorf("Attach gave %q, want all to the end", stdout)
+	}
+	reader.end()
+
+	id = s.run(uid, "main", 1, "cat; echo over; sleep 1000", once)
+	ctx, leave := context.WithCancel(s.ctx())
+	a = s.attachTo(ctx, id, true)
+	a.begun()
+	leave() // without a word
+	a.end()
+	s.logged(id, "over\n")
+	if _, err := s.rt.Attach(s.ctx(), id, runtime.AttachOptions{Stdin: strings.NewReader("x")}); !errors.Is(err, runtime.ErrNoStdin) {
+		s.Errorf("Attach with stdin after it has ended returned %v, want ErrNoStdin", err)
+	}
+}
+
+func (s *suite) attachTTY() {
+	uid := s.pod()
+	id := s.run(uid, "main", 0, "", func(c *runtime.Container) { c.Command, c.TTY, c.Stdin = []string{"sh"}, true, true })
+	a := s.attachTo(s.ctx(), id, true)
+	a.resize <- [2]uint32{132, 43}
+	if !a.begun() {
+		s.Error("Started says that there is no terminal")
+	}
+	a.say("test -t 0 && test -t 1 && echo is''tty\r")
+	a.waitFor("istty\r\n")
+	for deadline := time.Now().Add(s.o.Timeout); ; time.Sleep(20 * time.Millisecond) { // see execTTY
+		a.say("stty size\r")
+		if stdout, _ := a.text(); strings.Contains(stdout, "43 132\r\n") {
+			break
+		}
+		if time.Now().After(deadline) {
+			stdout, _ := a.text()
+			s.Fatalf("after %v the terminal shows %q, want its size 43 132", s.o.Timeout, stdout)
+		}
+	}
+	a.say("exit 9\r")
+	if got := a.end(); got.err != nil || got.code != 9 {
+		s.Errorf("Attach returned %d, %v, want 9", got.code, got.err)
+	}
+}
+
+// attachSlowly: whoever reads slowly gets all of it, and the container waits.
+func (s *suite) attachSlowly() {
+	uid := s.pod()
+	id := s.run(uid, "main", 0, "cat; exit 0", func(c *runtime.Container) { c.Stdin, c.StdinOnce = true, true })
+	big := strings.Repeat("0123456789abcde\n", 60000) // more than any buffer on the way
+	stdin, feed := io.Pipe()
+	var written int
+	var mu sync.Mutex
+	go func() {
+		defer feed.Close()
+		for line := range strings.Lines(big) {
+			if _, err := io.WriteString(feed, line); err != nil {
+				return
+			}
+			mu.Lock()
+			written += len(line)
+			mu.Unlock()
+		}
+	}()
+	resume := make(chan struct{})
+	var out bytes.Buffer
+	ended := make(chan attachResult, 1)
+	go func() {
+		code, err := s.rt.Attach(s.ctx(), id, runtime.AttachOptions{Stdin: stdin, Stdout: writer(func(p []byte) (int, error) {
+			<-resume
+			return out.Write(p)
+		})})
+		ended <- attachResult{code, err}
+	}()
+	// Nothing moves any more long before all was sent.
+	for last, same := -1, 0; same < 10; time.Sleep(50 * time.Millisecond) {
+		mu.Lock()
+		now := written
+		mu.Unlock()
+		if now == last && now > 0 {
+			same++
+		} else {
+			last, same = now, 0
+		}
+		if now == len(big) {
+			s.Fatalf("all %d bytes went on though nobody read", now)
+		}
+	}
+	close(resume)
+	select {
+	case got := <-ended:
+		if got.err != nil || got.code != 0 || out.String() != big {
+			s.Errorf("Attach gave %d bytes of %d, code %d, error %v", out.Len(), len(big), got.code, got.err)
+		}
+	case <-time.After(s.o.Timeout):
+		s.Errorf("Attach did not return within %v", s.o.Timeout)
+	}
+}
+
+func (s *suite) attachCancelled() {
+	uid := s.pod()
+	id := s.run(uid, "main", 0, forever)
+	ctx, cancel := context.WithCancel(s.ctx())
+	a := s.attachTo(ctx, id, false)
+	a.begun()
+	cancel()
+	if got := a.end(); got.err == nil {
+		s.Errorf("Attach returned %d and no error after its context ended", got.code)
+	}
+	if got := s.state(id).State; got != runtime.StateRunning {
+		s.Errorf("after the attached has left the container is %s, want running", got)
+	}
+}
+
+func (s *suite) attachNotRunning() {
+	uid := s.pod()
+	if _, err := s.rt.Attach(s.ctx(), runtime.ContainerID{PodUID: uid, Name: "none"}, runtime.AttachOptions{}); !errors.Is(err, runtime.ErrNotFound) {
+		s.Errorf("Attach to an unknown container returned %v, want ErrNotFound", err)
+	}
+	id := s.run(uid, "main", 0, "exit 0")
+	s.exited(id)
+	if _, err := s.rt.Attach(s.ctx(), id, runtime.AttachOptions{}); !errors.Is(err, runtime.ErrNotRunning) {
+		s.Errorf("Attach to an ended container returned %v, want ErrNotRunning", err)
+	}
+}
+
+// dial: a port of the pod, where something listens that sends back what comes.
+func (s *suite) dial() {
+	if s.o.Attach == nil && !strings.HasPrefix(s.rt.Version(), "fake://") {
+		s.Skip("without Options.Attach the pod's ports would be the node's")
+	}
+	uid := s.pod()
+	if _, err := s.rt.Dial(s.ctx(), uid, 9); !errors.Is(err, syscall.ECONNREFUSED) {
+		s.Errorf("Dial of a port without a listener returned %v, want ECONNREFUSED", err)
+	}
+	s.run(uid, "main", 0, "", func(c *runtime.Container) { c.Command = []string{"nc", "-ll", "-p", "7", "-e", "cat"} })
+	big := bytes.Repeat([]byte("0123456789abcde\n"), 20000)
+	for range 3 {
+		var conn net.Conn
+		var err error
+		for deadline := time.Now().Add(s.o.Timeout); ; time.Sleep(20 * time.Millisecond) {
+			if conn, err = s.rt.Dial(s.ctx(), uid, 7); err == nil || !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(deadline) {
+				break // it may not listen yet
+			}
+		}
+		must(s, "Dial", err)
+		go func() {
+			_, _ = conn.Write(big)
+			_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+		}()
+		got, err := io.ReadAll(conn)
+		if err != nil || !bytes.Equal(got, big) {
+			s.Errorf("%d bytes of %d came back, error %v", len(got), len(big), err)
+		}
+		conn.Close()
+	}
+	if _, err := s.rt.Dial(s.ctx(), s.prefix+"-unknown", 7); !errors.Is(err, runtime.ErrNotFound) {
+		s.Errorf("Dial of an unknown pod returned %v, want ErrNotFound", err)
+	}
+}
+
+func (s *suite) usage() {
+	uid := s.pod()
+	id := s.run(uid, "main", 0, "echo ready; while true; do :; done")
+	s.ready(id)
+	before, err := s.rt.Usage(s.ctx(), id)
+	must(s, "Usage", err)
+	if before.MemoryBytes <= 0 || before.MemoryBytes > 1<<30 {
+		s.Errorf("a small shell uses %d bytes of memory", before.MemoryBytes)
+	}
+	for deadline := time.Now().Add(s.o.Timeout); ; time.Sleep(20 * time.Millisecond) {
+		after, err := s.rt.Usage(s.ctx(), id)
+		must(s, "Usage", err)
+		if after.CPU > before.CPU {
+			break
+		}
+		if time.Now().After(deadline) {
+			s.Fatalf("after %v of a busy loop the CPU time is still %v", s.o.Timeout, after.CPU)
+		}
+	}
+	must(s, "StopContainer", s.rt.StopContainer(s.ctx(), id, 0))
+	must(s, "RemoveContainer", s.rt.RemoveContainer(s.ctx(), id))
+	if got, err := s.rt.Usage(s.ctx(), id); !errors.Is(err, runtime.ErrNotFound) && !errors.Is(err, runtime.ErrNotRunning) {
+		s.Errorf("Usage of a removed container returned %+v, %v, want ErrNotFound or ErrNotRunning", got, err)
 	}
 }
 

@@ -9,6 +9,7 @@ package holdfastv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -40,7 +41,9 @@ type LogsRequest struct {
 	// Set by a peer that passes the call on: do not pass it on again.
 	Relayed bool `protobuf:"varint,8,opt,name=relayed,proto3" json:"relayed,omitempty"`
 	// Only lines written at or after this time.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=since,proto3" json:"since,omitempty"`
+	// Ends after so many bytes, within a line if need be. 0: all.
+	LimitBytes    int64 `protobuf:"varint,10,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +139,13 @@ func (x *LogsRequest) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
+}
+
+func (x *LogsRequest) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
 }
 
 // LogsResponse is a piece of a log.
@@ -571,11 +581,1140 @@ func (*ExecResponse_Stderr) isExecResponse_Message() {}
 
 func (*ExecResponse_ExitCode) isExecResponse_Message() {}
 
+// AttachStart is the first message of an Attach.
+type AttachStart struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string                 `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	// May be empty when the pod has one container.
+	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// Pass stdin on. FailedPrecondition when the container has none.
+	Stdin bool `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	// The terminal's first size; of no effect unless the container has a terminal.
+	Size *TerminalSize `protobuf:"bytes,5,opt,name=size,proto3" json:"size,omitempty"`
+	// Set by a peer that passes the call on: do not pass it on again.
+	Relayed       bool `protobuf:"varint,6,opt,name=relayed,proto3" json:"relayed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachStart) Reset() {
+	*x = AttachStart{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachStart) ProtoMessage() {}
+
+func (x *AttachStart) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
+func (*AttachStart) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *AttachStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *AttachStart) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *AttachStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *AttachStart) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *AttachStart) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+func (x *AttachStart) GetRelayed() bool {
+	if x != nil {
+		return x.Relayed
+	}
+	return false
+}
+
+type AttachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AttachRequest_Start
+	//	*AttachRequest_Stdin
+	//	*AttachRequest_Resize
+	//	*AttachRequest_CloseStdin
+	Message       isAttachRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *AttachRequest) GetMessage() isAttachRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetStart() *AttachStart {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetStdin() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Stdin); ok {
+			return x.Stdin
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetResize() *TerminalSize {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Resize); ok {
+			return x.Resize
+		}
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetCloseStdin() bool {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_CloseStdin); ok {
+			return x.CloseStdin
+		}
+	}
+	return false
+}
+
+type isAttachRequest_Message interface {
+	isAttachRequest_Message()
+}
+
+type AttachRequest_Start struct {
+	Start *AttachStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type AttachRequest_Stdin struct {
+	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
+}
+
+type AttachRequest_Resize struct {
+	Resize *TerminalSize `protobuf:"bytes,3,opt,name=resize,proto3,oneof"`
+}
+
+type AttachRequest_CloseStdin struct {
+	// True: stdin has ended. It ends for the container too if its spec says
+	// stdinOnce and it has no terminal.
+	CloseStdin bool `protobuf:"varint,4,opt,name=close_stdin,json=closeStdin,proto3,oneof"`
+}
+
+func (*AttachRequest_Start) isAttachRequest_Message() {}
+
+func (*AttachRequest_Stdin) isAttachRequest_Message() {}
+
+func (*AttachRequest_Resize) isAttachRequest_Message() {}
+
+func (*AttachRequest_CloseStdin) isAttachRequest_Message() {}
+
+type AttachResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AttachResponse_Started
+	//	*AttachResponse_Stdout
+	//	*AttachResponse_Stderr
+	//	*AttachResponse_ExitCode
+	Message       isAttachResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AttachResponse) GetMessage() isAttachResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetStarted() *AttachStarted {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Started); ok {
+			return x.Started
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetStdout() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetStderr() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Stderr); ok {
+			return x.Stderr
+		}
+	}
+	return nil
+}
+
+func (x *AttachResponse) GetExitCode() int32 {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_ExitCode); ok {
+			return x.ExitCode
+		}
+	}
+	return 0
+}
+
+type isAttachResponse_Message interface {
+	isAttachResponse_Message()
+}
+
+type AttachResponse_Started struct {
+	// Sent once: from here on nothing that the container writes is missed.
+	Started *AttachStarted `protobuf:"bytes,1,opt,name=started,proto3,oneof"`
+}
+
+type AttachResponse_Stdout struct {
+	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
+}
+
+type AttachResponse_Stderr struct {
+	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3,oneof"`
+}
+
+type AttachResponse_ExitCode struct {
+	// The last message: the container has ended.
+	ExitCode int32 `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3,oneof"`
+}
+
+func (*AttachResponse_Started) isAttachResponse_Message() {}
+
+func (*AttachResponse_Stdout) isAttachResponse_Message() {}
+
+func (*AttachResponse_Stderr) isAttachResponse_Message() {}
+
+func (*AttachResponse_ExitCode) isAttachResponse_Message() {}
+
+type AttachStarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The container has a terminal: stdout has all, and line ends are CR LF.
+	Tty           bool `protobuf:"varint,1,opt,name=tty,proto3" json:"tty,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachStarted) Reset() {
+	*x = AttachStarted{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachStarted) ProtoMessage() {}
+
+func (x *AttachStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachStarted.ProtoReflect.Descriptor instead.
+func (*AttachStarted) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AttachStarted) GetTty() bool {
+	if x != nil {
+		return x.Tty
+	}
+	return false
+}
+
+// PortForwardStart is the first message of a PortForward.
+type PortForwardStart struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string                 `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	// TCP.
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// Set by a peer that passes the call on: do not pass it on again.
+	Relayed       bool `protobuf:"varint,4,opt,name=relayed,proto3" json:"relayed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardStart) Reset() {
+	*x = PortForwardStart{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardStart) ProtoMessage() {}
+
+func (x *PortForwardStart) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardStart.ProtoReflect.Descriptor instead.
+func (*PortForwardStart) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PortForwardStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PortForwardStart) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *PortForwardStart) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PortForwardStart) GetRelayed() bool {
+	if x != nil {
+		return x.Relayed
+	}
+	return false
+}
+
+type PortForwardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PortForwardRequest_Start
+	//	*PortForwardRequest_Data
+	//	*PortForwardRequest_CloseWrite
+	Message       isPortForwardRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardRequest) Reset() {
+	*x = PortForwardRequest{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardRequest) ProtoMessage() {}
+
+func (x *PortForwardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardRequest.ProtoReflect.Descriptor instead.
+func (*PortForwardRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PortForwardRequest) GetMessage() isPortForwardRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetStart() *PortForwardStart {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardRequest) GetCloseWrite() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardRequest_CloseWrite); ok {
+			return x.CloseWrite
+		}
+	}
+	return false
+}
+
+type isPortForwardRequest_Message interface {
+	isPortForwardRequest_Message()
+}
+
+type PortForwardRequest_Start struct {
+	Start *PortForwardStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type PortForwardRequest_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardRequest_CloseWrite struct {
+	// True: nothing more comes from the caller. So does the end of its stream.
+	CloseWrite bool `protobuf:"varint,3,opt,name=close_write,json=closeWrite,proto3,oneof"`
+}
+
+func (*PortForwardRequest_Start) isPortForwardRequest_Message() {}
+
+func (*PortForwardRequest_Data) isPortForwardRequest_Message() {}
+
+func (*PortForwardRequest_CloseWrite) isPortForwardRequest_Message() {}
+
+type PortForwardResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PortForwardResponse_Connected
+	//	*PortForwardResponse_Data
+	//	*PortForwardResponse_CloseWrite
+	Message       isPortForwardResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardResponse) Reset() {
+	*x = PortForwardResponse{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardResponse) ProtoMessage() {}
+
+func (x *PortForwardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardResponse.ProtoReflect.Descriptor instead.
+func (*PortForwardResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PortForwardResponse) GetMessage() isPortForwardResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PortForwardResponse) GetConnected() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Connected); ok {
+			return x.Connected
+		}
+	}
+	return false
+}
+
+func (x *PortForwardResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardResponse) GetCloseWrite() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PortForwardResponse_CloseWrite); ok {
+			return x.CloseWrite
+		}
+	}
+	return false
+}
+
+type isPortForwardResponse_Message interface {
+	isPortForwardResponse_Message()
+}
+
+type PortForwardResponse_Connected struct {
+	// Sent once: the connection is there.
+	Connected bool `protobuf:"varint,1,opt,name=connected,proto3,oneof"`
+}
+
+type PortForwardResponse_Data struct {
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardResponse_CloseWrite struct {
+	// True: nothing more comes from the pod, which may still read.
+	CloseWrite bool `protobuf:"varint,3,opt,name=close_write,json=closeWrite,proto3,oneof"`
+}
+
+func (*PortForwardResponse_Connected) isPortForwardResponse_Message() {}
+
+func (*PortForwardResponse_Data) isPortForwardResponse_Message() {}
+
+func (*PortForwardResponse_CloseWrite) isPortForwardResponse_Message() {}
+
+// ContainerUsage is what one container uses.
+type ContainerUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The average over the measure's window, in billionths of a CPU.
+	CpuNanocores int64 `protobuf:"varint,2,opt,name=cpu_nanocores,json=cpuNanocores,proto3" json:"cpu_nanocores,omitempty"`
+	// The working set at the end of the window: what cannot be given back at once.
+	MemoryBytes   int64 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerUsage) Reset() {
+	*x = ContainerUsage{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerUsage) ProtoMessage() {}
+
+func (x *ContainerUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerUsage.ProtoReflect.Descriptor instead.
+func (*ContainerUsage) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ContainerUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerUsage) GetCpuNanocores() int64 {
+	if x != nil {
+		return x.CpuNanocores
+	}
+	return 0
+}
+
+func (x *ContainerUsage) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+// PodUsage is one measure of a pod.
+type PodUsage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uid       string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Node      string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// Those that run, by name.
+	Containers []*ContainerUsage `protobuf:"bytes,5,rep,name=containers,proto3" json:"containers,omitempty"`
+	// How long ago the measure was taken.
+	Age *durationpb.Duration `protobuf:"bytes,6,opt,name=age,proto3" json:"age,omitempty"`
+	// The time before that over which CPU use is averaged.
+	Window *durationpb.Duration `protobuf:"bytes,7,opt,name=window,proto3" json:"window,omitempty"`
+	// The pod's.
+	Labels        map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodUsage) Reset() {
+	*x = PodUsage{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodUsage) ProtoMessage() {}
+
+func (x *PodUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodUsage.ProtoReflect.Descriptor instead.
+func (*PodUsage) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PodUsage) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PodUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PodUsage) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *PodUsage) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PodUsage) GetContainers() []*ContainerUsage {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *PodUsage) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *PodUsage) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *PodUsage) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+// NodeUsage is one measure of a node: of all that runs on the machine.
+type NodeUsage struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	CpuNanocores int64                  `protobuf:"varint,2,opt,name=cpu_nanocores,json=cpuNanocores,proto3" json:"cpu_nanocores,omitempty"`
+	MemoryBytes  int64                  `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	Age          *durationpb.Duration   `protobuf:"bytes,4,opt,name=age,proto3" json:"age,omitempty"`
+	Window       *durationpb.Duration   `protobuf:"bytes,5,opt,name=window,proto3" json:"window,omitempty"`
+	// The node's.
+	Labels        map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeUsage) Reset() {
+	*x = NodeUsage{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeUsage) ProtoMessage() {}
+
+func (x *NodeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeUsage.ProtoReflect.Descriptor instead.
+func (*NodeUsage) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *NodeUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeUsage) GetCpuNanocores() int64 {
+	if x != nil {
+		return x.CpuNanocores
+	}
+	return 0
+}
+
+func (x *NodeUsage) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *NodeUsage) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type ListPodUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Empty: all of the namespace.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	LabelSelector string `protobuf:"bytes,3,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPodUsageRequest) Reset() {
+	*x = ListPodUsageRequest{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPodUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPodUsageRequest) ProtoMessage() {}
+
+func (x *ListPodUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPodUsageRequest.ProtoReflect.Descriptor instead.
+func (*ListPodUsageRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListPodUsageRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListPodUsageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListPodUsageRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+type ListPodUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By namespace and name. A pod without a measure yet is left out.
+	Pods   []*PodUsage `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	Answer *Answer     `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	// Ids of peers that did not answer.
+	Unheard       []string `protobuf:"bytes,3,rep,name=unheard,proto3" json:"unheard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPodUsageResponse) Reset() {
+	*x = ListPodUsageResponse{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPodUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPodUsageResponse) ProtoMessage() {}
+
+func (x *ListPodUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPodUsageResponse.ProtoReflect.Descriptor instead.
+func (*ListPodUsageResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListPodUsageResponse) GetPods() []*PodUsage {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+func (x *ListPodUsageResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *ListPodUsageResponse) GetUnheard() []string {
+	if x != nil {
+		return x.Unheard
+	}
+	return nil
+}
+
+type ListNodeUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	LabelSelector string `protobuf:"bytes,2,opt,name=label_selector,json=labelSelector,proto3" json:"label_selector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNodeUsageRequest) Reset() {
+	*x = ListNodeUsageRequest{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNodeUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNodeUsageRequest) ProtoMessage() {}
+
+func (x *ListNodeUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNodeUsageRequest.ProtoReflect.Descriptor instead.
+func (*ListNodeUsageRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListNodeUsageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ListNodeUsageRequest) GetLabelSelector() string {
+	if x != nil {
+		return x.LabelSelector
+	}
+	return ""
+}
+
+type ListNodeUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name. A node without a measure yet is left out.
+	Nodes  []*NodeUsage `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Answer *Answer      `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	// Ids of peers that did not answer.
+	Unheard       []string `protobuf:"bytes,3,rep,name=unheard,proto3" json:"unheard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNodeUsageResponse) Reset() {
+	*x = ListNodeUsageResponse{}
+	mi := &file_holdfast_v1_pods_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNodeUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNodeUsageResponse) ProtoMessage() {}
+
+func (x *ListNodeUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_pods_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNodeUsageResponse.ProtoReflect.Descriptor instead.
+func (*ListNodeUsageResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_pods_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListNodeUsageResponse) GetNodes() []*NodeUsage {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ListNodeUsageResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *ListNodeUsageResponse) GetUnheard() []string {
+	if x != nil {
+		return x.Unheard
+	}
+	return nil
+}
+
 var File_holdfast_v1_pods_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_pods_proto_rawDesc = "" +
 	"\n" +
-	"\x16holdfast/v1/pods.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n" +
+	"\x16holdfast/v1/pods.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/objects.proto\"\xbb\x02\n" +
 	"\vLogsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
@@ -588,7 +1727,10 @@ const file_holdfast_v1_pods_proto_rawDesc = "" +
 	"timestamps\x12\x1a\n" +
 	"\bprevious\x18\a \x01(\bR\bprevious\x12\x18\n" +
 	"\arelayed\x18\b \x01(\bR\arelayed\x120\n" +
-	"\x05since\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\"\n" +
+	"\x05since\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1f\n" +
+	"\vlimit_bytes\x18\n" +
+	" \x01(\x03R\n" +
+	"limitBytes\"\"\n" +
 	"\fLogsResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\xe4\x01\n" +
 	"\tExecStart\x12\x1c\n" +
@@ -615,11 +1757,98 @@ const file_holdfast_v1_pods_proto_rawDesc = "" +
 	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCodeB\t\n" +
-	"\amessage2\x8c\x01\n" +
+	"\amessage\"\xba\x01\n" +
+	"\vAttachStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x14\n" +
+	"\x05stdin\x18\x04 \x01(\bR\x05stdin\x12-\n" +
+	"\x04size\x18\x05 \x01(\v2\x19.holdfast.v1.TerminalSizeR\x04size\x12\x18\n" +
+	"\arelayed\x18\x06 \x01(\bR\arelayed\"\xbc\x01\n" +
+	"\rAttachRequest\x120\n" +
+	"\x05start\x18\x01 \x01(\v2\x18.holdfast.v1.AttachStartH\x00R\x05start\x12\x16\n" +
+	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x123\n" +
+	"\x06resize\x18\x03 \x01(\v2\x19.holdfast.v1.TerminalSizeH\x00R\x06resize\x12!\n" +
+	"\vclose_stdin\x18\x04 \x01(\bH\x00R\n" +
+	"closeStdinB\t\n" +
+	"\amessage\"\xa6\x01\n" +
+	"\x0eAttachResponse\x126\n" +
+	"\astarted\x18\x01 \x01(\v2\x1a.holdfast.v1.AttachStartedH\x00R\astarted\x12\x18\n" +
+	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
+	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
+	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCodeB\t\n" +
+	"\amessage\"!\n" +
+	"\rAttachStarted\x12\x10\n" +
+	"\x03tty\x18\x01 \x01(\bR\x03tty\"p\n" +
+	"\x10PortForwardStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x18\n" +
+	"\arelayed\x18\x04 \x01(\bR\arelayed\"\x8f\x01\n" +
+	"\x12PortForwardRequest\x125\n" +
+	"\x05start\x18\x01 \x01(\v2\x1d.holdfast.v1.PortForwardStartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12!\n" +
+	"\vclose_write\x18\x03 \x01(\bH\x00R\n" +
+	"closeWriteB\t\n" +
+	"\amessage\"y\n" +
+	"\x13PortForwardResponse\x12\x1e\n" +
+	"\tconnected\x18\x01 \x01(\bH\x00R\tconnected\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12!\n" +
+	"\vclose_write\x18\x03 \x01(\bH\x00R\n" +
+	"closeWriteB\t\n" +
+	"\amessage\"l\n" +
+	"\x0eContainerUsage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\rcpu_nanocores\x18\x02 \x01(\x03R\fcpuNanocores\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x03R\vmemoryBytes\"\xf5\x02\n" +
+	"\bPodUsage\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12;\n" +
+	"\n" +
+	"containers\x18\x05 \x03(\v2\x1b.holdfast.v1.ContainerUsageR\n" +
+	"containers\x12+\n" +
+	"\x03age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03age\x121\n" +
+	"\x06window\x18\a \x01(\v2\x19.google.protobuf.DurationR\x06window\x129\n" +
+	"\x06labels\x18\b \x03(\v2!.holdfast.v1.PodUsage.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbe\x02\n" +
+	"\tNodeUsage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\rcpu_nanocores\x18\x02 \x01(\x03R\fcpuNanocores\x12!\n" +
+	"\fmemory_bytes\x18\x03 \x01(\x03R\vmemoryBytes\x12+\n" +
+	"\x03age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03age\x121\n" +
+	"\x06window\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12:\n" +
+	"\x06labels\x18\x06 \x03(\v2\".holdfast.v1.NodeUsage.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
+	"\x13ListPodUsageRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
+	"\x0elabel_selector\x18\x03 \x01(\tR\rlabelSelector\"\x88\x01\n" +
+	"\x14ListPodUsageResponse\x12)\n" +
+	"\x04pods\x18\x01 \x03(\v2\x15.holdfast.v1.PodUsageR\x04pods\x12+\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\x12\x18\n" +
+	"\aunheard\x18\x03 \x03(\tR\aunheard\"Q\n" +
+	"\x14ListNodeUsageRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x0elabel_selector\x18\x02 \x01(\tR\rlabelSelector\"\x8c\x01\n" +
+	"\x15ListNodeUsageResponse\x12,\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x16.holdfast.v1.NodeUsageR\x05nodes\x12+\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\x12\x18\n" +
+	"\aunheard\x18\x03 \x03(\tR\aunheard2\xa9\x02\n" +
 	"\n" +
 	"PodService\x12=\n" +
 	"\x04Logs\x12\x18.holdfast.v1.LogsRequest\x1a\x19.holdfast.v1.LogsResponse0\x01\x12?\n" +
-	"\x04Exec\x12\x18.holdfast.v1.ExecRequest\x1a\x19.holdfast.v1.ExecResponse(\x010\x01B\xa7\x01\n" +
+	"\x04Exec\x12\x18.holdfast.v1.ExecRequest\x1a\x19.holdfast.v1.ExecResponse(\x010\x01\x12E\n" +
+	"\x06Attach\x12\x1a.holdfast.v1.AttachRequest\x1a\x1b.holdfast.v1.AttachResponse(\x010\x01\x12T\n" +
+	"\vPortForward\x12\x1f.holdfast.v1.PortForwardRequest\x1a .holdfast.v1.PortForwardResponse(\x010\x012\xbb\x01\n" +
+	"\fUsageService\x12S\n" +
+	"\fListPodUsage\x12 .holdfast.v1.ListPodUsageRequest\x1a!.holdfast.v1.ListPodUsageResponse\x12V\n" +
+	"\rListNodeUsage\x12!.holdfast.v1.ListNodeUsageRequest\x1a\".holdfast.v1.ListNodeUsageResponseB\xa7\x01\n" +
 	"\x0fcom.holdfast.v1B\tPodsProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
 var (
@@ -634,7 +1863,7 @@ func file_holdfast_v1_pods_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_pods_proto_rawDescData
 }
 
-var file_holdfast_v1_pods_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_holdfast_v1_pods_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_holdfast_v1_pods_proto_goTypes = []any{
 	(*LogsRequest)(nil),           // 0: holdfast.v1.LogsRequest
 	(*LogsResponse)(nil),          // 1: holdfast.v1.LogsResponse
@@ -642,22 +1871,64 @@ var file_holdfast_v1_pods_proto_goTypes = []any{
 	(*TerminalSize)(nil),          // 3: holdfast.v1.TerminalSize
 	(*ExecRequest)(nil),           // 4: holdfast.v1.ExecRequest
 	(*ExecResponse)(nil),          // 5: holdfast.v1.ExecResponse
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*AttachStart)(nil),           // 6: holdfast.v1.AttachStart
+	(*AttachRequest)(nil),         // 7: holdfast.v1.AttachRequest
+	(*AttachResponse)(nil),        // 8: holdfast.v1.AttachResponse
+	(*AttachStarted)(nil),         // 9: holdfast.v1.AttachStarted
+	(*PortForwardStart)(nil),      // 10: holdfast.v1.PortForwardStart
+	(*PortForwardRequest)(nil),    // 11: holdfast.v1.PortForwardRequest
+	(*PortForwardResponse)(nil),   // 12: holdfast.v1.PortForwardResponse
+	(*ContainerUsage)(nil),        // 13: holdfast.v1.ContainerUsage
+	(*PodUsage)(nil),              // 14: holdfast.v1.PodUsage
+	(*NodeUsage)(nil),             // 15: holdfast.v1.NodeUsage
+	(*ListPodUsageRequest)(nil),   // 16: holdfast.v1.ListPodUsageRequest
+	(*ListPodUsageResponse)(nil),  // 17: holdfast.v1.ListPodUsageResponse
+	(*ListNodeUsageRequest)(nil),  // 18: holdfast.v1.ListNodeUsageRequest
+	(*ListNodeUsageResponse)(nil), // 19: holdfast.v1.ListNodeUsageResponse
+	nil,                           // 20: holdfast.v1.PodUsage.LabelsEntry
+	nil,                           // 21: holdfast.v1.NodeUsage.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*Answer)(nil),                // 24: holdfast.v1.Answer
 }
 var file_holdfast_v1_pods_proto_depIdxs = []int32{
-	6, // 0: holdfast.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
-	3, // 1: holdfast.v1.ExecStart.size:type_name -> holdfast.v1.TerminalSize
-	2, // 2: holdfast.v1.ExecRequest.start:type_name -> holdfast.v1.ExecStart
-	3, // 3: holdfast.v1.ExecRequest.resize:type_name -> holdfast.v1.TerminalSize
-	0, // 4: holdfast.v1.PodService.Logs:input_type -> holdfast.v1.LogsRequest
-	4, // 5: holdfast.v1.PodService.Exec:input_type -> holdfast.v1.ExecRequest
-	1, // 6: holdfast.v1.PodService.Logs:output_type -> holdfast.v1.LogsResponse
-	5, // 7: holdfast.v1.PodService.Exec:output_type -> holdfast.v1.ExecResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	22, // 0: holdfast.v1.LogsRequest.since:type_name -> google.protobuf.Timestamp
+	3,  // 1: holdfast.v1.ExecStart.size:type_name -> holdfast.v1.TerminalSize
+	2,  // 2: holdfast.v1.ExecRequest.start:type_name -> holdfast.v1.ExecStart
+	3,  // 3: holdfast.v1.ExecRequest.resize:type_name -> holdfast.v1.TerminalSize
+	3,  // 4: holdfast.v1.AttachStart.size:type_name -> holdfast.v1.TerminalSize
+	6,  // 5: holdfast.v1.AttachRequest.start:type_name -> holdfast.v1.AttachStart
+	3,  // 6: holdfast.v1.AttachRequest.resize:type_name -> holdfast.v1.TerminalSize
+	9,  // 7: holdfast.v1.AttachResponse.started:type_name -> holdfast.v1.AttachStarted
+	10, // 8: holdfast.v1.PortForwardRequest.start:type_name -> holdfast.v1.PortForwardStart
+	13, // 9: holdfast.v1.PodUsage.containers:type_name -> holdfast.v1.ContainerUsage
+	23, // 10: holdfast.v1.PodUsage.age:type_name -> google.protobuf.Duration
+	23, // 11: holdfast.v1.PodUsage.window:type_name -> google.protobuf.Duration
+	20, // 12: holdfast.v1.PodUsage.labels:type_name -> holdfast.v1.PodUsage.LabelsEntry
+	23, // 13: holdfast.v1.NodeUsage.age:type_name -> google.protobuf.Duration
+	23, // 14: holdfast.v1.NodeUsage.window:type_name -> google.protobuf.Duration
+	21, // 15: holdfast.v1.NodeUsage.labels:type_name -> holdfast.v1.NodeUsage.LabelsEntry
+	14, // 16: holdfast.v1.ListPodUsageResponse.pods:type_name -> holdfast.v1.PodUsage
+	24, // 17: holdfast.v1.ListPodUsageResponse.answer:type_name -> holdfast.v1.Answer
+	15, // 18: holdfast.v1.ListNodeUsageResponse.nodes:type_name -> holdfast.v1.NodeUsage
+	24, // 19: holdfast.v1.ListNodeUsageResponse.answer:type_name -> holdfast.v1.Answer
+	0,  // 20: holdfast.v1.PodService.Logs:input_type -> holdfast.v1.LogsRequest
+	4,  // 21: holdfast.v1.PodService.Exec:input_type -> holdfast.v1.ExecRequest
+	7,  // 22: holdfast.v1.PodService.Attach:input_type -> holdfast.v1.AttachRequest
+	11, // 23: holdfast.v1.PodService.PortForward:input_type -> holdfast.v1.PortForwardRequest
+	16, // 24: holdfast.v1.UsageService.ListPodUsage:input_type -> holdfast.v1.ListPodUsageRequest
+	18, // 25: holdfast.v1.UsageService.ListNodeUsage:input_type -> holdfast.v1.ListNodeUsageRequest
+	1,  // 26: holdfast.v1.PodService.Logs:output_type -> holdfast.v1.LogsResponse
+	5,  // 27: holdfast.v1.PodService.Exec:output_type -> holdfast.v1.ExecResponse
+	8,  // 28: holdfast.v1.PodService.Attach:output_type -> holdfast.v1.AttachResponse
+	12, // 29: holdfast.v1.PodService.PortForward:output_type -> holdfast.v1.PortForwardResponse
+	17, // 30: holdfast.v1.UsageService.ListPodUsage:output_type -> holdfast.v1.ListPodUsageResponse
+	19, // 31: holdfast.v1.UsageService.ListNodeUsage:output_type -> holdfast.v1.ListNodeUsageResponse
+	26, // [26:32] is the sub-list for method output_type
+	20, // [20:26] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_pods_proto_init() }
@@ -665,6 +1936,7 @@ func file_holdfast_v1_pods_proto_init() {
 	if File_holdfast_v1_pods_proto != nil {
 		return
 	}
+	file_holdfast_v1_objects_proto_init()
 	file_holdfast_v1_pods_proto_msgTypes[4].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
@@ -677,15 +1949,37 @@ func file_holdfast_v1_pods_proto_init() {
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
 	}
+	file_holdfast_v1_pods_proto_msgTypes[7].OneofWrappers = []any{
+		(*AttachRequest_Start)(nil),
+		(*AttachRequest_Stdin)(nil),
+		(*AttachRequest_Resize)(nil),
+		(*AttachRequest_CloseStdin)(nil),
+	}
+	file_holdfast_v1_pods_proto_msgTypes[8].OneofWrappers = []any{
+		(*AttachResponse_Started)(nil),
+		(*AttachResponse_Stdout)(nil),
+		(*AttachResponse_Stderr)(nil),
+		(*AttachResponse_ExitCode)(nil),
+	}
+	file_holdfast_v1_pods_proto_msgTypes[11].OneofWrappers = []any{
+		(*PortForwardRequest_Start)(nil),
+		(*PortForwardRequest_Data)(nil),
+		(*PortForwardRequest_CloseWrite)(nil),
+	}
+	file_holdfast_v1_pods_proto_msgTypes[12].OneofWrappers = []any{
+		(*PortForwardResponse_Connected)(nil),
+		(*PortForwardResponse_Data)(nil),
+		(*PortForwardResponse_CloseWrite)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_pods_proto_rawDesc), len(file_holdfast_v1_pods_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   22,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_holdfast_v1_pods_proto_goTypes,
 		DependencyIndexes: file_holdfast_v1_pods_proto_depIdxs,

@@ -760,6 +760,8 @@ type SessionsResponse struct {
 	//
 	//	*SessionsResponse_Logs
 	//	*SessionsResponse_Exec
+	//	*SessionsResponse_Attach
+	//	*SessionsResponse_PortForward
 	Start         isSessionsResponse_Start `protobuf_oneof:"start"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -827,6 +829,24 @@ func (x *SessionsResponse) GetExec() *v1.ExecStart {
 	return nil
 }
 
+func (x *SessionsResponse) GetAttach() *v1.AttachStart {
+	if x != nil {
+		if x, ok := x.Start.(*SessionsResponse_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *SessionsResponse) GetPortForward() *v1.PortForwardStart {
+	if x != nil {
+		if x, ok := x.Start.(*SessionsResponse_PortForward); ok {
+			return x.PortForward
+		}
+	}
+	return nil
+}
+
 type isSessionsResponse_Start interface {
 	isSessionsResponse_Start()
 }
@@ -839,9 +859,21 @@ type SessionsResponse_Exec struct {
 	Exec *v1.ExecStart `protobuf:"bytes,3,opt,name=exec,proto3,oneof"`
 }
 
+type SessionsResponse_Attach struct {
+	Attach *v1.AttachStart `protobuf:"bytes,4,opt,name=attach,proto3,oneof"`
+}
+
+type SessionsResponse_PortForward struct {
+	PortForward *v1.PortForwardStart `protobuf:"bytes,5,opt,name=port_forward,json=portForward,proto3,oneof"`
+}
+
 func (*SessionsResponse_Logs) isSessionsResponse_Start() {}
 
 func (*SessionsResponse_Exec) isSessionsResponse_Start() {}
+
+func (*SessionsResponse_Attach) isSessionsResponse_Start() {}
+
+func (*SessionsResponse_PortForward) isSessionsResponse_Start() {}
 
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -851,6 +883,8 @@ type SessionRequest struct {
 	//	*SessionRequest_Logs
 	//	*SessionRequest_Exec
 	//	*SessionRequest_Error
+	//	*SessionRequest_Attach
+	//	*SessionRequest_PortForward
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -929,6 +963,24 @@ func (x *SessionRequest) GetError() *SessionError {
 	return nil
 }
 
+func (x *SessionRequest) GetAttach() *v1.AttachResponse {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *SessionRequest) GetPortForward() *v1.PortForwardResponse {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_PortForward); ok {
+			return x.PortForward
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -951,6 +1003,14 @@ type SessionRequest_Error struct {
 	Error *SessionError `protobuf:"bytes,4,opt,name=error,proto3,oneof"`
 }
 
+type SessionRequest_Attach struct {
+	Attach *v1.AttachResponse `protobuf:"bytes,5,opt,name=attach,proto3,oneof"`
+}
+
+type SessionRequest_PortForward struct {
+	PortForward *v1.PortForwardResponse `protobuf:"bytes,6,opt,name=port_forward,json=portForward,proto3,oneof"`
+}
+
 func (*SessionRequest_SessionId) isSessionRequest_Message() {}
 
 func (*SessionRequest_Logs) isSessionRequest_Message() {}
@@ -959,7 +1019,11 @@ func (*SessionRequest_Exec) isSessionRequest_Message() {}
 
 func (*SessionRequest_Error) isSessionRequest_Message() {}
 
-// SessionError is an error of the agent, for the caller of Logs or Exec.
+func (*SessionRequest_Attach) isSessionRequest_Message() {}
+
+func (*SessionRequest_PortForward) isSessionRequest_Message() {}
+
+// SessionError is an error of the agent, for the caller of the session.
 type SessionError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A Connect code's name, "not_found".
@@ -1013,10 +1077,13 @@ func (x *SessionError) GetMessage() string {
 	return ""
 }
 
+// SessionResponse holds what the session's kind takes: stdin, resize and
+// close_stdin, or data and close_write. None for logs.
 type SessionResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// For exec: stdin, resize, close_stdin. None for logs.
-	Exec          *v1.ExecRequest `protobuf:"bytes,1,opt,name=exec,proto3" json:"exec,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exec          *v1.ExecRequest        `protobuf:"bytes,1,opt,name=exec,proto3" json:"exec,omitempty"`
+	Attach        *v1.AttachRequest      `protobuf:"bytes,2,opt,name=attach,proto3" json:"attach,omitempty"`
+	PortForward   *v1.PortForwardRequest `protobuf:"bytes,3,opt,name=port_forward,json=portForward,proto3" json:"port_forward,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1054,6 +1121,119 @@ func (*SessionResponse) Descriptor() ([]byte, []int) {
 func (x *SessionResponse) GetExec() *v1.ExecRequest {
 	if x != nil {
 		return x.Exec
+	}
+	return nil
+}
+
+func (x *SessionResponse) GetAttach() *v1.AttachRequest {
+	if x != nil {
+		return x.Attach
+	}
+	return nil
+}
+
+func (x *SessionResponse) GetPortForward() *v1.PortForwardRequest {
+	if x != nil {
+		return x.PortForward
+	}
+	return nil
+}
+
+type ReportUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the node itself: name and labels are empty.
+	Node *v1.NodeUsage `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Of the pods that run: node and labels are empty.
+	Pods          []*v1.PodUsage `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportUsageRequest) Reset() {
+	*x = ReportUsageRequest{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportUsageRequest) ProtoMessage() {}
+
+func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportUsageRequest.ProtoReflect.Descriptor instead.
+func (*ReportUsageRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReportUsageRequest) GetNode() *v1.NodeUsage {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *ReportUsageRequest) GetPods() []*v1.PodUsage {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type ReportUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When to report next.
+	Period        *durationpb.Duration `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportUsageResponse) Reset() {
+	*x = ReportUsageResponse{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportUsageResponse) ProtoMessage() {}
+
+func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportUsageResponse.ProtoReflect.Descriptor instead.
+func (*ReportUsageResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReportUsageResponse) GetPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.Period
 	}
 	return nil
 }
@@ -1108,30 +1288,42 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x14ReportStatusResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
 	"\aunknown\x18\x02 \x03(\tR\aunknown\"\x11\n" +
-	"\x0fSessionsRequest\"\x98\x01\n" +
+	"\x0fSessionsRequest\"\x90\x02\n" +
 	"\x10SessionsResponse\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.holdfast.v1.LogsRequestH\x00R\x04logs\x12,\n" +
-	"\x04exec\x18\x03 \x01(\v2\x16.holdfast.v1.ExecStartH\x00R\x04execB\a\n" +
-	"\x05start\"\xd7\x01\n" +
+	"\x04exec\x18\x03 \x01(\v2\x16.holdfast.v1.ExecStartH\x00R\x04exec\x122\n" +
+	"\x06attach\x18\x04 \x01(\v2\x18.holdfast.v1.AttachStartH\x00R\x06attach\x12B\n" +
+	"\fport_forward\x18\x05 \x01(\v2\x1d.holdfast.v1.PortForwardStartH\x00R\vportForwardB\a\n" +
+	"\x05start\"\xd5\x02\n" +
 	"\x0eSessionRequest\x12\x1f\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tH\x00R\tsessionId\x12/\n" +
 	"\x04logs\x18\x02 \x01(\v2\x19.holdfast.v1.LogsResponseH\x00R\x04logs\x12/\n" +
 	"\x04exec\x18\x03 \x01(\v2\x19.holdfast.v1.ExecResponseH\x00R\x04exec\x127\n" +
-	"\x05error\x18\x04 \x01(\v2\x1f.holdfast.agent.v1.SessionErrorH\x00R\x05errorB\t\n" +
+	"\x05error\x18\x04 \x01(\v2\x1f.holdfast.agent.v1.SessionErrorH\x00R\x05error\x125\n" +
+	"\x06attach\x18\x05 \x01(\v2\x1b.holdfast.v1.AttachResponseH\x00R\x06attach\x12E\n" +
+	"\fport_forward\x18\x06 \x01(\v2 .holdfast.v1.PortForwardResponseH\x00R\vportForwardB\t\n" +
 	"\amessage\"<\n" +
 	"\fSessionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"?\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xb7\x01\n" +
 	"\x0fSessionResponse\x12,\n" +
-	"\x04exec\x18\x01 \x01(\v2\x18.holdfast.v1.ExecRequestR\x04exec2\x9d\x04\n" +
+	"\x04exec\x18\x01 \x01(\v2\x18.holdfast.v1.ExecRequestR\x04exec\x122\n" +
+	"\x06attach\x18\x02 \x01(\v2\x1a.holdfast.v1.AttachRequestR\x06attach\x12B\n" +
+	"\fport_forward\x18\x03 \x01(\v2\x1f.holdfast.v1.PortForwardRequestR\vportForward\"k\n" +
+	"\x12ReportUsageRequest\x12*\n" +
+	"\x04node\x18\x01 \x01(\v2\x16.holdfast.v1.NodeUsageR\x04node\x12)\n" +
+	"\x04pods\x18\x02 \x03(\v2\x15.holdfast.v1.PodUsageR\x04pods\"H\n" +
+	"\x13ReportUsageResponse\x121\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period2\xfb\x04\n" +
 	"\fAgentService\x12S\n" +
 	"\bRegister\x12\".holdfast.agent.v1.RegisterRequest\x1a#.holdfast.agent.v1.RegisterResponse\x12R\n" +
 	"\aDesired\x12!.holdfast.agent.v1.DesiredRequest\x1a\".holdfast.agent.v1.DesiredResponse0\x01\x12V\n" +
 	"\tHeartbeat\x12#.holdfast.agent.v1.HeartbeatRequest\x1a$.holdfast.agent.v1.HeartbeatResponse\x12_\n" +
-	"\fReportStatus\x12&.holdfast.agent.v1.ReportStatusRequest\x1a'.holdfast.agent.v1.ReportStatusResponse\x12U\n" +
+	"\fReportStatus\x12&.holdfast.agent.v1.ReportStatusRequest\x1a'.holdfast.agent.v1.ReportStatusResponse\x12\\\n" +
+	"\vReportUsage\x12%.holdfast.agent.v1.ReportUsageRequest\x1a&.holdfast.agent.v1.ReportUsageResponse\x12U\n" +
 	"\bSessions\x12\".holdfast.agent.v1.SessionsRequest\x1a#.holdfast.agent.v1.SessionsResponse0\x01\x12T\n" +
 	"\aSession\x12!.holdfast.agent.v1.SessionRequest\x1a\".holdfast.agent.v1.SessionResponse(\x010\x01B\xca\x01\n" +
 	"\x15com.holdfast.agent.v1B\n" +
@@ -1149,60 +1341,81 @@ func file_holdfast_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_holdfast_agent_v1_agent_proto_rawDescData
 }
 
-var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_holdfast_agent_v1_agent_proto_goTypes = []any{
-	(*RegisterRequest)(nil),      // 0: holdfast.agent.v1.RegisterRequest
-	(*RegisterResponse)(nil),     // 1: holdfast.agent.v1.RegisterResponse
-	(*DesiredRequest)(nil),       // 2: holdfast.agent.v1.DesiredRequest
-	(*DesiredResponse)(nil),      // 3: holdfast.agent.v1.DesiredResponse
-	(*NodeRoute)(nil),            // 4: holdfast.agent.v1.NodeRoute
-	(*HeartbeatRequest)(nil),     // 5: holdfast.agent.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),    // 6: holdfast.agent.v1.HeartbeatResponse
-	(*ReportStatusRequest)(nil),  // 7: holdfast.agent.v1.ReportStatusRequest
-	(*PodStatusReport)(nil),      // 8: holdfast.agent.v1.PodStatusReport
-	(*PodEvent)(nil),             // 9: holdfast.agent.v1.PodEvent
-	(*ReportStatusResponse)(nil), // 10: holdfast.agent.v1.ReportStatusResponse
-	(*SessionsRequest)(nil),      // 11: holdfast.agent.v1.SessionsRequest
-	(*SessionsResponse)(nil),     // 12: holdfast.agent.v1.SessionsResponse
-	(*SessionRequest)(nil),       // 13: holdfast.agent.v1.SessionRequest
-	(*SessionError)(nil),         // 14: holdfast.agent.v1.SessionError
-	(*SessionResponse)(nil),      // 15: holdfast.agent.v1.SessionResponse
-	(*durationpb.Duration)(nil),  // 16: google.protobuf.Duration
-	(*v1.LogsRequest)(nil),       // 17: holdfast.v1.LogsRequest
-	(*v1.ExecStart)(nil),         // 18: holdfast.v1.ExecStart
-	(*v1.LogsResponse)(nil),      // 19: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),      // 20: holdfast.v1.ExecResponse
-	(*v1.ExecRequest)(nil),       // 21: holdfast.v1.ExecRequest
+	(*RegisterRequest)(nil),        // 0: holdfast.agent.v1.RegisterRequest
+	(*RegisterResponse)(nil),       // 1: holdfast.agent.v1.RegisterResponse
+	(*DesiredRequest)(nil),         // 2: holdfast.agent.v1.DesiredRequest
+	(*DesiredResponse)(nil),        // 3: holdfast.agent.v1.DesiredResponse
+	(*NodeRoute)(nil),              // 4: holdfast.agent.v1.NodeRoute
+	(*HeartbeatRequest)(nil),       // 5: holdfast.agent.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),      // 6: holdfast.agent.v1.HeartbeatResponse
+	(*ReportStatusRequest)(nil),    // 7: holdfast.agent.v1.ReportStatusRequest
+	(*PodStatusReport)(nil),        // 8: holdfast.agent.v1.PodStatusReport
+	(*PodEvent)(nil),               // 9: holdfast.agent.v1.PodEvent
+	(*ReportStatusResponse)(nil),   // 10: holdfast.agent.v1.ReportStatusResponse
+	(*SessionsRequest)(nil),        // 11: holdfast.agent.v1.SessionsRequest
+	(*SessionsResponse)(nil),       // 12: holdfast.agent.v1.SessionsResponse
+	(*SessionRequest)(nil),         // 13: holdfast.agent.v1.SessionRequest
+	(*SessionError)(nil),           // 14: holdfast.agent.v1.SessionError
+	(*SessionResponse)(nil),        // 15: holdfast.agent.v1.SessionResponse
+	(*ReportUsageRequest)(nil),     // 16: holdfast.agent.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 17: holdfast.agent.v1.ReportUsageResponse
+	(*durationpb.Duration)(nil),    // 18: google.protobuf.Duration
+	(*v1.LogsRequest)(nil),         // 19: holdfast.v1.LogsRequest
+	(*v1.ExecStart)(nil),           // 20: holdfast.v1.ExecStart
+	(*v1.AttachStart)(nil),         // 21: holdfast.v1.AttachStart
+	(*v1.PortForwardStart)(nil),    // 22: holdfast.v1.PortForwardStart
+	(*v1.LogsResponse)(nil),        // 23: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 24: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 25: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 26: holdfast.v1.PortForwardResponse
+	(*v1.ExecRequest)(nil),         // 27: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 28: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 29: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 30: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 31: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
-	16, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
+	18, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
 	4,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
-	16, // 2: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	18, // 2: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
 	8,  // 3: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
 	9,  // 4: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	17, // 5: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	18, // 6: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	19, // 7: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	20, // 8: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
-	14, // 9: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	21, // 10: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	0,  // 11: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 12: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	5,  // 13: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	7,  // 14: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	11, // 15: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	13, // 16: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	1,  // 17: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 18: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	6,  // 19: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	10, // 20: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	12, // 21: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	15, // 22: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	19, // 5: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	20, // 6: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	21, // 7: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	22, // 8: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	23, // 9: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	24, // 10: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	14, // 11: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
+	25, // 12: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	26, // 13: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	27, // 14: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	28, // 15: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	29, // 16: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	30, // 17: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	31, // 18: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	18, // 19: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	0,  // 20: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 21: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	5,  // 22: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	7,  // 23: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	16, // 24: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	11, // 25: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	13, // 26: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	1,  // 27: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 28: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	6,  // 29: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	10, // 30: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	17, // 31: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	12, // 32: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	15, // 33: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	27, // [27:34] is the sub-list for method output_type
+	20, // [20:27] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
@@ -1213,12 +1426,16 @@ func file_holdfast_agent_v1_agent_proto_init() {
 	file_holdfast_agent_v1_agent_proto_msgTypes[12].OneofWrappers = []any{
 		(*SessionsResponse_Logs)(nil),
 		(*SessionsResponse_Exec)(nil),
+		(*SessionsResponse_Attach)(nil),
+		(*SessionsResponse_PortForward)(nil),
 	}
 	file_holdfast_agent_v1_agent_proto_msgTypes[13].OneofWrappers = []any{
 		(*SessionRequest_SessionId)(nil),
 		(*SessionRequest_Logs)(nil),
 		(*SessionRequest_Exec)(nil),
 		(*SessionRequest_Error)(nil),
+		(*SessionRequest_Attach)(nil),
+		(*SessionRequest_PortForward)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1226,7 +1443,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_agent_v1_agent_proto_rawDesc), len(file_holdfast_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

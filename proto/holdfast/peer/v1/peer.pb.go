@@ -8,6 +8,7 @@ package peerv1
 
 import (
 	v1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+	v11 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -1461,6 +1462,139 @@ func (x *LocateResponse) GetAge() *durationpb.Duration {
 	return nil
 }
 
+type UsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{25}
+}
+
+type UsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reports       []*UsageReport         `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
+func (*UsageResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UsageResponse) GetReports() []*UsageReport {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
+// UsageReport is the last report of one node's agent. Ages count until now.
+type UsageReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *v11.NodeUsage         `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Pods          []*v11.PodUsage        `protobuf:"bytes,2,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageReport) Reset() {
+	*x = UsageReport{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageReport) ProtoMessage() {}
+
+func (x *UsageReport) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageReport.ProtoReflect.Descriptor instead.
+func (*UsageReport) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *UsageReport) GetNode() *v11.NodeUsage {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *UsageReport) GetPods() []*v11.PodUsage {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
 type TailRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The log that after belongs to, as the last TailResponse named it. If the
@@ -1474,7 +1608,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1620,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1633,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TailRequest) GetLog() string {
@@ -1528,7 +1662,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1674,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1687,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *TailResponse) GetLog() string {
@@ -1598,7 +1732,7 @@ type EventRecord struct {
 
 func (x *EventRecord) Reset() {
 	*x = EventRecord{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1744,7 @@ func (x *EventRecord) String() string {
 func (*EventRecord) ProtoMessage() {}
 
 func (x *EventRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1757,7 @@ func (x *EventRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRecord.ProtoReflect.Descriptor instead.
 func (*EventRecord) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EventRecord) GetSequence() int64 {
@@ -1724,7 +1858,7 @@ type ObjectReference struct {
 
 func (x *ObjectReference) Reset() {
 	*x = ObjectReference{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1870,7 @@ func (x *ObjectReference) String() string {
 func (*ObjectReference) ProtoMessage() {}
 
 func (x *ObjectReference) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1883,7 @@ func (x *ObjectReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectReference.ProtoReflect.Descriptor instead.
 func (*ObjectReference) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ObjectReference) GetApiVersion() string {
@@ -1791,7 +1925,7 @@ var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\"\x12\n" +
+	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\x1a\x16holdfast/v1/pods.proto\"\x12\n" +
 	"\x10ReadIndexRequest\"\xb9\x01\n" +
 	"\x11ReadIndexResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
@@ -1876,7 +2010,13 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"[\n" +
 	"\x0eLocateResponse\x12\x1c\n" +
 	"\tconnected\x18\x01 \x01(\bR\tconnected\x12+\n" +
-	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\"5\n" +
+	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\"\x0e\n" +
+	"\fUsageRequest\"H\n" +
+	"\rUsageResponse\x127\n" +
+	"\areports\x18\x01 \x03(\v2\x1d.holdfast.peer.v1.UsageReportR\areports\"d\n" +
+	"\vUsageReport\x12*\n" +
+	"\x04node\x18\x01 \x01(\v2\x16.holdfast.v1.NodeUsageR\x04node\x12)\n" +
+	"\x04pods\x18\x02 \x03(\v2\x15.holdfast.v1.PodUsageR\x04pods\"5\n" +
 	"\vTailRequest\x12\x10\n" +
 	"\x03log\x18\x01 \x01(\tR\x03log\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x03R\x05after\"W\n" +
@@ -1918,10 +2058,11 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\aCompact\x12 .holdfast.peer.v1.CompactRequest\x1a!.holdfast.peer.v1.CompactResponse2\xaa\x01\n" +
 	"\x11MembershipService\x12N\n" +
 	"\aAddPeer\x12 .holdfast.peer.v1.AddPeerRequest\x1a!.holdfast.peer.v1.AddPeerResponse\x12E\n" +
-	"\x04Meet\x12\x1d.holdfast.peer.v1.MeetRequest\x1a\x1e.holdfast.peer.v1.MeetResponse2\xa6\x01\n" +
+	"\x04Meet\x12\x1d.holdfast.peer.v1.MeetRequest\x1a\x1e.holdfast.peer.v1.MeetResponse2\xf0\x01\n" +
 	"\rHealthService\x12H\n" +
 	"\x05Relay\x12\x1e.holdfast.peer.v1.RelayRequest\x1a\x1f.holdfast.peer.v1.RelayResponse\x12K\n" +
-	"\x06Locate\x12\x1f.holdfast.peer.v1.LocateRequest\x1a .holdfast.peer.v1.LocateResponse2W\n" +
+	"\x06Locate\x12\x1f.holdfast.peer.v1.LocateRequest\x1a .holdfast.peer.v1.LocateResponse\x12H\n" +
+	"\x05Usage\x12\x1e.holdfast.peer.v1.UsageRequest\x1a\x1f.holdfast.peer.v1.UsageResponse2W\n" +
 	"\fEventService\x12G\n" +
 	"\x04Tail\x12\x1d.holdfast.peer.v1.TailRequest\x1a\x1e.holdfast.peer.v1.TailResponse0\x01B\xc2\x01\n" +
 	"\x14com.holdfast.peer.v1B\tPeerProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/peer/v1;peerv1\xa2\x02\x03HPX\xaa\x02\x10Holdfast.Peer.V1\xca\x02\x10Holdfast\\Peer\\V1\xe2\x02\x1cHoldfast\\Peer\\V1\\GPBMetadata\xea\x02\x12Holdfast::Peer::V1b\x06proto3"
@@ -1939,7 +2080,7 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(ForwardReason)(0),            // 0: holdfast.peer.v1.ForwardReason
 	(*ReadIndexRequest)(nil),      // 1: holdfast.peer.v1.ReadIndexRequest
@@ -1967,57 +2108,67 @@ var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(*RelayResponse)(nil),         // 23: holdfast.peer.v1.RelayResponse
 	(*LocateRequest)(nil),         // 24: holdfast.peer.v1.LocateRequest
 	(*LocateResponse)(nil),        // 25: holdfast.peer.v1.LocateResponse
-	(*TailRequest)(nil),           // 26: holdfast.peer.v1.TailRequest
-	(*TailResponse)(nil),          // 27: holdfast.peer.v1.TailResponse
-	(*EventRecord)(nil),           // 28: holdfast.peer.v1.EventRecord
-	(*ObjectReference)(nil),       // 29: holdfast.peer.v1.ObjectReference
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*v1.TxnResult)(nil),          // 31: holdfast.raft.v1.TxnResult
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*UsageRequest)(nil),          // 26: holdfast.peer.v1.UsageRequest
+	(*UsageResponse)(nil),         // 27: holdfast.peer.v1.UsageResponse
+	(*UsageReport)(nil),           // 28: holdfast.peer.v1.UsageReport
+	(*TailRequest)(nil),           // 29: holdfast.peer.v1.TailRequest
+	(*TailResponse)(nil),          // 30: holdfast.peer.v1.TailResponse
+	(*EventRecord)(nil),           // 31: holdfast.peer.v1.EventRecord
+	(*ObjectReference)(nil),       // 32: holdfast.peer.v1.ObjectReference
+	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
+	(*v1.TxnResult)(nil),          // 34: holdfast.raft.v1.TxnResult
+	(*v11.NodeUsage)(nil),         // 35: holdfast.v1.NodeUsage
+	(*v11.PodUsage)(nil),          // 36: holdfast.v1.PodUsage
+	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
-	30, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
+	33, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
 	2,  // 1: holdfast.peer.v1.ReadIndexesResponse.answer:type_name -> holdfast.peer.v1.ReadIndexResponse
 	9,  // 2: holdfast.peer.v1.ForwardResponse.answers:type_name -> holdfast.peer.v1.ForwardAnswer
-	31, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
+	34, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
 	10, // 4: holdfast.peer.v1.ForwardAnswer.error:type_name -> holdfast.peer.v1.ForwardError
 	0,  // 5: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
 	12, // 6: holdfast.peer.v1.LeasesRequest.questions:type_name -> holdfast.peer.v1.LeaseQuestion
 	14, // 7: holdfast.peer.v1.LeasesResponse.answers:type_name -> holdfast.peer.v1.LeaseAnswer
 	22, // 8: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
-	30, // 9: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
-	30, // 10: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
-	28, // 11: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
-	29, // 12: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
-	32, // 13: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
-	32, // 14: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
-	1,  // 15: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
-	5,  // 16: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
-	7,  // 17: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
-	3,  // 18: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
-	11, // 19: holdfast.peer.v1.StoreService.Leases:input_type -> holdfast.peer.v1.LeasesRequest
-	15, // 20: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
-	17, // 21: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
-	19, // 22: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
-	21, // 23: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
-	24, // 24: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
-	26, // 25: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
-	2,  // 26: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
-	6,  // 27: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
-	8,  // 28: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
-	4,  // 29: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
-	13, // 30: holdfast.peer.v1.StoreService.Leases:output_type -> holdfast.peer.v1.LeasesResponse
-	16, // 31: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
-	18, // 32: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
-	20, // 33: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
-	23, // 34: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
-	25, // 35: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
-	27, // 36: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
-	26, // [26:37] is the sub-list for method output_type
-	15, // [15:26] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	33, // 9: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
+	33, // 10: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
+	28, // 11: holdfast.peer.v1.UsageResponse.reports:type_name -> holdfast.peer.v1.UsageReport
+	35, // 12: holdfast.peer.v1.UsageReport.node:type_name -> holdfast.v1.NodeUsage
+	36, // 13: holdfast.peer.v1.UsageReport.pods:type_name -> holdfast.v1.PodUsage
+	31, // 14: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
+	32, // 15: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
+	37, // 16: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
+	37, // 17: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
+	1,  // 18: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
+	5,  // 19: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
+	7,  // 20: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
+	3,  // 21: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
+	11, // 22: holdfast.peer.v1.StoreService.Leases:input_type -> holdfast.peer.v1.LeasesRequest
+	15, // 23: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
+	17, // 24: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
+	19, // 25: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
+	21, // 26: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
+	24, // 27: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
+	26, // 28: holdfast.peer.v1.HealthService.Usage:input_type -> holdfast.peer.v1.UsageRequest
+	29, // 29: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
+	2,  // 30: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
+	6,  // 31: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
+	8,  // 32: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
+	4,  // 33: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
+	13, // 34: holdfast.peer.v1.StoreService.Leases:output_type -> holdfast.peer.v1.LeasesResponse
+	16, // 35: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
+	18, // 36: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
+	20, // 37: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
+	23, // 38: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
+	25, // 39: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
+	27, // 40: holdfast.peer.v1.HealthService.Usage:output_type -> holdfast.peer.v1.UsageResponse
+	30, // 41: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
+	30, // [30:42] is the sub-list for method output_type
+	18, // [18:30] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_peer_v1_peer_proto_init() }
@@ -2031,7 +2182,7 @@ func file_holdfast_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_peer_v1_peer_proto_rawDesc), len(file_holdfast_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

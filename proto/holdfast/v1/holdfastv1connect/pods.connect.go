@@ -14,6 +14,8 @@ import (
 const (
 	// PodServiceName is the fully-qualified name of the PodService service.
 	PodServiceName = "holdfast.v1.PodService"
+	// UsageServiceName is the fully-qualified name of the UsageService service.
+	UsageServiceName = "holdfast.v1.UsageService"
 )
 
 // These constants are the procedure names of the RPCs defined in this package. They're exposed at
@@ -28,6 +30,14 @@ const (
 	PodServiceLogsProcedure = "/holdfast.v1.PodService/Logs"
 	// PodServiceExecProcedure is the procedure name of the PodService's Exec RPC.
 	PodServiceExecProcedure = "/holdfast.v1.PodService/Exec"
+	// PodServiceAttachProcedure is the procedure name of the PodService's Attach RPC.
+	PodServiceAttachProcedure = "/holdfast.v1.PodService/Attach"
+	// PodServicePortForwardProcedure is the procedure name of the PodService's PortForward RPC.
+	PodServicePortForwardProcedure = "/holdfast.v1.PodService/PortForward"
+	// UsageServiceListPodUsageProcedure is the procedure name of the UsageService's ListPodUsage RPC.
+	UsageServiceListPodUsageProcedure = "/holdfast.v1.UsageService/ListPodUsage"
+	// UsageServiceListNodeUsageProcedure is the procedure name of the UsageService's ListNodeUsage RPC.
+	UsageServiceListNodeUsageProcedure = "/holdfast.v1.UsageService/ListNodeUsage"
 )
 
 var (
@@ -45,6 +55,20 @@ var (
 			Procedure:  PodServiceExecProcedure,
 		}
 	})
+	podServiceAttachSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeBidi,
+			Schema:     v1.File_holdfast_v1_pods_proto.Services().ByName("PodService").Methods().ByName("Attach"),
+			Procedure:  PodServiceAttachProcedure,
+		}
+	})
+	podServicePortForwardSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeBidi,
+			Schema:     v1.File_holdfast_v1_pods_proto.Services().ByName("PodService").Methods().ByName("PortForward"),
+			Procedure:  PodServicePortForwardProcedure,
+		}
+	})
 )
 
 // PodServiceClient is a client for the holdfast.v1.PodService service.
@@ -56,6 +80,20 @@ type PodServiceClient interface {
 	// holds start, later ones stdin, resize or close_stdin. The last message of
 	// the server holds the exit code.
 	Exec(context.Context) (PodServiceExecClientStream, error)
+	// Attach takes part in a container's main process: what it writes from now on,
+	// and its stdin if the container has one that is kept open (stdin: true in its
+	// spec). The first message of the client holds start, later ones stdin, resize or
+	// close_stdin. The last message of the server holds the exit code of the
+	// container. When the caller leaves, the container goes on; its stdin ends then
+	// if the spec says stdinOnce. Who reads slowly slows the container down.
+	Attach(context.Context) (PodServiceAttachClientStream, error)
+	// PortForward is one TCP connection to a port in a pod's network; a call for
+	// each, so that each has its own flow control, its own error and its own end.
+	// The first message of the client holds start, later ones data or close_write.
+	// The first message of the server holds connected. It ends when both sides have
+	// closed, or with the connection. FailedPrecondition when nothing listens on the
+	// port.
+	PortForward(context.Context) (PodServicePortForwardClientStream, error)
 }
 
 // NewPodServiceClient constructs a client for the holdfast.v1.PodService service. Multiple service
@@ -120,6 +158,78 @@ func (s PodServiceExecClientStream) Close() error {
 	return s.stream.Close()
 }
 
+// PodServiceAttachClientStream is the client stream for the PodService's Attach RPC.
+type PodServiceAttachClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s PodServiceAttachClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s PodServiceAttachClientStream) Send(req *v1.AttachRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseSend closes the request side of the stream.
+func (s PodServiceAttachClientStream) CloseSend() error {
+	return s.stream.CloseSend()
+}
+
+// Receive returns the next response message from the server.
+func (s PodServiceAttachClientStream) Receive() (*v1.AttachResponse, error) {
+	var res v1.AttachResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s PodServiceAttachClientStream) Close() error {
+	return s.stream.Close()
+}
+
+// PodServicePortForwardClientStream is the client stream for the PodService's PortForward RPC.
+type PodServicePortForwardClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s PodServicePortForwardClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s PodServicePortForwardClientStream) Send(req *v1.PortForwardRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseSend closes the request side of the stream.
+func (s PodServicePortForwardClientStream) CloseSend() error {
+	return s.stream.CloseSend()
+}
+
+// Receive returns the next response message from the server.
+func (s PodServicePortForwardClientStream) Receive() (*v1.PortForwardResponse, error) {
+	var res v1.PortForwardResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s PodServicePortForwardClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // PodServiceHandler is an implementation of the holdfast.v1.PodService service.
 type PodServiceHandler interface {
 	// Logs streams what a container wrote. It ends at the end of the log, or with
@@ -129,6 +239,20 @@ type PodServiceHandler interface {
 	// holds start, later ones stdin, resize or close_stdin. The last message of
 	// the server holds the exit code.
 	Exec(context.Context, PodServiceExecServerStream) error
+	// Attach takes part in a container's main process: what it writes from now on,
+	// and its stdin if the container has one that is kept open (stdin: true in its
+	// spec). The first message of the client holds start, later ones stdin, resize or
+	// close_stdin. The last message of the server holds the exit code of the
+	// container. When the caller leaves, the container goes on; its stdin ends then
+	// if the spec says stdinOnce. Who reads slowly slows the container down.
+	Attach(context.Context, PodServiceAttachServerStream) error
+	// PortForward is one TCP connection to a port in a pod's network; a call for
+	// each, so that each has its own flow control, its own error and its own end.
+	// The first message of the client holds start, later ones data or close_write.
+	// The first message of the server holds connected. It ends when both sides have
+	// closed, or with the connection. FailedPrecondition when nothing listens on the
+	// port.
+	PortForward(context.Context, PodServicePortForwardServerStream) error
 }
 
 // RegisterPodServiceHandler registers svc as the holdfast.v1.PodService implementation on server.
@@ -137,6 +261,8 @@ func RegisterPodServiceHandler(server *connect.Server, svc PodServiceHandler) {
 	server.Register(
 		connect.Method{Spec: podServiceLogsSpec(), Handler: adapter.logs},
 		connect.Method{Spec: podServiceExecSpec(), Handler: adapter.exec},
+		connect.Method{Spec: podServiceAttachSpec(), Handler: adapter.attach},
+		connect.Method{Spec: podServicePortForwardSpec(), Handler: adapter.portForward},
 	)
 }
 
@@ -179,6 +305,54 @@ func (s PodServiceExecServerStream) Send(res *v1.ExecResponse) error {
 	return s.stream.Send(res)
 }
 
+// PodServiceAttachServerStream is the server stream for the PodService's Attach RPC.
+type PodServiceAttachServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s PodServiceAttachServerStream) Receive() (*v1.AttachRequest, error) {
+	var req v1.AttachRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s PodServiceAttachServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s PodServiceAttachServerStream) Send(res *v1.AttachResponse) error {
+	return s.stream.Send(res)
+}
+
+// PodServicePortForwardServerStream is the server stream for the PodService's PortForward RPC.
+type PodServicePortForwardServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s PodServicePortForwardServerStream) Receive() (*v1.PortForwardRequest, error) {
+	var req v1.PortForwardRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s PodServicePortForwardServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s PodServicePortForwardServerStream) Send(res *v1.PortForwardResponse) error {
+	return s.stream.Send(res)
+}
+
 // UnimplementedPodServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedPodServiceHandler struct{}
 
@@ -188,6 +362,14 @@ func (UnimplementedPodServiceHandler) Logs(context.Context, *v1.LogsRequest, Pod
 
 func (UnimplementedPodServiceHandler) Exec(context.Context, PodServiceExecServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.v1.PodService.Exec is not implemented")
+}
+
+func (UnimplementedPodServiceHandler) Attach(context.Context, PodServiceAttachServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "holdfast.v1.PodService.Attach is not implemented")
+}
+
+func (UnimplementedPodServiceHandler) PortForward(context.Context, PodServicePortForwardServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "holdfast.v1.PodService.PortForward is not implemented")
 }
 
 type podServiceClient struct {
@@ -210,6 +392,22 @@ func (c *podServiceClient) Exec(ctx context.Context) (PodServiceExecClientStream
 	return PodServiceExecClientStream{stream: stream}, nil
 }
 
+func (c *podServiceClient) Attach(ctx context.Context) (PodServiceAttachClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, podServiceAttachSpec())
+	if err != nil {
+		return PodServiceAttachClientStream{}, err
+	}
+	return PodServiceAttachClientStream{stream: stream}, nil
+}
+
+func (c *podServiceClient) PortForward(ctx context.Context) (PodServicePortForwardClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, podServicePortForwardSpec())
+	if err != nil {
+		return PodServicePortForwardClientStream{}, err
+	}
+	return PodServicePortForwardClientStream{stream: stream}, nil
+}
+
 type podServiceHandler struct{ svc PodServiceHandler }
 
 func (h podServiceHandler) logs(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -222,4 +420,120 @@ func (h podServiceHandler) logs(ctx context.Context, _ connect.Spec, stream conn
 
 func (h podServiceHandler) exec(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	return h.svc.Exec(ctx, PodServiceExecServerStream{stream: stream})
+}
+
+func (h podServiceHandler) attach(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	return h.svc.Attach(ctx, PodServiceAttachServerStream{stream: stream})
+}
+
+func (h podServiceHandler) portForward(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	return h.svc.PortForward(ctx, PodServicePortForwardServerStream{stream: stream})
+}
+
+var (
+	usageServiceListPodUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_pods_proto.Services().ByName("UsageService").Methods().ByName("ListPodUsage"),
+			Procedure:  UsageServiceListPodUsageProcedure,
+		}
+	})
+	usageServiceListNodeUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_pods_proto.Services().ByName("UsageService").Methods().ByName("ListNodeUsage"),
+			Procedure:  UsageServiceListNodeUsageProcedure,
+		}
+	})
+)
+
+// UsageServiceClient is a client for the holdfast.v1.UsageService service.
+type UsageServiceClient interface {
+	// ListPodUsage tells what the containers of running pods use. NotFound when name is
+	// given and there is no such pod, or no measure of it yet.
+	ListPodUsage(context.Context, *v1.ListPodUsageRequest) (*v1.ListPodUsageResponse, error)
+	// ListNodeUsage tells what nodes use. NotFound as above.
+	ListNodeUsage(context.Context, *v1.ListNodeUsageRequest) (*v1.ListNodeUsageResponse, error)
+}
+
+// NewUsageServiceClient constructs a client for the holdfast.v1.UsageService service. Multiple
+// service clients may share a single connect.Client.
+func NewUsageServiceClient(client *connect.Client) UsageServiceClient {
+	return &usageServiceClient{client: client}
+}
+
+// UsageServiceHandler is an implementation of the holdfast.v1.UsageService service.
+type UsageServiceHandler interface {
+	// ListPodUsage tells what the containers of running pods use. NotFound when name is
+	// given and there is no such pod, or no measure of it yet.
+	ListPodUsage(context.Context, *v1.ListPodUsageRequest) (*v1.ListPodUsageResponse, error)
+	// ListNodeUsage tells what nodes use. NotFound as above.
+	ListNodeUsage(context.Context, *v1.ListNodeUsageRequest) (*v1.ListNodeUsageResponse, error)
+}
+
+// RegisterUsageServiceHandler registers svc as the holdfast.v1.UsageService implementation on
+// server.
+func RegisterUsageServiceHandler(server *connect.Server, svc UsageServiceHandler) {
+	adapter := usageServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: usageServiceListPodUsageSpec(), Handler: adapter.listPodUsage},
+		connect.Method{Spec: usageServiceListNodeUsageSpec(), Handler: adapter.listNodeUsage},
+	)
+}
+
+// UnimplementedUsageServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedUsageServiceHandler struct{}
+
+func (UnimplementedUsageServiceHandler) ListPodUsage(context.Context, *v1.ListPodUsageRequest) (*v1.ListPodUsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.UsageService.ListPodUsage is not implemented")
+}
+
+func (UnimplementedUsageServiceHandler) ListNodeUsage(context.Context, *v1.ListNodeUsageRequest) (*v1.ListNodeUsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.UsageService.ListNodeUsage is not implemented")
+}
+
+type usageServiceClient struct {
+	client *connect.Client
+}
+
+func (c *usageServiceClient) ListPodUsage(ctx context.Context, req *v1.ListPodUsageRequest) (*v1.ListPodUsageResponse, error) {
+	var res v1.ListPodUsageResponse
+	if err := c.client.CallUnary(ctx, usageServiceListPodUsageSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *usageServiceClient) ListNodeUsage(ctx context.Context, req *v1.ListNodeUsageRequest) (*v1.ListNodeUsageResponse, error) {
+	var res v1.ListNodeUsageResponse
+	if err := c.client.CallUnary(ctx, usageServiceListNodeUsageSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type usageServiceHandler struct{ svc UsageServiceHandler }
+
+func (h usageServiceHandler) listPodUsage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListPodUsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListPodUsage(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h usageServiceHandler) listNodeUsage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListNodeUsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListNodeUsage(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }

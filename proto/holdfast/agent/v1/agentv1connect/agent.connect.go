@@ -32,6 +32,8 @@ const (
 	AgentServiceHeartbeatProcedure = "/holdfast.agent.v1.AgentService/Heartbeat"
 	// AgentServiceReportStatusProcedure is the procedure name of the AgentService's ReportStatus RPC.
 	AgentServiceReportStatusProcedure = "/holdfast.agent.v1.AgentService/ReportStatus"
+	// AgentServiceReportUsageProcedure is the procedure name of the AgentService's ReportUsage RPC.
+	AgentServiceReportUsageProcedure = "/holdfast.agent.v1.AgentService/ReportUsage"
 	// AgentServiceSessionsProcedure is the procedure name of the AgentService's Sessions RPC.
 	AgentServiceSessionsProcedure = "/holdfast.agent.v1.AgentService/Sessions"
 	// AgentServiceSessionProcedure is the procedure name of the AgentService's Session RPC.
@@ -67,6 +69,13 @@ var (
 			Procedure:  AgentServiceReportStatusProcedure,
 		}
 	})
+	agentServiceReportUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("ReportUsage"),
+			Procedure:  AgentServiceReportUsageProcedure,
+		}
+	})
 	agentServiceSessionsSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeServer,
@@ -99,12 +108,16 @@ type AgentServiceClient interface {
 	// that what was acknowledged need not be reported again. Reports for pods
 	// that are gone, or that belong to another node, are counted and dropped.
 	ReportStatus(context.Context, *v1.ReportStatusRequest) (*v1.ReportStatusResponse, error)
-	// Sessions streams the peer's wishes to open logs or exec sessions. The first
+	// ReportUsage tells what the node and its containers use, each 15 s. The peer
+	// keeps it in memory, until the next report or for a few minutes; it is lost
+	// with the peer.
+	ReportUsage(context.Context, *v1.ReportUsageRequest) (*v1.ReportUsageResponse, error)
+	// Sessions streams the peer's wishes to open sessions: logs, exec, attach, or a
+	// connection to a port of a pod. The first
 	// message comes at once and is empty. The agent answers each with a call of
 	// Session.
 	Sessions(context.Context, *v1.SessionsRequest) (AgentServiceSessionsClientStream, error)
-	// Session carries one logs or exec session. The first message of the agent
-	// holds its id. Both sides end it by ending the stream.
+	// Session carries one session. The first message of the agent holds its id. Both sides end it by ending the stream.
 	Session(context.Context) (AgentServiceSessionClientStream, error)
 }
 
@@ -206,12 +219,16 @@ type AgentServiceHandler interface {
 	// that what was acknowledged need not be reported again. Reports for pods
 	// that are gone, or that belong to another node, are counted and dropped.
 	ReportStatus(context.Context, *v1.ReportStatusRequest) (*v1.ReportStatusResponse, error)
-	// Sessions streams the peer's wishes to open logs or exec sessions. The first
+	// ReportUsage tells what the node and its containers use, each 15 s. The peer
+	// keeps it in memory, until the next report or for a few minutes; it is lost
+	// with the peer.
+	ReportUsage(context.Context, *v1.ReportUsageRequest) (*v1.ReportUsageResponse, error)
+	// Sessions streams the peer's wishes to open sessions: logs, exec, attach, or a
+	// connection to a port of a pod. The first
 	// message comes at once and is empty. The agent answers each with a call of
 	// Session.
 	Sessions(context.Context, *v1.SessionsRequest, AgentServiceSessionsServerStream) error
-	// Session carries one logs or exec session. The first message of the agent
-	// holds its id. Both sides end it by ending the stream.
+	// Session carries one session. The first message of the agent holds its id. Both sides end it by ending the stream.
 	Session(context.Context, AgentServiceSessionServerStream) error
 }
 
@@ -224,6 +241,7 @@ func RegisterAgentServiceHandler(server *connect.Server, svc AgentServiceHandler
 		connect.Method{Spec: agentServiceDesiredSpec(), Handler: adapter.desired},
 		connect.Method{Spec: agentServiceHeartbeatSpec(), Handler: adapter.heartbeat},
 		connect.Method{Spec: agentServiceReportStatusSpec(), Handler: adapter.reportStatus},
+		connect.Method{Spec: agentServiceReportUsageSpec(), Handler: adapter.reportUsage},
 		connect.Method{Spec: agentServiceSessionsSpec(), Handler: adapter.sessions},
 		connect.Method{Spec: agentServiceSessionSpec(), Handler: adapter.session},
 	)
@@ -302,6 +320,10 @@ func (UnimplementedAgentServiceHandler) ReportStatus(context.Context, *v1.Report
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.ReportStatus is not implemented")
 }
 
+func (UnimplementedAgentServiceHandler) ReportUsage(context.Context, *v1.ReportUsageRequest) (*v1.ReportUsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.ReportUsage is not implemented")
+}
+
 func (UnimplementedAgentServiceHandler) Sessions(context.Context, *v1.SessionsRequest, AgentServiceSessionsServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Sessions is not implemented")
 }
@@ -341,6 +363,14 @@ func (c *agentServiceClient) Heartbeat(ctx context.Context, req *v1.HeartbeatReq
 func (c *agentServiceClient) ReportStatus(ctx context.Context, req *v1.ReportStatusRequest) (*v1.ReportStatusResponse, error) {
 	var res v1.ReportStatusResponse
 	if err := c.client.CallUnary(ctx, agentServiceReportStatusSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *agentServiceClient) ReportUsage(ctx context.Context, req *v1.ReportUsageRequest) (*v1.ReportUsageResponse, error) {
+	var res v1.ReportUsageResponse
+	if err := c.client.CallUnary(ctx, agentServiceReportUsageSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -402,6 +432,18 @@ func (h agentServiceHandler) reportStatus(ctx context.Context, _ connect.Spec, s
 		return err
 	}
 	res, err := h.svc.ReportStatus(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h agentServiceHandler) reportUsage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ReportUsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ReportUsage(ctx, &req)
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,8 @@ const (
 	HealthServiceRelayProcedure = "/holdfast.peer.v1.HealthService/Relay"
 	// HealthServiceLocateProcedure is the procedure name of the HealthService's Locate RPC.
 	HealthServiceLocateProcedure = "/holdfast.peer.v1.HealthService/Locate"
+	// HealthServiceUsageProcedure is the procedure name of the HealthService's Usage RPC.
+	HealthServiceUsageProcedure = "/holdfast.peer.v1.HealthService/Usage"
 	// EventServiceTailProcedure is the procedure name of the EventService's Tail RPC.
 	EventServiceTailProcedure = "/holdfast.peer.v1.EventService/Tail"
 )
@@ -565,6 +567,13 @@ var (
 			Procedure:  HealthServiceLocateProcedure,
 		}
 	})
+	healthServiceUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("HealthService").Methods().ByName("Usage"),
+			Procedure:  HealthServiceUsageProcedure,
+		}
+	})
 )
 
 // HealthServiceClient is a client for the holdfast.peer.v1.HealthService service.
@@ -574,6 +583,8 @@ type HealthServiceClient interface {
 	// Locate tells whether the called peer holds the connection of a node's agent
 	// over which sessions can be opened.
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
+	// Usage tells what the agents that report to the called peer have measured.
+	Usage(context.Context, *v1.UsageRequest) (*v1.UsageResponse, error)
 }
 
 // NewHealthServiceClient constructs a client for the holdfast.peer.v1.HealthService service.
@@ -589,6 +600,8 @@ type HealthServiceHandler interface {
 	// Locate tells whether the called peer holds the connection of a node's agent
 	// over which sessions can be opened.
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
+	// Usage tells what the agents that report to the called peer have measured.
+	Usage(context.Context, *v1.UsageRequest) (*v1.UsageResponse, error)
 }
 
 // RegisterHealthServiceHandler registers svc as the holdfast.peer.v1.HealthService implementation
@@ -598,6 +611,7 @@ func RegisterHealthServiceHandler(server *connect.Server, svc HealthServiceHandl
 	server.Register(
 		connect.Method{Spec: healthServiceRelaySpec(), Handler: adapter.relay},
 		connect.Method{Spec: healthServiceLocateSpec(), Handler: adapter.locate},
+		connect.Method{Spec: healthServiceUsageSpec(), Handler: adapter.usage},
 	)
 }
 
@@ -610,6 +624,10 @@ func (UnimplementedHealthServiceHandler) Relay(context.Context, *v1.RelayRequest
 
 func (UnimplementedHealthServiceHandler) Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.HealthService.Locate is not implemented")
+}
+
+func (UnimplementedHealthServiceHandler) Usage(context.Context, *v1.UsageRequest) (*v1.UsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.HealthService.Usage is not implemented")
 }
 
 type healthServiceClient struct {
@@ -627,6 +645,14 @@ func (c *healthServiceClient) Relay(ctx context.Context, req *v1.RelayRequest) (
 func (c *healthServiceClient) Locate(ctx context.Context, req *v1.LocateRequest) (*v1.LocateResponse, error) {
 	var res v1.LocateResponse
 	if err := c.client.CallUnary(ctx, healthServiceLocateSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *healthServiceClient) Usage(ctx context.Context, req *v1.UsageRequest) (*v1.UsageResponse, error) {
+	var res v1.UsageResponse
+	if err := c.client.CallUnary(ctx, healthServiceUsageSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -652,6 +678,18 @@ func (h healthServiceHandler) locate(ctx context.Context, _ connect.Spec, stream
 		return err
 	}
 	res, err := h.svc.Locate(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h healthServiceHandler) usage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.UsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Usage(ctx, &req)
 	if err != nil {
 		return err
 	}
