@@ -965,8 +965,11 @@ func TestDiskHang(t *testing.T) {
 		}
 		select {
 		case err := <-leader.Ended():
-			if err == nil || !strings.Contains(err.Error(), "hangs") {
+			if !errors.Is(err, raftstore.ErrDiskHangs) {
 				t.Errorf("the store ended with %v, want the hanging disk", err)
+			}
+			if took := time.Since(begin); took > 11*time.Second {
+				t.Errorf("the store ended after %v: it gives up after 10 s, and nothing is worth waiting for then", took)
 			}
 		case <-time.After(time.Minute):
 			t.Fatal("the store waits for its disk for ever")
