@@ -89,6 +89,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.entries.Store(0)
 	f.store.publish(state.Root())
 	if f.store.isReady() { // else it is this peer's own, at its start
+		f.store.metrics.snapshotsInstalled.Inc()
 		if err := f.installs.note(state.Root().Index(), time.Now()); err != nil {
 			f.store.fail(err)
 		}
