@@ -125,6 +125,7 @@ func New(cfg Config) (*Store, error) {
 	if err := errors.Join(s.identify(), s.loadIncarnation()); err != nil {
 		return nil, errors.Join(err, s.closeFiles())
 	}
+	cfg.Faults.Attach(memory{s})
 	return s, nil
 }
 
