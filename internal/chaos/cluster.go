@@ -3,10 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -50,6 +52,7 @@ type machine struct {
 	c      *cluster
 	spec   devcluster.Spec
 	client *client.Client // pinned to this peer
+	binary string         // what it runs; empty: the cluster's
 
 	mu      sync.Mutex
 	program devcluster.Program
@@ -162,7 +165,13 @@ func (c *cluster) command(spec devcluster.Spec, boot devcluster.Boot, dirs devcl
 	if len(boot.Join) > 0 {
 		args = append(args, "--join", strings.Join(boot.Join, ","))
 	}
-	cmd := exec.Command(c.binary, args...)
+	binary := c.binary
+	for _, m := range c.all() {
+		if m.spec.Name == spec.Name && m.binary != "" {
+			binary = m.binary
+		}
+	}
+	cmd := exec.Command(binary, args...)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), client.EnvConfig+"="+c.config(), "HOLDFAST_TOKEN="+boot.Token, "JOURNAL_STREAM=")
 	return cmd
@@ -380,6 +389,16 @@ func (m *machine) kill() error {
 	}
 }
 
+// stop ends the process politely.
+func (m *machine) stop(ctx context.Context) error {
+	m.mu.Lock()
+	program := m.program
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return program.Stop(ctx)
+}
+
 // unplugAndKill is what a power cut looks like from outside: no connection is closed.
 func (m *machine) unplugAndKill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -410,6 +429,34 @@ func (m *machine) fault(ctx context.Context, line string) (string, error) {
 		return "", fmt.Errorf("%s of %s: %w", line, m.name(), err)
 	}
 	return out, nil
+}
+
+// metrics returns the peer's metrics that have no labels, by name.
+func (m *machine) metrics(ctx context.Context) (map[string]float64, error) {
+	transport := &http.Transport{TLSClientConfig: m.c.creds.ClientTLS(pki.RolePeer, "http/1.1")}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+m.spec.APIAddress()+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("metrics of %s: %s", m.name(), resp.Status)
+	}
+	all := make(map[string]float64)
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		var name string
+		var v float64
+		if n, _ := fmt.Sscan(lines.Text(), &name, &v); n == 2 {
+			all[name] = v
+		}
+	}
+	return all, lines.Err()
 }
 
 // struck returns how often faults of a kind have struck in this process.
