@@ -489,21 +489,25 @@ func (m *machine) mountSmall(bytes int) error {
 
 func (m *machine) filler() string { return filepath.Join(m.data(), "filler") }
 
-// fill takes all room that is left on the disk.
+// fill takes all room that is left on the disk at this moment: what the peer gives up
+// when it sees that is its own.
 func (m *machine) fill() error {
-	f, err := os.OpenFile(m.filler(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(m.filler(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for block := make([]byte, 1<<20); len(block) >= 4096; {
-		if _, err := f.Write(block); errors.Is(err, unix.ENOSPC) {
-			block = block[:len(block)/2]
-		} else if err != nil {
+	var st unix.Statfs_t
+	if err := unix.Statfs(m.data(), &st); err != nil {
+		return err
+	}
+	for size := int64(st.Bavail) * st.Bsize; size > 0; size -= 64 << 10 { // it may have written meanwhile
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
-	return nil
+	return fmt.Errorf("%s: there was no room to take", m.data())
 }
 
 func (m *machine) unfill() error {
