@@ -12,6 +12,8 @@ BUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 TOOL     := go tool -modfile=tools/go.mod
 # Images from here are on every node of a dev cluster.
 IMAGES   := bin/images/web.tar
+# Modules besides this one.
+MODULES  := bench internal/etcdcompat
 DEMO_DIR ?= /tmp/holdfast-demo
 
 .PHONY: help
@@ -70,14 +72,16 @@ sim: ## Play SEEDS simulated histories of the store against random faults (FIRST
 	if [ $$failed = 1 ]; then grep -h '^    --- FAIL\|P[0-9]*: \|^panic' $(SIM_DIR)/*.log | head -50; echo "logs and histories of what failed: $(SIM_DIR)"; exit 1; fi
 
 # make chaos ROWS="1 3 4" REPEAT=5 SECONDS=60: without ROWS all of the fault matrix.
+# OLD is an older version's binary for row 19; without it one is built from history.
 ROWS    ?=
+OLD     ?=
 REPEAT  ?= 1
 CHAOS_SECONDS = $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),60)
 
 .PHONY: chaos
-chaos: build ## Break real peers, row by row of the fault matrix (root; ROWS, REPEAT, SECONDS)
+chaos: build ## Break real peers, row by row of the fault matrix (root; ROWS, REPEAT, SECONDS, OLD)
 	@CGO_ENABLED=0 go build -o bin/chaos ./internal/chaos
-	@bin/chaos -rows '$(ROWS)' -repeat $(REPEAT) -seconds $(CHAOS_SECONDS) | tee bench/results/chaos.txt
+	@bin/chaos -rows '$(ROWS)' -repeat $(REPEAT) -seconds $(CHAOS_SECONDS) -old '$(OLD)' | tee bench/results/chaos.txt
 
 .PHONY: mutants
 mutants: ## Put known bugs back into the store, one by one: the tests must see each
@@ -117,6 +121,7 @@ lint: ## Check formatting, vet, staticcheck, proto lint
 	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$\|connect\.go$$')); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (run make format):"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
+	for module in $(MODULES); do (cd $$module && go vet ./...); done
 	$(TOOL) staticcheck ./...
 	$(TOOL) buf lint
 	$(TOOL) buf format -d --exit-code

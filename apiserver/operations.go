@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect/v2"
 
+	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/raftstore"
@@ -148,6 +149,8 @@ func (s *Server) serving(procedure string) error {
 func servesAlways(procedure string) bool {
 	switch procedure {
 	case holdfastv1connect.ClusterServiceStatusProcedure,
+		holdfastv1connect.ClusterServiceListPeersProcedure,
+		storev1connect.StoreServiceStatusProcedure,
 		holdfastv1connect.OperationsServiceSurveyProcedure,
 		holdfastv1connect.OperationsServiceRecoverProcedure:
 		return true

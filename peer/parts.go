@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -12,6 +13,9 @@ import (
 type parts struct {
 	running []*part
 	ended   chan *part
+	// patience says how long the others may take to stop when one has failed with
+	// an error; 0 is for ever. Optional.
+	patience func(error) time.Duration
 }
 
 type part struct {
@@ -37,8 +41,8 @@ func (ps *parts) start(name string, run func(context.Context) error) {
 	}()
 }
 
-// wait returns once all parts have ended: after ctx ends with nil, after a part
-// ended by itself with its error.
+// wait returns once all parts have ended, or patience has: after ctx ends with nil,
+// after a part ended by itself with its error.
 func (ps *parts) wait(ctx context.Context) error {
 	var first error
 	select {
@@ -50,10 +54,21 @@ func (ps *parts) wait(ctx context.Context) error {
 		}
 		first = fmt.Errorf("%s: %w", p.name, first)
 	}
-	for i := len(ps.running) - 1; i >= 0; i-- {
-		p := ps.running[i]
+	late := context.Background()
+	if first != nil && ps.patience != nil {
+		if limit := ps.patience(first); limit > 0 {
+			var cancel context.CancelFunc
+			late, cancel = context.WithTimeout(late, limit)
+			defer cancel()
+		}
+	}
+	for _, p := range slices.Backward(ps.running) {
 		p.cancel()
-		<-p.done
+		select {
+		case <-p.done:
+		case <-late.Done():
+			continue // left behind
+		}
 		if p.err != nil && first == nil && ctx.Err() == nil {
 			first = fmt.Errorf("%s: %w", p.name, p.err)
 		}

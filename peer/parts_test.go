@@ -57,6 +57,37 @@ func TestPartThatFailsEndsTheOthers(t *testing.T) {
 	})
 }
 
+// TestHungPartIsLeftBehind: where patience ends, a part that does not is no reason for
+// the process to go on.
+func TestHungPartIsLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps := newParts()
+		hung, disk := errors.New("hangs"), make(chan struct{})
+		defer close(disk)
+		ps.patience = func(err error) time.Duration {
+			if errors.Is(err, hung) {
+				return time.Second
+			}
+			return 0
+		}
+		told := false
+		ps.start("below", func(ctx context.Context) error { <-ctx.Done(); told = true; return nil })
+		ps.start("stuck", func(context.Context) error { <-disk; return errors.New("too late") })
+		ps.start("store", func(context.Context) error { return hung })
+		begin := time.Now()
+		if err := ps.wait(t.Context()); !errors.Is(err, hung) {
+			t.Errorf("error is %v, want the first one", err)
+		}
+		if took := time.Since(begin); took != time.Second {
+			t.Errorf("waited for %v, want the second that it has patience for", took)
+		}
+		synctest.Wait()
+		if !told {
+			t.Error("the part behind the stuck one was not told to end")
+		}
+	})
+}
+
 // TestLeaderWorkSurvivesErrors: a failure in the leader's work, while it leads, is
 // no reason for the peer to end; the work begins anew.
 func TestLeaderWorkSurvivesErrors(t *testing.T) {

@@ -149,6 +149,12 @@ func (p *Peer) Run(ctx context.Context) error {
 	}
 
 	parts := newParts()
+	parts.patience = func(err error) time.Duration {
+		if errors.Is(err, raftstore.ErrDiskHangs) {
+			return hungPatience // others may hang on the same disk
+		}
+		return 0
+	}
 	if p.faults != nil {
 		parts.start("faults", func(ctx context.Context) error {
 			return p.faults.Serve(ctx, filepath.Join(p.cfg.DataDir, FaultSocket))
@@ -198,6 +204,10 @@ func (p *Peer) Run(ctx context.Context) error {
 	}
 	return err
 }
+
+// hungPatience is how long the parts of a peer whose disk hangs have to stop. Its
+// process must end then, since only that makes others see that it is gone.
+const hungPatience = 1500 * time.Millisecond
 
 // serve answers HTTP until ctx ends. Streams never end by themselves, so after a
 // moment for short requests all connections are closed; clients go on elsewhere.

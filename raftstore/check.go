@@ -156,12 +156,25 @@ func (s *Store) doubt(index uint64) {
 	}
 }
 
-// judge finds out, whenever there is doubt, which replicas are wrong.
+// judge finds out, whenever there is doubt, which replicas are wrong, and asks again
+// until they are not: a replica that was restarted is sound, and the alarm about it of
+// the past.
 func (s *Store) judge(ctx context.Context) {
+	var wrong []string
 	for {
+		var again <-chan time.Time
+		if len(wrong) > 0 {
+			again = time.After(checkEvery)
+		}
 		select {
 		case index := <-s.doubts:
-			s.judgeAt(ctx, index)
+			wrong = s.judgeAt(ctx, index, wrong)
+		case <-again:
+			index := s.current.Load().root.Index()
+			if !rest(ctx, roundTimeout) { // so that the others have it
+				return
+			}
+			wrong = s.judgeAt(ctx, index, wrong)
 		case <-ctx.Done():
 			return
 		}
@@ -171,11 +184,12 @@ func (s *Store) judge(ctx context.Context) {
 // judgeAt compares the state hashes of all voters at an entry. A majority of the
 // voters is right: what it holds is what is read and acknowledged. Without one,
 // nobody can say who is right; all say so and go on to serve, since stopping would
-// turn a doubt into an outage.
-func (s *Store) judgeAt(ctx context.Context, index uint64) {
+// turn a doubt into an outage. It returns the members that are wrong, or were and do
+// not say that they are not.
+func (s *Store) judgeAt(ctx context.Context, index uint64, before []string) (wrong []string) {
 	mine, ok := s.current.Load().root.HashAt(index)
 	if !ok {
-		return
+		return before
 	}
 	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
 	defer cancel()
@@ -210,25 +224,35 @@ func (s *Store) judgeAt(ctx context.Context, index uint64) {
 			votes[hash]++
 		}
 	}
+	differ := false
+	for _, server := range conf.Servers {
+		id := string(server.ID)
+		theirs, said := have[id]
+		differ = differ || said && theirs != mine
+		if said && theirs != mine || !said && slices.Contains(before, id) {
+			wrong = append(wrong, id)
+		}
+	}
+	slices.Sort(wrong)
+	if len(wrong) == 0 {
+		s.alarms.clear(alarmDiverged)
+	}
+	if !differ {
+		return wrong
+	}
 	for hash, n := range votes {
 		if n <= voters(conf)/2 {
 			continue
 		}
 		if hash != mine {
 			s.quarantine(fmt.Sprintf("at entry %d it has the state hash %x, and the majority has %x", index, mine, hash))
-			return
+			return nil
 		}
-		var wrong []string
-		for id, theirs := range have {
-			if theirs != mine {
-				wrong = append(wrong, id)
-			}
-		}
-		slices.Sort(wrong)
-		if len(wrong) > 0 {
-			s.alarms.raise("diverged", fmt.Sprintf("peers %v have another state than the majority at entry %d: they are quarantined and must be restarted", wrong, index))
-		}
-		return
+		s.alarms.raise(alarmDiverged, fmt.Sprintf("peers %v have another state than the majority at entry %d: they are quarantined and must be restarted", wrong, index))
+		return wrong
 	}
-	s.alarms.raise("diverged", fmt.Sprintf("at entry %d the peers' states differ, and no majority agrees on one: take a backup of each peer (holdfast backup --local --peer) before anything else", index))
+	s.alarms.raise(alarmDiverged, fmt.Sprintf("at entry %d the peers' states differ, and no majority agrees on one: take a backup of each peer (holdfast backup --local --peer) before anything else", index))
+	return wrong
 }
+
+const alarmDiverged = "diverged"

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/raftstore"
 	"github.com/holdfast-io/holdfast/raftstore/storetest"
@@ -818,9 +820,12 @@ func TestWatch(t *testing.T) {
 // away gets a snapshot, history included, and restarts from its own.
 func TestSnapshotAndCatchUp(t *testing.T) {
 	bubble(t, func(t *testing.T) {
+		registries := make(map[string]*prometheus.Registry) // of each peer's last process
 		c := storetest.NewCluster(t, 3, func(cfg *raftstore.Config) {
 			cfg.SnapshotBytes, cfg.TrailingBytes = 16<<10, 1
 			raftstore.CutLogAt(50)(cfg)
+			registries[cfg.ID] = prometheus.NewRegistry()
+			cfg.Registerer = registries[cfg.ID]
 		})
 		leader := c.WaitLeader()
 		away := c.Others(leader)[0]
@@ -840,6 +845,12 @@ func TestSnapshotAndCatchUp(t *testing.T) {
 		waitEqual(t, c.Peers)
 		if len(away.Disk.Snapshots()) == 0 {
 			t.Fatal("the peer that was away caught up without a snapshot: this test shows nothing")
+		}
+		for name, by := range map[string]*storetest.Peer{"sent": leader, "received": away, "installed": away} {
+			name := "holdfast_store_snapshots_" + name + "_total"
+			if n := metric(t, registries[by.ID], name); n != 1 {
+				t.Errorf("%s of %s is %v, want 1", name, by.ID, n)
+			}
 		}
 		// A watch that it served before goes on, without a gap.
 		w := away.Store.Watch("k/", seen)
@@ -965,8 +976,11 @@ func TestDiskHang(t *testing.T) {
 		}
 		select {
 		case err := <-leader.Ended():
-			if err == nil || !strings.Contains(err.Error(), "hangs") {
+			if !errors.Is(err, raftstore.ErrDiskHangs) {
 				t.Errorf("the store ended with %v, want the hanging disk", err)
+			}
+			if took := time.Since(begin); took > 11*time.Second {
+				t.Errorf("the store ended after %v: it gives up after 10 s, and nothing is worth waiting for then", took)
 			}
 		case <-time.After(time.Minute):
 			t.Fatal("the store waits for its disk for ever")
@@ -1213,4 +1227,20 @@ func TestTransferEndsWithTheStore(t *testing.T) {
 			leader.Kill()
 		})
 	}
+}
+
+// metric returns the value of a counter.
+func metric(t *testing.T, registry *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }

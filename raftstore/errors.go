@@ -62,6 +62,9 @@ var (
 	// ErrDamaged is returned by New, and by Run, when the peer's own files are not
 	// what it wrote. The text says which, and what to do.
 	ErrDamaged = errors.New("the data of this peer is damaged")
+	// ErrDiskHangs ends Run when a write to the disk does not come back. It goes on
+	// hanging, whatever else ends.
+	ErrDiskHangs = errors.New("the disk hangs")
 	// ErrQuarantined is returned by all calls to a peer whose state was found to be
 	// corrupt; see Store.Refusal. Other peers serve.
 	ErrQuarantined = errors.New("quarantined: this peer's state is corrupt")

@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"reflect"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -62,22 +61,6 @@ func Drain(s *Store) {
 			}
 		}
 	}
-}
-
-// DivergeWhenArmed changes a key in the state of the store that armed names, and in no
-// log, as a bug in applying entries would: once, after the next entry.
-func DivergeWhenArmed(armed *atomic.Pointer[Store]) func(*Config) {
-	return OnApply(func(id string, entries []*raft.Log, _ *mvcc.Root) {
-		s := armed.Load()
-		if s == nil || s.cfg.ID != id {
-			return
-		}
-		armed.Store(nil)
-		data := encodeBatch([]*proposal{newProposal(mustEncode(Txn{Then: []Op{Put("ghost", nil)}}))}, time.Now())
-		if _, err := s.fsm.state.Apply(mvcc.Entry{Index: entries[len(entries)-1].Index, Term: 1, Data: data}); err != nil {
-			panic(err)
-		}
-	})
 }
 
 func mustEncode(t Txn) []byte {

@@ -1,9 +1,13 @@
 package raftstore
 
 import (
+	"fmt"
+	"time"
+
 	"github.com/hashicorp/raft"
 
 	"github.com/holdfast-io/holdfast/internal/faults"
+	"github.com/holdfast-io/holdfast/raftstore/mvcc"
 )
 
 // underFaults returns storage whose writes pass the fault plane first: below the
@@ -75,3 +79,40 @@ func (s *faultySink) Close() error {
 	}
 	return err
 }
+
+// memory lets the fault plane change the state behind everybody's back.
+type memory struct{ *Store }
+
+// Flip implements faults.Memory. The bytes are those that readers and the next
+// snapshot get.
+//
+//go:norace
+func (m memory) Flip(key string) error {
+	kv, ok := m.View().Get(key)
+	if !ok || len(kv.Value) == 0 {
+		return fmt.Errorf("flip a bit of %q: it has no value", key)
+	}
+	kv.Value[len(kv.Value)/2] ^= 1
+	return nil
+}
+
+// Diverge implements faults.Memory: from the next entry on.
+func (m memory) Diverge() error {
+	m.fsm.diverge.Store(true)
+	return nil
+}
+
+// ghost makes the state remember a transaction that was in no log, and that changed
+// no key.
+func (f *fsm) ghost(last *raft.Log) {
+	txn := Txn{ID: []byte("ghost"), If: []Compare{Present(ghostKey)}, Then: []Op{Delete(ghostKey)}}
+	data, err := txn.encode(0)
+	if err == nil {
+		_, err = f.state.Apply(mvcc.Entry{Index: last.Index, Term: last.Term, Data: encodeBatch([]*proposal{newProposal(data)}, time.Now())})
+	}
+	if err != nil {
+		panic(err) // constants
+	}
+}
+
+const ghostKey = "system/ghost"

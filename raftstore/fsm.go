@@ -24,6 +24,7 @@ type fsm struct {
 	// onCheck learns what a comparison of the replicas found; nil ignores it. Set
 	// it before raft starts. It must not block.
 	onCheck func(mvcc.CheckResult)
+	diverge atomic.Bool // once: see memory
 }
 
 // ApplyBatch implements raft.BatchingFSM. It does no I/O and waits for nobody. The
@@ -51,6 +52,9 @@ func (f *fsm) ApplyBatch(entries []*raft.Log) []any {
 			f.onCheck(*applied.Check)
 		}
 		results[i] = applied
+	}
+	if f.diverge.Load() && f.diverge.CompareAndSwap(true, false) {
+		f.ghost(entries[len(entries)-1])
 	}
 	root := f.state.Root()
 	f.store.publish(root)
@@ -89,6 +93,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	f.entries.Store(0)
 	f.store.publish(state.Root())
 	if f.store.isReady() { // else it is this peer's own, at its start
+		f.store.metrics.snapshotsInstalled.Inc()
 		if err := f.installs.note(state.Root().Index(), time.Now()); err != nil {
 			f.store.fail(err)
 		}

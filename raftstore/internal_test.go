@@ -547,3 +547,34 @@ func BenchmarkCheckWrites(b *testing.B) {
 		})
 	}
 }
+
+// TestReserve: a leader that hands over for lack of room takes what there is room
+// for, and deletes.
+func TestReserve(t *testing.T) {
+	s := &Store{cfg: Config{ID: "p1"}}
+	s.leader.Store(&leaderInfo{id: "p1"})
+	r := &room{store: s}
+	grow := mustEncode(Txn{Then: []Op{Put("k", make([]byte, 1000))}})
+	shrink := mustEncode(Txn{Then: []Op{Delete("k")}})
+	r.refusing.Store(true)
+	r.reserve.Store(1 << 20)
+	taken := 0
+	for r.admit(grow) == nil {
+		if taken++; taken > 1<<20/1000 {
+			t.Fatalf("%d transactions of 1000 bytes fit into 1 MiB", taken)
+		}
+	}
+	if taken < 100 {
+		t.Errorf("%d transactions of 1000 bytes were taken, there is room for 100", taken)
+	}
+	if err := r.admit(grow); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("a put once the reserve is used up: %v, want ErrNoSpace", err)
+	}
+	if err := r.admit(shrink); err != nil {
+		t.Errorf("a delete once the reserve is used up: %v", err)
+	}
+	s.leader.Store(&leaderInfo{id: "p2"})
+	if err := r.admit(grow); err != nil {
+		t.Errorf("a put on a peer that does not lead: %v", err)
+	}
+}

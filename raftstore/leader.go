@@ -52,6 +52,29 @@ func (s *Store) setReign(l *Leader) {
 	close(old.changed)
 }
 
+// reigning returns this peer's leadership, or ErrNotLeader. Between its election and
+// the moment in which it has applied all of the terms before, it waits: there is no
+// other leader to go to.
+func (s *Store) reigning(ctx context.Context) (*reign, error) {
+	for {
+		r, known := s.reign.Load(), s.leader.Load()
+		switch {
+		case r.leader != nil:
+			return r, nil
+		case known.id != s.cfg.ID:
+			return nil, ErrNotLeader
+		}
+		select {
+		case <-r.changed:
+		case <-known.changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w yet: %w", ErrNotLeader, context.Cause(ctx))
+		case <-s.stopped:
+			return nil, ErrClosed
+		}
+	}
+}
+
 // Leader is one term of leadership of this peer.
 type Leader struct {
 	store *Store

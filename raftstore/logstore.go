@@ -46,7 +46,7 @@ func (d *disk) write(what string, fn func() error) error {
 	begin := time.Since(d.base)
 	d.since.Store(int64(max(begin, 1)))
 	hang := time.AfterFunc(hangLimit, func() {
-		d.poison(fmt.Errorf("%s has taken more than %v: the disk hangs; stopping, so that another peer can lead", what, hangLimit))
+		d.poison(fmt.Errorf("%s has taken more than %v: %w; stopping, so that another peer can lead", what, hangLimit, ErrDiskHangs))
 	})
 	err := fn()
 	hang.Stop()

@@ -358,11 +358,12 @@ func (s *Store) beginChange(ctx context.Context) (*change, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for another change of members: %w", context.Cause(ctx))
 	}
-	c := &change{s: s, leader: s.reign.Load().leader}
-	if c.leader == nil {
-		c.end()
-		return nil, ErrNotLeader
+	r, err := s.reigning(ctx)
+	if err != nil {
+		<-s.membership
+		return nil, err
 	}
+	c := &change{s: s, leader: r.leader}
 	future := s.raft.GetConfiguration()
 	c.conf, c.index = future.Configuration(), future.Index()
 	return c, nil
@@ -467,9 +468,9 @@ func (s *Store) enough(ctx context.Context, voters []string) error {
 func (s *Store) waitCaughtUp(ctx context.Context, id string) error {
 	retry := newBackoff()
 	for {
-		reign := s.reign.Load()
-		if reign.leader == nil {
-			return ErrNotLeader
+		reign, err := s.reigning(ctx)
+		if err != nil {
+			return err
 		}
 		target := s.raft.CommitIndex()
 		desc, err := s.describe(ctx, id)
@@ -502,8 +503,8 @@ func (s *Store) waitDescribe(ctx context.Context, id string) (*peerv1.DescribeRe
 	defer cancel()
 	retry := newBackoff()
 	for {
-		if s.reign.Load().leader == nil {
-			return nil, ErrNotLeader
+		if _, err := s.reigning(ctx); err != nil {
+			return nil, err
 		}
 		desc, err := s.describe(ctx, id)
 		if err == nil {

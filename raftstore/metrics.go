@@ -15,6 +15,8 @@ type metrics struct {
 	snapshotSeconds prometheus.Histogram
 	leaderships     prometheus.Counter
 	leasesExpired   prometheus.Counter
+	// Snapshots between peers: as leader, and as follower.
+	snapshotsSent, snapshotsReceived, snapshotsInstalled prometheus.Counter
 }
 
 // outcomes are the counters of metrics.txns: to find one by its label costs more than
@@ -26,27 +28,27 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "holdfast", Subsystem: "store", Name: name, Help: help, Buckets: buckets})
 	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "holdfast", Subsystem: "store", Name: name, Help: help})
+	}
 	seconds := prometheus.ExponentialBuckets(0.0001, 2, 18) // 0.1 ms to 13 s
 	m := &metrics{
 		txns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "holdfast", Subsystem: "store", Name: "txns_total",
 			Help: "Transactions proposed by this peer as leader, by outcome: committed, compare_failed, deposed, not_leader, unknown, overloaded, no_space.",
 		}, []string{"outcome"}),
-		txnSeconds:      histogram("txn_seconds", "Time from a transaction's arrival at the leader to its result.", seconds),
-		batchTxns:       histogram("batch_txns", "Transactions in a log entry, on the leader.", prometheus.ExponentialBuckets(1, 2, 10)),
-		applySeconds:    histogram("apply_seconds", "Time to apply a run of committed entries.", seconds),
-		diskSeconds:     histogram("log_write_seconds", "Time of a synced write to the log, vote or term.", seconds),
-		syncSeconds:     histogram("read_index_seconds", "Time of a round that confirms linearizable reads.", seconds),
-		snapshotSeconds: histogram("snapshot_seconds", "Time to write a snapshot.", prometheus.ExponentialBuckets(0.001, 4, 10)),
-		leaderships: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "holdfast", Subsystem: "store", Name: "leaderships_total",
-			Help: "How often this peer began to lead.",
-		}),
+		txnSeconds:         histogram("txn_seconds", "Time from a transaction's arrival at the leader to its result.", seconds),
+		batchTxns:          histogram("batch_txns", "Transactions in a log entry, on the leader.", prometheus.ExponentialBuckets(1, 2, 10)),
+		applySeconds:       histogram("apply_seconds", "Time to apply a run of committed entries.", seconds),
+		diskSeconds:        histogram("log_write_seconds", "Time of a synced write to the log, vote or term.", seconds),
+		syncSeconds:        histogram("read_index_seconds", "Time of a round that confirms linearizable reads.", seconds),
+		snapshotSeconds:    histogram("snapshot_seconds", "Time to write a snapshot.", prometheus.ExponentialBuckets(0.001, 4, 10)),
+		leaderships:        counter("leaderships_total", "How often this peer began to lead."),
+		leasesExpired:      counter("leases_expired_total", "Leases that this peer ended, as leader, because their time was up."),
+		snapshotsSent:      counter("snapshots_sent_total", "Snapshots that this peer, as leader, has sent to peers that lacked more than the log has, and that they took."),
+		snapshotsReceived:  counter("snapshots_received_total", "Snapshots from a leader that began to arrive."),
+		snapshotsInstalled: counter("snapshots_installed_total", "Snapshots from a leader that have taken the place of this peer's state."),
 	}
-	m.leasesExpired = prometheus.NewCounter(prometheus.CounterOpts{
-		Namespace: "holdfast", Subsystem: "store", Name: "leases_expired_total",
-		Help: "Leases that this peer ended, as leader, because their time was up.",
-	})
 	m.outcomes = outcomes{
 		committed:     m.txns.WithLabelValues("committed"),
 		compareFailed: m.txns.WithLabelValues("compare_failed"),
@@ -63,6 +65,7 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 	}
 	collectors := []prometheus.Collector{
 		m.txns, m.txnSeconds, m.batchTxns, m.applySeconds, m.diskSeconds, m.syncSeconds, m.snapshotSeconds, m.leaderships, m.leasesExpired,
+		m.snapshotsSent, m.snapshotsReceived, m.snapshotsInstalled,
 		gauge("revision", "Revision of this peer's state.", func() float64 { return float64(s.current.Load().root.Revision()) }),
 		gauge("applied_index", "Last log entry applied.", func() float64 { return float64(s.current.Load().root.Index()) }),
 		gauge("commit_index", "Last log entry known to be committed.", func() float64 { return float64(s.Status().CommitIndex) }),

@@ -34,12 +34,16 @@ func TestCorruptMemoryIsQuarantined(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			kv, _ := view.Get("precious")
 			time.Sleep(20 * time.Second)
 			if err := victim.Store.Refusal(); err != nil {
 				t.Fatalf("quarantined while all was well: %v", err)
 			}
-			corrupt(kv.Value) // the store's own bytes
+			if err := victim.Faults.Flip("precious"); err != nil {
+				t.Fatal(err)
+			}
+			if kv, _ := view.Get("precious"); string(kv.Value) == "right" {
+				t.Fatal("the fault plane did not flip a bit")
+			}
 
 			write(t, victim.Store, "other", "1")
 			begin := time.Now()
@@ -94,26 +98,22 @@ func TestCorruptMemoryIsQuarantined(t *testing.T) {
 	}
 }
 
-// corrupt flips a bit behind everybody's back, the race detector's too.
-//
-//go:norace
-func corrupt(b []byte) { b[0] ^= 1 }
-
 // TestDivergedReplicaIsQuarantined: a replica whose state differs from the others',
 // though it is sound by itself, is found by the check in the log; also when it leads,
 // and so is the one whose hash all others differ from.
 func TestDivergedReplicaIsQuarantined(t *testing.T) {
 	for _, victimLeads := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			var armed atomic.Pointer[raftstore.Store]
-			c := storetest.NewCluster(t, 3, raftstore.DivergeWhenArmed(&armed))
+			c := storetest.NewCluster(t, 3)
 			victim := c.WaitLeader()
 			if !victimLeads {
 				victim = c.Others(victim)[0]
 			}
 			write(t, victim.Store, "a", "1")
 			time.Sleep(20 * time.Second)
-			armed.Store(victim.Store)
+			if err := victim.Faults.Diverge(); err != nil {
+				t.Fatal(err)
+			}
 			write(t, c.Others(victim)[0].Store, "a", "2")
 			begin := time.Now()
 			select {
@@ -132,6 +132,19 @@ func TestDivergedReplicaIsQuarantined(t *testing.T) {
 			for _, p := range c.Others(victim) {
 				if err := p.Store.Refusal(); err != nil {
 					t.Errorf("peer %s, which is sound: %v", p.ID, err)
+				}
+				if alarms := strings.Join(p.Store.Status().Alarms, "; "); !strings.Contains(alarms, "diverged: peers ["+victim.ID+"] have another state") {
+					t.Errorf("alarms of %s: %q", p.ID, alarms)
+				}
+			}
+			// A restart heals it, and the others see that.
+			victim.Kill()
+			<-victim.Ended()
+			victim.Restart()
+			time.Sleep(20 * time.Second)
+			for _, p := range c.Peers {
+				if alarms := p.Store.Status().Alarms; len(alarms) > 0 {
+					t.Errorf("alarms of %s once all are equal: %q", p.ID, alarms)
 				}
 			}
 		})

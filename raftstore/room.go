@@ -31,7 +31,7 @@ const (
 	roomPeriod = time.Second
 	// handOverPeriod is how often a leader without room asks whether another voter
 	// has some.
-	handOverPeriod = 10 * time.Second
+	handOverPeriod = 3 * time.Second
 
 	minLowSpace = 1 << 30
 	maxLowSpace = 4 << 30
@@ -62,8 +62,11 @@ type room struct {
 	dir   string                // of the ballast; empty: none
 
 	low      atomic.Bool // below the watermark
-	refusing atomic.Bool // and nobody else can lead
-	asked    time.Time   // when the others were last asked
+	refusing atomic.Bool // and leads: it takes what fits into reserve, and deletes
+	// reserve is what was free when the leader began to hand over, less what it has
+	// taken since; 0 once nobody else can lead.
+	reserve atomic.Int64
+	asked   time.Time // when the others were last asked
 }
 
 // admit refuses, on the leader while it lacks room, transactions that make the store
@@ -76,8 +79,15 @@ func (r *room) admit(txn []byte) error {
 	if err := proto.Unmarshal(txn, t); err == nil && !grows(t) {
 		return nil
 	}
+	if r.reserve.Add(-footprint(len(txn))) >= 0 {
+		return nil
+	}
 	return ErrNoSpace
 }
+
+// footprint is about the room that a transaction of so many bytes takes, alone in its
+// entry: pages of the log, and of the tree above them.
+func footprint(bytes int) int64 { return 4*int64(bytes) + 4096 }
 
 // grows reports whether a transaction may make the store larger: whether there is
 // anything in it but deletes, revoked leases, reads, and the times of leases.
@@ -143,6 +153,9 @@ func (r *room) look(ctx context.Context) {
 	}
 	if now.Free < scarce(now.Total) {
 		dropBallast(r.dir)
+		if more, err := r.space(); err == nil {
+			now = more
+		}
 	} else if !low && now.Free > limit+2*ballastSize(now.Total) {
 		if err := makeBallast(r.dir, ballastSize(now.Total)); err != nil {
 			s.log.Warn("no ballast on the disk", "err", err)
@@ -151,8 +164,8 @@ func (r *room) look(ctx context.Context) {
 	r.refuseOrLeave(ctx, low, now)
 }
 
-// refuseOrLeave decides what a leader without room does. It goes on as it was until
-// it knows that nobody else can lead, if there is time for that.
+// refuseOrLeave decides what a leader without room does. Until it knows whether
+// anybody else can lead it takes writes as before, as far as there is room for them.
 func (r *room) refuseOrLeave(ctx context.Context, low bool, now Space) {
 	s := r.store
 	if !low || s.leader.Load().id != s.cfg.ID {
@@ -160,20 +173,23 @@ func (r *room) refuseOrLeave(ctx context.Context, low bool, now Space) {
 		r.asked = time.Time{}
 		return
 	}
-	if now.Free < scarce(now.Total) {
-		r.refusing.Store(true)
-	}
 	if !r.asked.IsZero() && time.Since(r.asked) < handOverPeriod {
 		return
 	}
 	r.asked = time.Now()
+	first := !r.refusing.Load()
+	if first {
+		r.reserve.Store(now.Free)
+		r.refusing.Store(true)
+	}
 	err := r.leave(ctx)
 	if err == nil {
 		s.log.Info("handed the leadership to a peer whose disk has room")
 		r.refusing.Store(false)
 		return
 	}
-	if !r.refusing.Swap(true) {
+	r.reserve.Store(0)
+	if first {
 		s.log.Error("only deletes are taken until there is room on the disk", "err", err)
 	}
 }

@@ -38,12 +38,15 @@ func TestLowSpaceOnOnePeer(t *testing.T) {
 		if !lowOnSpace(alsoFull.Store) || lowOnSpace(full.Store) {
 			t.Fatalf("alarms: %v, %v", alsoFull.Store.Status().Alarms, full.Store.Status().Alarms)
 		}
-		full.Disk.SetFree(1 << 30)
-		for i := range 100 {
-			if _, err := full.Store.Txn(ctx, put(fmt.Sprint(i), "x")); err != nil {
-				t.Fatalf("write %d: %v", i, err)
+		full.Disk.SetFree(1 << 20) // scarce: less than what an append may need
+		i := 0
+		for begin := time.Now(); time.Since(begin) < 10*time.Second; i++ { // one after the other, in the hand-over, too
+			if _, err := full.Store.Txn(ctx, put(fmt.Sprint(i%100), "x")); err != nil {
+				t.Fatalf("write %d, after %v: %v", i, time.Since(begin), err)
 			}
-			time.Sleep(100 * time.Millisecond)
+		}
+		if i < 1000 {
+			t.Errorf("%d writes in 10 s", i)
 		}
 		if leader := c.WaitLeader(); leader == full || leader == alsoFull {
 			t.Errorf("%s leads, whose disk is full", leader.ID)

@@ -125,6 +125,7 @@ func New(cfg Config) (*Store, error) {
 	if err := errors.Join(s.identify(), s.loadIncarnation()); err != nil {
 		return nil, errors.Join(err, s.closeFiles())
 	}
+	cfg.Faults.Attach(memory{s})
 	return s, nil
 }
 
@@ -179,8 +180,14 @@ func (s *Store) HasState() bool {
 	return has || err != nil
 }
 
-// stopTimeout bounds each step of stopping.
-const stopTimeout = 5 * time.Second
+const (
+	// stopTimeout bounds each step of stopping.
+	stopTimeout = 5 * time.Second
+	// hungStopTimeout is that when the disk hangs. Raft hangs with it, and what waits
+	// for raft: only those end that wait for neither. Nobody is kept waiting for it
+	// either, as another peer leads since this one fell silent.
+	hungStopTimeout = 250 * time.Millisecond
+)
 
 // Run takes part in the cluster until ctx ends, which is not an error, or until the
 // disk fails. It owns all of the store's goroutines and returns once they have
@@ -225,16 +232,20 @@ func (s *Store) Run(ctx context.Context) (err error) {
 		s.handOver()
 	case err = <-s.failed:
 	}
+	patience := stopTimeout
+	if errors.Is(err, ErrDiskHangs) {
+		patience = hungStopTimeout
+	}
 	// Nothing new is proposed; what is proposed gets its answer, while raft is
 	// there to give it.
 	stop()
-	if !waitFor(func() { parts.Wait(); s.batcher.inFlight.Wait() }, stopTimeout) {
+	if !waitFor(func() { parts.Wait(); s.batcher.inFlight.Wait() }, patience) {
 		s.log.Warn("some transactions had no answer when the store stopped")
 	}
 	s.disk.stop()
-	if !waitFor(func() { _ = s.raft.Shutdown().Error(); parts.Wait() }, stopTimeout) {
+	if !waitFor(func() { _ = s.raft.Shutdown().Error(); parts.Wait() }, patience) {
 		s.closeFiles = func() error { return nil } // they are still in use
-		err = errors.Join(err, fmt.Errorf("raft did not stop within %v: its disk hangs", stopTimeout))
+		err = errors.Join(err, fmt.Errorf("raft did not stop within %v: its disk hangs", patience))
 	}
 	return err
 }

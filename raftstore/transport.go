@@ -77,6 +77,9 @@ func (t *transport) receive() {
 			rpc.Respond(nil, err)
 			continue
 		}
+		if _, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
+			t.store.metrics.snapshotsReceived.Inc()
+		}
 		select {
 		case t.inbox <- rpc:
 		case <-t.closed:
@@ -284,7 +287,11 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	if err != nil {
 		return err
 	}
-	return t.heard(id, t.carrier.InstallSnapshot(id, target, &letter, resp, data))
+	err = t.heard(id, t.carrier.InstallSnapshot(id, target, &letter, resp, data))
+	if err == nil && resp.Success {
+		t.store.metrics.snapshotsSent.Inc()
+	}
+	return err
 }
 
 // AppendEntriesPipeline implements raft.Transport: there is none (see Store.startRaft).

@@ -3,10 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -50,6 +52,7 @@ type machine struct {
 	c      *cluster
 	spec   devcluster.Spec
 	client *client.Client // pinned to this peer
+	binary string         // what it runs; empty: the cluster's
 
 	mu      sync.Mutex
 	program devcluster.Program
@@ -162,7 +165,13 @@ func (c *cluster) command(spec devcluster.Spec, boot devcluster.Boot, dirs devcl
 	if len(boot.Join) > 0 {
 		args = append(args, "--join", strings.Join(boot.Join, ","))
 	}
-	cmd := exec.Command(c.binary, args...)
+	binary := c.binary
+	for _, m := range c.all() {
+		if m.spec.Name == spec.Name && m.binary != "" {
+			binary = m.binary
+		}
+	}
+	cmd := exec.Command(binary, args...)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), client.EnvConfig+"="+c.config(), "HOLDFAST_TOKEN="+boot.Token, "JOURNAL_STREAM=")
 	return cmd
@@ -380,6 +389,16 @@ func (m *machine) kill() error {
 	}
 }
 
+// stop ends the process politely.
+func (m *machine) stop(ctx context.Context) error {
+	m.mu.Lock()
+	program := m.program
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return program.Stop(ctx)
+}
+
 // unplugAndKill is what a power cut looks like from outside: no connection is closed.
 func (m *machine) unplugAndKill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -412,6 +431,34 @@ func (m *machine) fault(ctx context.Context, line string) (string, error) {
 	return out, nil
 }
 
+// metrics returns the peer's metrics that have no labels, by name.
+func (m *machine) metrics(ctx context.Context) (map[string]float64, error) {
+	transport := &http.Transport{TLSClientConfig: m.c.creds.ClientTLS(pki.RolePeer, "http/1.1")}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+m.spec.APIAddress()+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("metrics of %s: %s", m.name(), resp.Status)
+	}
+	all := make(map[string]float64)
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		var name string
+		var v float64
+		if n, _ := fmt.Sscan(lines.Text(), &name, &v); n == 2 {
+			all[name] = v
+		}
+	}
+	return all, lines.Err()
+}
+
 // struck returns how often faults of a kind have struck in this process.
 func (m *machine) struck(ctx context.Context, kind faults.Kind) int {
 	out, err := m.fault(ctx, "fired")
@@ -442,21 +489,25 @@ func (m *machine) mountSmall(bytes int) error {
 
 func (m *machine) filler() string { return filepath.Join(m.data(), "filler") }
 
-// fill takes all room that is left on the disk.
+// fill takes all room that is left on the disk at this moment: what the peer gives up
+// when it sees that is its own.
 func (m *machine) fill() error {
-	f, err := os.OpenFile(m.filler(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(m.filler(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for block := make([]byte, 1<<20); len(block) >= 4096; {
-		if _, err := f.Write(block); errors.Is(err, unix.ENOSPC) {
-			block = block[:len(block)/2]
-		} else if err != nil {
+	var st unix.Statfs_t
+	if err := unix.Statfs(m.data(), &st); err != nil {
+		return err
+	}
+	for size := int64(st.Bavail) * st.Bsize; size > 0; size -= 64 << 10 { // it may have written meanwhile
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
-	return nil
+	return fmt.Errorf("%s: there was no room to take", m.data())
 }
 
 func (m *machine) unfill() error {

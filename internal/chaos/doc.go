@@ -9,7 +9,7 @@
 // which a watch of all keys has seen over all peers and faults: each revision is a
 // transaction, and must be one that a client meant (P1, P2, P3, and porcupine without
 // being told the order); every watcher, and at the end every peer, must tell the same
-// events (P4); states at equal indexes have equal hashes (P7); bounded reads are not
+// events (P4); leases end, and not before their time (P5); states at equal indexes have equal hashes (P7); bounded reads are not
 // older than they may be (P8); within 10 s of the end of all faults each peer writes,
 // reads and watches (P9); and faults and load were really there (P11). Anything else,
 // times above all, is measured and printed, not judged: the machine may be busy.

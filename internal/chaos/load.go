@@ -127,6 +127,9 @@ func (l *load) floorAt(t time.Time) int64 {
 func (l *load) run(ctx context.Context, seed uint64) {
 	var all sync.WaitGroup
 	defer all.Wait()
+	for i := range 2 {
+		all.Go(func() { l.hold(ctx, fmt.Sprintf("h%d", i), rand.New(rand.NewPCG(seed, uint64(100+i)))) })
+	}
 	machines := l.c.all()
 	for i := range l.clients {
 		all.Go(func() {

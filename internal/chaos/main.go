@@ -39,6 +39,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (ok bool,
 		seconds = flags.Int("seconds", 60, "of faults in each play")
 	)
 	flags.StringVar(&opts.binary, "binary", "bin/holdfast", "what to break")
+	flags.StringVar(&opts.old, "old", "", "an older version of it, for row 19 (default: one built from this tree's history)")
 	flags.StringVar(&opts.dir, "dir", "/tmp/holdfast-chaos", "where the peers are; it is removed")
 	flags.StringVar(&opts.keep, "keep", "/tmp/holdfast-chaos-failed", "where failures leave histories and logs")
 	flags.IntVar(&opts.rate, "rate", 300, "operations a second")
@@ -47,11 +48,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (ok bool,
 		return false, err
 	}
 	opts.seconds = time.Duration(*seconds) * time.Second
-	if opts.binary, err = filepath.Abs(opts.binary); err != nil {
-		return false, err
-	}
-	if _, err := os.Stat(opts.binary); err != nil {
-		return false, fmt.Errorf("%w: build it with `make build`", err)
+	for _, binary := range []*string{&opts.binary, &opts.old} {
+		if *binary == "" {
+			continue
+		}
+		if *binary, err = filepath.Abs(*binary); err != nil {
+			return false, err
+		}
+		if _, err := os.Stat(*binary); err != nil {
+			return false, fmt.Errorf("%w: build it with `make build`", err)
+		}
 	}
 	chosen, err := choose(*which)
 	if err != nil {
@@ -60,9 +66,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (ok bool,
 	ok = true
 	keep := opts.keep
 	for _, r := range chosen {
-		if r.skip != "" {
-			fmt.Fprintf(stdout, "row %2d  %-46s skipped: %s\n", r.number, r.name, r.skip)
-			continue
+		if r.old && opts.old == "" {
+			dir, err := os.MkdirTemp("", "holdfast-chaos-older")
+			if err != nil {
+				return false, err
+			}
+			defer os.RemoveAll(dir)
+			var why string
+			if opts.old, why, err = buildOlder(ctx, dir); err != nil {
+				return false, err
+			}
+			if why != "" {
+				fmt.Fprintf(stdout, "row %2d  %-46s skipped: %s\n", r.number, r.name, why)
+				continue
+			}
 		}
 		var results []result
 		for n := range *repeat {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -195,10 +193,18 @@ func playRot(ctx context.Context, e *experiment) error {
 	return e.settle(ctx, 3)
 }
 
+// What a follower must miss so that it is sent a snapshot: up to 64 MiB until the
+// leader takes one, 64 MiB until the next, behind which as much of the log is kept.
+const (
+	missedBytes = 140 << 20
+	// anotherBytes bring about one snapshot more.
+	anotherBytes = 70 << 20
+)
+
 // playSnapshot lets a follower miss more than the log keeps, and kills it while it
-// takes the snapshot.
+// takes the snapshot. Twice at most: a witness remembers all that was written.
 func playSnapshot(ctx context.Context, e *experiment) error {
-	return e.turns(ctx, func(n int) error {
+	for n, end := 0, time.Now().Add(e.opts.seconds); n < 2 && (n == 0 || time.Now().Before(end)); n++ {
 		leader, err := e.leader(ctx)
 		if err != nil {
 			return err
@@ -207,66 +213,95 @@ func playSnapshot(ctx context.Context, e *experiment) error {
 		if err := m.kill(); err != nil {
 			return err
 		}
-		own := snapshots(m)
-		if err := e.bulk(ctx, leader, 110<<20); err != nil {
+		if err := e.bulk(ctx, missedBytes); err != nil {
 			return err
 		}
-		e.strike(1, m.name()+" missed 110 MiB")
-		theirs := snapshots(leader)
+		e.note("%s missed %d MiB", m.name(), missedBytes>>20)
+		crashed := 0
 		for range 3 {
 			if err := m.begin(devcluster.Boot{}); err != nil {
 				return err
 			}
-			sleep(ctx, time.Duration(200+e.rand.IntN(1500))*time.Millisecond)
+			installed, err := m.receiving(ctx)
+			if err != nil {
+				return err
+			}
+			if installed {
+				e.note("%s was faster than the kill", m.name())
+				break
+			}
+			sleep(ctx, time.Duration(e.rand.IntN(200))*time.Millisecond)
 			if err := m.kill(); err != nil {
 				return err
 			}
-			e.strike(1, m.name()+" is killed while it catches up")
+			crashed++
+			e.strike(1, m.name()+" is killed while it receives a snapshot")
+		}
+		if crashed == 0 {
+			e.fail("P11: %s was not killed in the middle of a snapshot", m.name())
 		}
 		begin := time.Now()
-		if err := m.restart(ctx); err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(snapshots(m), func(s string) bool { return slices.Contains(theirs, s) && !slices.Contains(own, s) }) {
-			e.fail("P11: %s has none of the snapshots that were made without it", m.name())
-		}
-		if err := e.bulk(ctx, leader, 20<<20); err != nil { // a second snapshot close by
-			return err
+		if !m.running() {
+			if err := m.restart(ctx); err != nil {
+				return err
+			}
 		}
 		target := e.load.floorAt(time.Now())
-		err = eventually(ctx, caughtUpWithin, "caught up "+m.name(), func(ctx context.Context) error {
-			st, err := m.status(ctx)
-			if err == nil && st.GetHeader().GetRevision() < target {
-				err = fmt.Errorf("it is at revision %d of %d", st.GetHeader().GetRevision(), target)
+		err = eventually(ctx, caughtUpWithin, "snapshot and catching up of "+m.name(), func(ctx context.Context) error {
+			all, err := m.metrics(ctx)
+			if err != nil {
+				return err
 			}
-			return err
+			if all["holdfast_store_snapshots_installed_total"] == 0 {
+				return errors.New("it has installed none")
+			}
+			if at := int64(all["holdfast_store_revision"]); at < target {
+				return fmt.Errorf("it is at revision %d of %d", at, target)
+			}
+			return nil
 		})
+		if err != nil {
+			return err
+		}
 		e.measure("until_caught_up", time.Since(begin))
-		return err
-	})
+		e.strike(1, m.name()+" has installed a snapshot")
+		if err := e.bulk(ctx, anotherBytes); err != nil { // a second snapshot close by
+			return err
+		}
+	}
+	return nil
 }
 
-// snapshots returns term and index of the snapshots that m has, "2-1044".
-func snapshots(m *machine) (names []string) {
-	files, _ := filepath.Glob(filepath.Join(m.data(), "raft", "snapshots", "*.snap"))
-	for _, f := range files {
-		parts := strings.SplitN(filepath.Base(f), "-", 3)
-		names = append(names, strings.Join(parts[:2], "-"))
+// receiving returns once the machine has begun to receive a snapshot, and whether it
+// has installed it already.
+func (m *machine) receiving(ctx context.Context) (installed bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, bootTimeout)
+	defer cancel()
+	for {
+		all, err := m.metrics(ctx)
+		if all["holdfast_store_snapshots_installed_total"] > 0 {
+			return true, nil
+		}
+		if all["holdfast_store_snapshots_received_total"] > 0 {
+			return false, nil
+		}
+		if sleep(ctx, 5*time.Millisecond); ctx.Err() != nil {
+			return false, fmt.Errorf("P11: %s is sent no snapshot (%w)", m.name(), errors.Join(err, context.Cause(ctx)))
+		}
 	}
-	return names
 }
 
 // bulk writes so many bytes.
-func (e *experiment) bulk(ctx context.Context, m *machine, total int) error {
+func (e *experiment) bulk(ctx context.Context, total int) error {
 	const each = 48 << 10 // many entries: the log keeps a thousand, whatever their size
 	l := e.load
 	w := &worker{load: l, name: "bulk", peer: "any", rand: e.rand, client: e.dial(e.all()...)}
 	defer w.client.Close()
 	w.store = storev1connect.NewStoreServiceClient(w.client.Connect())
-	filler := bytes.Repeat([]byte{'#'}, each)
-	_, _ = rand.Read(filler)
+	filler := make([]byte, each)
 	for i := 0; i < total/each && ctx.Err() == nil; i++ {
 		key := fmt.Sprintf("bulk/%d", i%16)
+		_, _ = rand.Read(filler) // of which a snapshot is as large as it was
 		var value []byte
 		err := w.write(ctx, func(id string) *raftv1.Txn {
 			value = append([]byte(id+" "), filler...)

@@ -7,8 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/holdfast-io/holdfast/internal/devcluster"
 	"github.com/holdfast-io/holdfast/internal/faults"
-	"github.com/holdfast-io/holdfast/pki"
 	storev1 "github.com/holdfast-io/holdfast/proto/holdfast/store/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
@@ -241,38 +238,13 @@ func playStarve(ctx context.Context, e *experiment) error {
 type use struct{ goroutines, files float64 }
 
 // use reads the peer's metrics.
-func (m *machine) use(ctx context.Context) (u use, err error) {
-	transport := &http.Transport{TLSClientConfig: m.c.creds.ClientTLS(pki.RolePeer, "http/1.1")}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+m.spec.APIAddress()+"/metrics", nil)
-	if err != nil {
-		return u, err
+func (m *machine) use(ctx context.Context) (use, error) {
+	all, err := m.metrics(ctx)
+	u := use{all["go_goroutines"], all["process_open_fds"]}
+	if err == nil && (u.goroutines == 0 || u.files == 0) {
+		err = fmt.Errorf("%s has no go_goroutines or process_open_fds in its metrics", m.name())
 	}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return u, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return u, err
-	}
-	for line := range strings.Lines(string(body)) {
-		var name string
-		var v float64
-		if n, _ := fmt.Sscan(line, &name, &v); n == 2 {
-			switch name {
-			case "go_goroutines":
-				u.goroutines = v
-			case "process_open_fds":
-				u.files = v
-			}
-		}
-	}
-	if u.goroutines == 0 || u.files == 0 {
-		return u, fmt.Errorf("%s has no go_goroutines or process_open_fds in its metrics (%s)", m.name(), resp.Status)
-	}
-	return u, nil
+	return u, err
 }
 
 // playReconnects connects a thousand times, each time with a session and a watch, and

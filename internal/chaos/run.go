@@ -34,6 +34,7 @@ const (
 // options are how rows are played.
 type options struct {
 	binary  string
+	old     string        // the binary of an older version, for row 19
 	dir     string        // of the cluster
 	keep    string        // where failures leave what they had
 	seconds time.Duration // of faults
@@ -53,7 +54,7 @@ type row struct {
 	play    func(ctx context.Context, e *experiment) error
 	// after goes on once the load has ended, with a cluster that has all of it.
 	after func(ctx context.Context, e *experiment) error
-	skip  string // why the row cannot be played here
+	old   bool // begins with the older version
 }
 
 // experiment is one play of a row.
@@ -128,7 +129,11 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 	if r.peers == 1 {
 		peers = 1
 	}
-	c, err := newCluster(ctx, opts.dir, opts.binary, peers, r.prepare)
+	binary := opts.binary
+	if r.old {
+		binary = opts.old
+	}
+	c, err := newCluster(ctx, opts.dir, binary, peers, r.prepare)
 	if err != nil {
 		return result{}, err
 	}
@@ -161,10 +166,14 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 	}}
 	witnessDone := make(chan struct{})
 	all.Go(func() { defer close(witnessDone); e.witness.run(background) })
-	for i := range 2 * len(c.all()) {
+	for i := range 3 * len(c.all()) {
 		machines := c.all()
 		m := machines[i%len(machines)]
-		f := &follower{peer: m.name(), client: c.dial(m), record: e.rec.Watch(userPrefix + hotPrefix), prefix: hotPrefix, after: base}
+		prefix := hotPrefix
+		if i >= 2*len(machines) {
+			prefix = leasePrefix
+		}
+		f := &follower{peer: m.name(), client: c.dial(m), record: e.rec.Watch(userPrefix + prefix), prefix: prefix, after: base}
 		if i >= len(machines) {
 			f.client.SetPeers(append([]string{m.spec.APIAddress()}, machines[(i+1)%len(machines)].spec.APIAddress()))
 		}
@@ -206,6 +215,9 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 		if err := e.alive(ctx); err != nil {
 			e.fail("P9: %v", err)
 		}
+		if err := e.leaseEnds(ctx, e.all()[e.rand.IntN(len(e.all()))]); err != nil {
+			e.fail("P5, P9: %v", err)
+		}
 		if r.elect && e.changes.Load() == before {
 			e.fail("P11: no other leader was seen, and one was intended")
 		}
@@ -239,7 +251,7 @@ func play(ctx context.Context, r row, opts options) (_ result, err error) {
 		var broken []string
 		res.stats, broken = e.rec.Check()
 		e.failed = append(e.failed, broken...)
-		if st := res.stats; st.Acked == 0 || st.Reads == 0 || st.Events == 0 {
+		if st := res.stats; st.Acked == 0 || st.Reads == 0 || st.Events == 0 || st.KeptAlive == 0 || st.Expired == 0 {
 			e.fail("P11: nothing was checked: %+v", st)
 		}
 	}
@@ -435,9 +447,20 @@ func (e *experiment) sees(ctx context.Context, m *machine, key string, rev int64
 
 // finish waits until every peer and watcher has all of it, and compares the peers.
 func (e *experiment) finish(ctx context.Context, base int64) error {
+	any := storev1connect.NewStoreServiceClient(e.witness.client.Connect())
+	err := eventually(ctx, endsWithin, "end of all leases", func(ctx context.Context) error {
+		n, err := leases(ctx, any)
+		if err == nil && n > 0 {
+			err = fmt.Errorf("%d keys of leases are there, which nobody keeps alive", n)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("P5: %w", err)
+	}
 	var last int64
-	err := eventually(ctx, 20*time.Second, "last read", func(ctx context.Context) error {
-		res, err := storev1connect.NewStoreServiceClient(e.witness.client.Connect()).Range(ctx, &storev1.RangeRequest{RangeEnd: []byte(allRangeEnd), AllKeys: true, CountOnly: true})
+	err = eventually(ctx, 20*time.Second, "last read", func(ctx context.Context) error {
+		res, err := any.Range(ctx, &storev1.RangeRequest{RangeEnd: []byte(allRangeEnd), AllKeys: true, CountOnly: true})
 		last = res.GetHeader().GetRevision()
 		return err
 	})

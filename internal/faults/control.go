@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +23,8 @@ import (
 //
 //	set NAME FAULT    as Parse reads it
 //	clear [NAME ...]  all, without names
+//	flip KEY          a bit of that key's value, in memory
+//	diverge           the state in memory from the log
 //	list              name, hits, fault of each
 //	fired             how often each kind has struck
 func (p *Plane) Serve(ctx context.Context, path string) error {
@@ -90,13 +94,15 @@ func (p *Plane) Command(line string) (string, error) {
 		}
 	case "fired":
 		fired := p.Fired()
-		for _, kind := range strings.Split(kinds(), ", ") {
-			if n := fired[Kind(kind)]; n > 0 {
-				fmt.Fprintf(&out, "%s %d\n", kind, n)
-			}
+		for _, kind := range slices.Sorted(maps.Keys(fired)) {
+			fmt.Fprintf(&out, "%s %d\n", kind, fired[kind])
 		}
+	case "flip":
+		return "", p.Flip(rest)
+	case "diverge":
+		return "", p.Diverge()
 	default:
-		return "", fmt.Errorf("%q is no command: use set, clear, list or fired", verb)
+		return "", fmt.Errorf("%q is no command: use set, clear, list, fired, flip or diverge", verb)
 	}
 	return out.String(), nil
 }

@@ -1,5 +1,5 @@
 // Package faults is the fault plane: what can go wrong with a process's network,
-// disk and clock, made to go wrong on purpose.
+// disk, memory and clock, made to go wrong on purpose.
 //
 // # Model
 //
@@ -15,6 +15,8 @@
 //	cut peer=p2 direction=out
 //	delay delay=50ms jitter=100ms bandwidth=125000
 //	disk-fail part=log times=1
+//
+// Memory goes wrong at one moment and not for a time: [Plane.Flip], [Plane.Diverge].
 //
 // # Time and chance
 //

@@ -27,6 +27,12 @@ const (
 	Clock Kind = "clock" // Offset, Drift: of the wall clock
 )
 
+// What is done once, by Flip and Diverge, and is in force for nobody: Fired counts it.
+const (
+	MemoryFlip    Kind = "memory-flip"
+	MemoryDiverge Kind = "memory-diverge"
+)
+
 // uses has the fields that each kind understands, with the one it must have marked.
 var uses = map[Kind][]string{
 	Cut:      {"peer", "direction"},

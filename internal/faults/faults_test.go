@@ -401,8 +401,31 @@ func TestControl(t *testing.T) {
 	do("set", "begin with one of")
 	do("set x cut pear=1", "no such field")
 	do("boom", "no command")
+	do("flip k", "no store")
+	do("diverge", "no store")
+	p.Attach(memory{"k": {0}})
+	do("flip other", "no such key")
+	do("flip k", "")
+	do("diverge", "")
+	do("fired", "disk-fail 1\nmemory-diverge 1\nmemory-flip 1\n")
 	cancel()
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
+}
+
+// memory is a store's, with one more key when it has diverged.
+type memory map[string][]byte
+
+func (m memory) Flip(key string) error {
+	if len(m[key]) == 0 {
+		return errors.New("no such key")
+	}
+	m[key][0] ^= 1
+	return nil
+}
+
+func (m memory) Diverge() error {
+	m["ghost"] = nil
+	return nil
 }

@@ -23,9 +23,19 @@ type Plane struct {
 	// all is well.
 	active atomic.Bool
 
-	mu    sync.Mutex // of changes to state, and of what follows
-	rand  *rand.Rand
-	fired map[Kind]int64
+	mu     sync.Mutex // of changes to state, and of what follows
+	rand   *rand.Rand
+	fired  map[Kind]int64
+	memory Memory
+}
+
+// Memory is a store's state in memory, of which no log knows.
+type Memory interface {
+	// Flip flips a bit of key's value, as failing memory does.
+	Flip(key string) error
+	// Diverge makes the state another one than the log says, as a bug in applying
+	// entries would: one that no client can see.
+	Diverge() error
 }
 
 // state is the faults at one moment.
@@ -117,6 +127,37 @@ func (p *Plane) Fired() map[Kind]int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.fired)
+}
+
+// Attach lets the plane change a store's memory, until another is attached.
+func (p *Plane) Attach(m Memory) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.memory = m
+}
+
+// Flip flips a bit of key's value in the attached store's memory, once.
+func (p *Plane) Flip(key string) error {
+	return p.spoil(MemoryFlip, func(m Memory) error { return m.Flip(key) })
+}
+
+// Diverge makes the attached store's state another one than its log says, once.
+func (p *Plane) Diverge() error { return p.spoil(MemoryDiverge, Memory.Diverge) }
+
+func (p *Plane) spoil(kind Kind, do func(Memory) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.memory == nil {
+		return errors.New("this process has no store whose memory could be changed")
+	}
+	if err := do(p.memory); err != nil {
+		return err
+	}
+	p.fired[kind]++
+	return nil
 }
 
 // Paused reports whether a pause is in force.

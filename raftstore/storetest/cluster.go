@@ -87,12 +87,7 @@ func NewCluster(t testing.TB, n int, options ...func(*raftstore.Config)) *Cluste
 	for range n - 1 {
 		p := c.NewPeer()
 		p.Run()
-		err := first.Store.AddPeer(ctx, p.ID, p.ID)
-		for errors.Is(err, raftstore.ErrNotLeader) && ctx.Err() == nil { // it has just become one
-			time.Sleep(time.Millisecond)
-			err = first.Store.AddPeer(ctx, p.ID, p.ID)
-		}
-		if err != nil {
+		if err := first.Store.AddPeer(ctx, p.ID, p.ID); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -63,6 +63,10 @@ type Lease struct {
 	ttl   time.Duration
 	kept  []time.Duration // when keepalives were called that were answered
 	ended time.Duration   // when one was answered with ErrLeaseNotFound; 0: never
+	// Of a lease of real processes: a key that lives by it, when its grant and its
+	// revocation were called for; 0: never.
+	key              string
+	granted, revoked time.Duration
 }
 
 // turn is one answer of a watch.

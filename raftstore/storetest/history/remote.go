@@ -50,6 +50,46 @@ func (r *Recorder) Committed(rev int64, t *raftv1.Txn) error {
 	return nil
 }
 
+// LeaseOf begins to record a lease, for which was called at a time, and which was
+// granted for ttl. No log tells when it ends: key does, which was put under it, and
+// under nothing else, and which nobody deletes. It has ended at the latest when the
+// first watcher saw it go.
+func (r *Recorder) LeaseOf(key string, id int64, ttl time.Duration, called time.Time) *Lease {
+	l := r.Lease(id, ttl)
+	l.key, l.granted = key, called.Sub(r.begin)
+	return l
+}
+
+// Revoking says that the lease's holder is about to end it itself.
+func (l *Lease) Revoking() {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.revoked = max(time.Since(l.r.begin), 1)
+}
+
+// gone returns when each key was first seen to be deleted.
+func (r *Recorder) gone() map[string]time.Duration {
+	gone := make(map[string]time.Duration)
+	for _, w := range r.watches {
+		for _, t := range w.turns {
+			for _, e := range t.Events {
+				if at, ok := gone[e.Key]; e.Type == raftstore.EventDelete && (!ok || t.At < at) {
+					gone[e.Key] = t.At
+				}
+			}
+		}
+	}
+	return gone
+}
+
+// tenure is the lease's life as far as its key tells.
+func (l *Lease) tenure(gone map[string]time.Duration) *tenure {
+	is := &tenure{granted: l.granted}
+	is.ended, is.over = gone[l.key]
+	is.expired = is.over && (l.revoked == 0 || is.ended < l.revoked)
+	return is
+}
+
 // CompactedTo says that history below rev was discarded on purpose.
 func (r *Recorder) CompactedTo(rev int64) {
 	r.mu.Lock()

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
@@ -63,6 +65,62 @@ func TestRemote(t *testing.T) {
 			if !strings.Contains(text, tt.want) {
 				t.Errorf("%s, want %q", text, tt.want)
 			}
+		})
+	}
+}
+
+// TestRemoteLeases: where no log tells how long leases lived, their keys do.
+func TestRemoteLeases(t *testing.T) {
+	const key, ttl = "raw/lease/1", 100 * time.Millisecond
+	for _, tt := range []struct {
+		name    string
+		kept    bool          // by an answered call, right before
+		told    bool          // that it is over
+		revoked bool          // by its holder
+		age     time.Duration // at its end; 0: it lasts
+		want    string
+	}{
+		{"in time", false, true, false, ttl, ""},
+		{"early", false, false, false, ttl / 2, "P5: lease 1 of 100ms ended"},
+		{"early after a keepalive", true, false, false, ttl + ttl/2, "P5: lease 1 of 100ms ended"},
+		{"revoked", true, false, true, ttl / 2, ""},
+		{"for ever", false, false, false, 0, "P5: lease 1, which nobody keeps alive, has not ended"},
+		{"not over", false, true, false, 0, "P5: lease 1 was said to be over"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := New()
+				r.Base(1, []raftstore.KeyValue{{Key: key, Create: 1, Mod: 1, Version: 1}})
+				lease := r.LeaseOf(key, 1, ttl, time.Now())
+				if tt.kept {
+					time.Sleep(ttl)
+					_ = lease.KeepAlive(func() error { return nil })
+					time.Sleep(tt.age - ttl)
+				} else {
+					time.Sleep(tt.age)
+				}
+				if tt.revoked {
+					lease.Revoking()
+				}
+				var events []raftstore.Event
+				if tt.age > 0 {
+					events = append(events, raftstore.Event{Key: key, Type: raftstore.EventDelete, Revision: 2})
+					if err := r.Committed(2, &raftv1.Txn{Reason: "the keeper", Then: []*raftv1.Op{{Op: &raftv1.Op_Delete{Delete: &raftv1.Delete{Key: key}}}}}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, peer := range []string{"p1", "p2"} { // the second one is late
+					r.Watch("").Turn(peer, 1, events, int64(1+len(events)), nil)
+					time.Sleep(time.Second)
+				}
+				if tt.told {
+					_ = lease.KeepAlive(func() error { return raftstore.ErrLeaseNotFound })
+				}
+				_, broken := r.Check()
+				if text := strings.Join(broken, "\n"); tt.want == "" && text != "" || !strings.Contains(text, tt.want) {
+					t.Errorf("%q, want %q", text, tt.want)
+				}
+			})
 		})
 	}
 }
