@@ -158,7 +158,10 @@ func (s usageService) ListPodUsage(ctx context.Context, req *holdfastv1.ListPodU
 		return nil, badRequest("namespace", "is empty: a pod's name needs its namespace")
 	}
 	reports, unheard := s.gather(ctx)
-	read := reading{age: s.fresh.age(time.Now()), view: s.store.View()}
+	read, err := s.read(ctx, &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL})
+	if err != nil {
+		return nil, err
+	}
 	r := object.ResourceOf(&corev1.Pod{})
 	resp := &holdfastv1.ListPodUsageResponse{Answer: s.answer(read), Unheard: unheard}
 	for _, report := range reports {
@@ -193,7 +196,10 @@ func (s usageService) ListNodeUsage(ctx context.Context, req *holdfastv1.ListNod
 		return nil, err
 	}
 	reports, unheard := s.gather(ctx)
-	read := reading{age: s.fresh.age(time.Now()), view: s.store.View()}
+	read, err := s.read(ctx, &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL})
+	if err != nil {
+		return nil, err
+	}
 	r := object.ResourceOf(&corev1.Node{})
 	resp := &holdfastv1.ListNodeUsageResponse{Answer: s.answer(read), Unheard: unheard}
 	for name, report := range reports {
