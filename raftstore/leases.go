@@ -417,6 +417,10 @@ func (t *leaseTerm) answer(ctx context.Context, id int64, keepAlive bool) (Lease
 				return LeaseInfo{}, nil, context.Cause(ctx)
 			}
 		}
+		if lease.undecided {
+			t.mu.Unlock()
+			return LeaseInfo{}, nil, fmt.Errorf("%w: whether lease %d has ended is undecided", ErrNotLeader, id)
+		}
 		var reset *proposal
 		if keepAlive {
 			t.set(id, lease.ttl, now, lease.ttl)
@@ -458,7 +462,7 @@ func (t *leaseTerm) tick() bool {
 		p := t.propose(RevokeLease(lease.id))
 		ending := make(chan struct{})
 		lease.ending = ending
-		p.answer = func(outcome) { t.ended(lease, ending) }
+		p.answer = func(out outcome) { t.ended(lease, ending, out) }
 		out = append(out, p)
 	}
 	more := len(t.byID) > 0
@@ -482,15 +486,23 @@ func (t *leaseTerm) propose(op Op) *proposal {
 }
 
 // ended is called once the proposal that ends a lease is answered, whatever the answer.
-func (t *leaseTerm) ended(lease *leaseTimer, ending chan struct{}) {
+func (t *leaseTerm) ended(lease *leaseTimer, ending chan struct{}, out outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer close(ending)
 	lease.ending = nil
+	if errors.Is(out.err, ErrOutcomeUnknown) {
+		// It may be committed yet, by a leader to come. That one knows before it
+		// answers for this lease; until then nobody does.
+		lease.undecided = true
+	}
 	if t.byID[lease.id] != lease {
 		return // somebody else has ended it
 	}
 	if _, exists := t.store.current.Load().root.Lease(lease.id); exists {
+		if lease.undecided {
+			return // another end would tell no more
+		}
 		// It could not be proposed: again with the next tick, if this peer leads yet.
 		t.schedule(lease)
 		return
@@ -519,6 +531,7 @@ type leaseTimer struct {
 	// checkpointed is set when the state may hold less than all of the lease's time.
 	checkpointed bool
 	ending       chan struct{} // closed when the proposal that ends it is answered
+	undecided    bool          // the answer was that nobody knows
 }
 
 // time is the leases' time.
@@ -543,7 +556,7 @@ func (t *leaseTimers) set(id int64, ttl, now, left time.Duration) *leaseTimer {
 	if ttl > longLease {
 		lease.noteAt = t.time(now) + checkpointEvery
 	}
-	if lease.ending == nil {
+	if lease.ending == nil && !lease.undecided {
 		t.schedule(lease)
 	}
 	return lease

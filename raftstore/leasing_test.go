@@ -255,6 +255,55 @@ func TestDeposedLeaderKeepsNothingAlive(t *testing.T) {
 	})
 }
 
+// TestUndecidedEndIsNotKeptAlive: the end of a lease is in the leader's log and nobody
+// knows whether it stays there when the leadership ends. A keepalive that waited for
+// that must not be answered by the leader that was: the entry may be committed yet.
+func TestUndecidedEndIsNotKeptAlive(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const ttl = 5 * time.Second
+		c := storetest.NewCluster(t, 3)
+		old := c.WaitLeader()
+		others := c.Others(old)
+		id := grantKey(t, old, "k", ttl)
+		changed := old.Store.LeaderChanged()
+		time.Sleep(ttl - time.Second)
+		for _, p := range others {
+			p.Disk.Hold() // they confirm the leader, and take no entry
+		}
+		time.Sleep(1800 * time.Millisecond) // its end is proposed, and it still leads
+		if leader, _ := old.Store.Leader(); leader != old.ID || !exists(t, old, "k") {
+			t.Fatal("the lease has ended, or the leadership: this test shows nothing")
+		}
+		type answer struct {
+			err error
+			at  time.Time
+		}
+		answered := make(chan answer, 1)
+		called := time.Now()
+		go func() {
+			_, err := old.Store.KeepAlive(t.Context(), id)
+			answered <- answer{err, time.Now()}
+		}()
+		<-changed
+		for _, p := range others {
+			p.Disk.Release()
+		}
+		got := <-answered
+		if errors.Is(got.err, raftstore.ErrLeaseNotFound) {
+			return // the entry was committed after all
+		}
+		if got.err != nil {
+			t.Fatal(got.err)
+		}
+		for time.Since(called) < ttl {
+			if !exists(t, old, "k") {
+				t.Fatalf("kept alive by a call %v ago, the lease of %v has ended", time.Since(called), ttl)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
 // TestLongLeases covers what the log notes of long leases: another leader does not give
 // one all of its time again, unless it was kept alive since.
 func TestLongLeases(t *testing.T) {
