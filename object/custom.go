@@ -95,7 +95,9 @@ func customKind(r Resource, v *apiextensionsv1.CustomResourceDefinitionVersion) 
 				}
 			}
 		},
-		describe: describeCustom,
+		describe:   describeCustom,
+		toStored:   func(c *Custom) (Object, error) { return c.as(k.storage), nil },
+		fromStored: func(obj Object) *Custom { return obj.(*Custom).as(k) },
 	})
 	k.served, k.schema = v.Served, s
 	if sub := v.Subresources; sub != nil {
@@ -138,11 +140,10 @@ func (d *decoder) customObject(n *node, c *Custom) {
 		*info = *s.info
 		info.fields, info.nested = maps.Clone(info.fields), maps.Clone(info.nested)
 	}
-	for _, name := range []string{"apiVersion", "kind", "metadata"} {
-		if info.fields[name] == nil {
-			info.names = append(slices.Clone(info.names), name)
-			info.fields[name] = []int{}
-		}
+	own := []string{"apiVersion", "kind", "metadata"}
+	info.names = append(own, slices.DeleteFunc(slices.Clone(info.names), func(name string) bool { return slices.Contains(own, name) })...)
+	for _, name := range own {
+		info.fields[name] = []int{}
 	}
 	info.nested["metadata"] = nested{func() *structInfo { return infoOf(reflect.TypeFor[metav1.ObjectMeta]()) }, false}
 

@@ -153,7 +153,7 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 		k.selectable = func(obj Object, set fields.Set) { f(obj.(T), set) }
 	}
 	if f := of.row; f != nil {
-		k.printer = printer{of.columns, func(obj Object, now time.Time) []string { return f(obj.(T), now) }}
+		k.printer = printer{complete(of.columns), func(obj Object, now time.Time) []string { return f(obj.(T), now) }}
 	}
 	if f := of.describe; f != nil {
 		k.describe = func(d *describer, obj Object, related []Object) { f(d, obj.(T), related) }

@@ -80,16 +80,26 @@ func columns(names ...string) []Column {
 			continue
 		}
 		name, typ, _ := strings.Cut(name, ":")
-		c := Column{Name: name, Wide: wide, Type: cmp.Or(typ, "string"), Description: columnDescriptions[name]}
-		if wide {
-			c.Priority = 1
+		all = append(all, Column{Name: name, Wide: wide, Type: typ})
+	}
+	return complete(all)
+}
+
+// complete fills in what columns leave open.
+func complete(columns []Column) []Column {
+	columns = slices.Clone(columns)
+	for i := range columns {
+		c := &columns[i]
+		c.Type = cmp.Or(c.Type, "string")
+		c.Description = cmp.Or(c.Description, columnDescriptions[c.Name])
+		if c.Wide {
+			c.Priority = max(c.Priority, 1)
 		}
-		if name == "NAME" {
+		if c.Name == "NAME" {
 			c.Format = "name"
 		}
-		all = append(all, c)
 	}
-	return all
+	return columns
 }
 
 // columnDescriptions say what a column shows, where all kinds mean the same by it.

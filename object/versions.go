@@ -19,12 +19,12 @@ func Convert(obj Object, to Resource) (Object, error) {
 	if from.resource.String() != target.resource.String() {
 		return nil, fmt.Errorf("convert %s: %s is another kind", Title(obj), to)
 	}
-	if c, ok := obj.(*Custom); ok {
-		return c.as(target), nil
-	}
 	obj, err := from.stored(obj)
 	if err != nil {
 		return nil, fmt.Errorf("convert %s: %w", Title(obj), err)
+	}
+	if target.fromStored == nil { // it is the stored version
+		return obj, nil
 	}
 	return target.fromStored(obj), nil
 }
