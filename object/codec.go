@@ -24,19 +24,28 @@ type protoMessage interface {
 }
 
 // Encode returns the form in which obj is stored and sent: Kubernetes' protobuf
-// envelope, with metadata.resourceVersion left out, because the store's
-// revision says it. Equal objects have equal bytes. obj is not changed.
+// envelope, in the version in which its kind is stored, with
+// metadata.resourceVersion left out, because the store's revision says it. Inside
+// the envelope a custom object is JSON, all others are protobuf. Equal objects
+// have equal bytes. obj is not changed.
 func Encode(obj Object) ([]byte, error) {
-	r := ResourceOf(obj)
-	bare := shallow(obj)
-	bare.SetResourceVersion("")
-	raw, err := bare.(protoMessage).Marshal()
+	stored, err := kindOfObject(obj).stored(obj)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", Title(obj), err)
 	}
-	unknown := runtime.Unknown{
-		TypeMeta: runtime.TypeMeta{APIVersion: r.APIVersion(), Kind: r.Kind},
-		Raw:      raw,
+	r := ResourceOf(stored)
+	bare := shallow(stored)
+	bare.SetResourceVersion("")
+	unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: r.APIVersion(), Kind: r.Kind}}
+	switch bare := bare.(type) {
+	case *Custom:
+		unknown.ContentType = runtime.ContentTypeJSON
+		unknown.Raw, err = bare.encode()
+	case protoMessage:
+		unknown.Raw, err = bare.Marshal()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", Title(obj), err)
 	}
 	data := make([]byte, len(envelope)+unknown.Size())
 	copy(data, envelope)
@@ -47,19 +56,24 @@ func Encode(obj Object) ([]byte, error) {
 	return data[:len(envelope)+n], nil
 }
 
+// Decode reads an object of a built-in kind: [Catalog.Decode].
+func Decode(data []byte, revision int64) (Object, error) { return builtin.Decode(data, revision) }
+
 // Decode reads an object in the stored form or in JSON, whichever data is. If
 // revision is more than 0, it becomes the object's resourceVersion. apiVersion
-// and kind are set.
+// and kind are set: those of the version in which the kind is stored, or as JSON
+// says.
 //
-// JSON is read as strictly as [ParseManifests] reads it; the error is then of
-// type [Faults].
-func Decode(data []byte, revision int64) (Object, error) {
+// A stored custom object gets the defaults of its schema, which may be newer than
+// the object. JSON is read as strictly as [ParseManifests] reads it; the error is
+// then of type [Faults].
+func (c *Catalog) Decode(data []byte, revision int64) (Object, error) {
 	var obj Object
 	var err error
 	if bytes.HasPrefix(data, envelope) {
-		obj, err = decodeProto(data[len(envelope):])
+		obj, err = c.decodeStored(data[len(envelope):])
 	} else {
-		obj, err = decodeJSON(data)
+		obj, err = c.decodeJSON(data)
 	}
 	if err != nil {
 		return nil, err
@@ -70,7 +84,7 @@ func Decode(data []byte, revision int64) (Object, error) {
 	return obj, nil
 }
 
-func decodeProto(data []byte) (Object, error) {
+func (c *Catalog) decodeStored(data []byte) (Object, error) {
 	var unknown runtime.Unknown
 	if err := unknown.Unmarshal(data); err != nil {
 		return nil, fmt.Errorf("decode object: %w", err)
@@ -79,20 +93,36 @@ func decodeProto(data []byte) (Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("decode object: %w", err)
 	}
-	r, err := ResourceForKind(gv.Group, gv.Version, unknown.Kind)
-	if err != nil {
+	k := c.byKind[gv.WithKind(unknown.Kind)]
+	if k == nil {
+		_, err := c.ForKind(gv.Group, gv.Version, unknown.Kind)
 		return nil, fmt.Errorf("decode object: %w", err)
 	}
-	obj := New(r)
-	if err := obj.(protoMessage).Unmarshal(unknown.Raw); err != nil {
-		return nil, fmt.Errorf("decode %s: %w", r.Kind, err)
+	obj := k.new()
+	switch obj := obj.(type) {
+	case *Custom:
+		if unknown.ContentType != runtime.ContentTypeJSON {
+			return nil, fmt.Errorf("decode %s: content is %q, must be JSON", unknown.Kind, unknown.ContentType)
+		}
+		if err := obj.decode(unknown.Raw); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", unknown.Kind, err)
+		}
+		if k.storage != nil && k.storage != k { // the definition was changed since
+			obj = obj.as(k.storage)
+		}
+		Default(obj)
+		return obj, nil
+	case protoMessage:
+		if err := obj.Unmarshal(unknown.Raw); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", unknown.Kind, err)
+		}
 	}
-	kindOfObject(obj).read(obj)
+	k.read(obj)
 	return obj, nil
 }
 
-func decodeJSON(data []byte) (Object, error) {
-	docs, faults := parse("", data)
+func (c *Catalog) decodeJSON(data []byte) (Object, error) {
+	docs, faults := c.parse("", data)
 	if len(faults) > 0 {
 		return nil, faults
 	}
@@ -146,6 +176,9 @@ func typed(obj Object) Object {
 // shallow copies the struct that obj points to, not what that points to. It is
 // enough to change a metadata field in the copy.
 func shallow(obj Object) Object {
+	if c, ok := obj.(*Custom); ok {
+		return c.shallow()
+	}
 	value := reflect.New(reflect.TypeOf(obj).Elem())
 	value.Elem().Set(reflect.ValueOf(obj).Elem())
 	return value.Interface().(Object)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -32,6 +33,10 @@ type level struct {
 }
 
 func (d *decoder) decode(root *node, obj Object) {
+	if c, ok := obj.(*Custom); ok {
+		d.customObject(root, c)
+		return
+	}
 	d.object(root, reflect.ValueOf(obj).Elem(), "")
 }
 
@@ -83,6 +88,13 @@ func (d *decoder) value(n *node, v reflect.Value, path string, line int) {
 		v.SetBool(n.text == "true")
 	case reflect.Int32, reflect.Int64:
 		d.integer(n, v, path)
+	case reflect.Float64:
+		f, err := strconv.ParseFloat(n.text, 64)
+		if n.kind != numberNode || err != nil {
+			d.fault(n.line, path, "must be a number, is %s%s", n, unquoteHint(n, numberNode))
+			return
+		}
+		v.SetFloat(f)
 	default:
 		panic(fmt.Sprintf("object: no way to read a %v at %s", v.Type(), path))
 	}
@@ -90,24 +102,40 @@ func (d *decoder) value(n *node, v reflect.Value, path string, line int) {
 
 func (d *decoder) object(n *node, v reflect.Value, path string) {
 	info := infoOf(v.Type())
-	d.within = append(d.within, level{path, info})
-	defer func() { d.within = d.within[:len(d.within)-1] }()
-
-	first := make(map[string]int, len(n.keys))
-	for _, m := range n.keys {
-		at := join(path, m.name)
-		if line, twice := first[m.name]; twice {
-			d.faults = append(d.faults, Fault{Line: m.line, Field: at, Message: fmt.Sprintf("is given twice, first on line %d: remove one of them", line)})
-			continue
-		}
-		first[m.name] = m.line
+	d.entries(n, path, info, func(m member, at string) {
 		index, ok := info.fields[m.name]
 		if !ok {
 			d.unknown(m, n, info, path)
-			continue
+			return
 		}
 		d.value(m.value, v.FieldByIndex(index), at, m.line)
+	})
+}
+
+// entries calls each for every entry of a map, which info describes, but for
+// repetitions: they are faults.
+func (d *decoder) entries(n *node, path string, info *structInfo, each func(m member, at string)) {
+	d.within = append(d.within, level{path, info})
+	defer func() { d.within = d.within[:len(d.within)-1] }()
+	first := make(map[string]int, len(n.keys))
+	for _, m := range n.keys {
+		at := join(path, m.name)
+		if d.repeated(m, at, first) {
+			continue
+		}
+		each(m, at)
 	}
+}
+
+// repeated reports whether first has m's name already, which is a fault, and
+// remembers it if not.
+func (d *decoder) repeated(m member, at string, first map[string]int) bool {
+	if line, twice := first[m.name]; twice {
+		d.faults = append(d.faults, Fault{Line: m.line, Field: at, Message: fmt.Sprintf("is given twice, first on line %d: remove one of them", line)})
+		return true
+	}
+	first[m.name] = m.line
+	return false
 }
 
 // unknown reports a field that the current struct, read from n, does not have,
@@ -162,11 +190,9 @@ func (d *decoder) mapping(n *node, v reflect.Value, path string) {
 	first := make(map[string]int, len(n.keys))
 	for _, m := range n.keys {
 		at := path + "[" + m.name + "]"
-		if line, twice := first[m.name]; twice {
-			d.faults = append(d.faults, Fault{Line: m.line, Field: at, Message: fmt.Sprintf("is given twice, first on line %d: remove one of them", line)})
+		if d.repeated(m, at, first) {
 			continue
 		}
-		first[m.name] = m.line
 		item := reflect.New(t.Elem()).Elem()
 		before := len(d.bad)
 		d.value(m.value, item, at, m.line)
@@ -234,6 +260,28 @@ func (d *decoder) integer(n *node, v reflect.Value, path string) {
 // special reads the types that have a JSON form of their own.
 func (d *decoder) special(n *node, v reflect.Value, u json.Unmarshaler, path string) {
 	switch target := u.(type) {
+	case *apiextensionsv1.JSONSchemaPropsOrBool:
+		if n.kind == boolNode {
+			target.Allows = n.text == "true"
+			return
+		}
+		target.Allows = true
+		d.value(n, reflect.ValueOf(&target.Schema).Elem(), path, n.line)
+		return
+	case *apiextensionsv1.JSONSchemaPropsOrArray:
+		if n.kind == listNode {
+			d.value(n, reflect.ValueOf(&target.JSONSchemas).Elem(), path, n.line)
+		} else {
+			d.value(n, reflect.ValueOf(&target.Schema).Elem(), path, n.line)
+		}
+		return
+	case *apiextensionsv1.JSONSchemaPropsOrStringArray:
+		if n.kind == listNode {
+			d.value(n, reflect.ValueOf(&target.Property).Elem(), path, n.line)
+		} else {
+			d.value(n, reflect.ValueOf(&target.Schema).Elem(), path, n.line)
+		}
+		return
 	case *resource.Quantity:
 		if n.kind != stringNode && n.kind != numberNode {
 			d.fault(n.line, path, "must be a quantity such as 500m, 0.5 or 128Mi, is %s", n)

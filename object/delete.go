@@ -4,6 +4,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -13,7 +14,8 @@ import (
 //
 // What stays is: an object with finalizers, until the last is removed; a
 // namespace, until what is in it is gone (its finalizer, "kubernetes", comes from
-// [Default]); and a pod that is bound to a node, until its agent reports that
+// [Default]); a CustomResourceDefinition, until its objects are gone (its finalizer
+// comes from [EstablishCRD]); and a pod that is bound to a node, until its agent reports that
 // nothing of it is left, or its node is removed from the cluster. It gets, as in
 // Kubernetes, a deletionTimestamp: the time when the pod will be killed, now +
 // grace.
@@ -53,6 +55,12 @@ func MarkDeleted(obj Object, now time.Time, grace *time.Duration) (gone bool) {
 	obj.SetDeletionGracePeriodSeconds(&seconds)
 	if ns, ok := obj.(*corev1.Namespace); ok {
 		ns.Status.Phase = corev1.NamespaceTerminating
+	}
+	if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok {
+		setCRDCondition(crd, apiextensionsv1.CustomResourceDefinitionCondition{
+			Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue, Reason: "InstanceDeletionPending",
+			Message: "the objects of this kind are deleted first",
+		}, now)
 	}
 	return false
 }

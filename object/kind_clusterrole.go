@@ -12,6 +12,7 @@ import (
 var kindClusterRole = define(Resource{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRole", Plural: "clusterroles", Singular: "clusterrole"},
 	func() *rbacv1.ClusterRole { return new(rbacv1.ClusterRole) },
 	rules[*rbacv1.ClusterRole]{
+		validName: segmentNames,
 		supported: `
 			rules
 			aggregationRule

@@ -18,7 +18,8 @@ var kindNamespace = define(Resource{Version: "v1", Kind: "Namespace", Plural: "n
 			spec.finalizers
 			status
 		`,
-		defaults: defaultNamespace,
+		validName: labelNames,
+		defaults:  defaultNamespace,
 		validate: func(ns *corev1.Namespace) field.ErrorList {
 			return apivalidation.ValidateFinalizers(finalizerNames(ns.Spec.Finalizers), field.NewPath("spec", "finalizers"))
 		},

@@ -11,6 +11,7 @@ import (
 var kindRoleBinding = define(Resource{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "RoleBinding", Plural: "rolebindings", Singular: "rolebinding", Namespaced: true},
 	func() *rbacv1.RoleBinding { return new(rbacv1.RoleBinding) },
 	rules[*rbacv1.RoleBinding]{
+		validName: segmentNames,
 		supported: `
 			subjects
 			roleRef

@@ -26,6 +26,7 @@ import (
 var kindService = define(Resource{Version: "v1", Kind: "Service", Plural: "services", Singular: "service", ShortNames: []string{"svc"}, Namespaced: true, Categories: inAll, Status: true},
 	func() *corev1.Service { return new(corev1.Service) },
 	rules[*corev1.Service]{
+		validName: serviceName,
 		supported: `
 			spec.type
 			spec.selector

@@ -3,9 +3,9 @@ package object
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -103,6 +103,11 @@ func within(path, parent string) bool {
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
+// ParseManifests reads a manifest of built-in kinds: [Catalog.ParseManifests].
+func ParseManifests(file string, data []byte) ([]Document, error) {
+	return builtin.ParseManifests(file, data)
+}
+
 // ParseManifests reads the objects of a manifest: YAML documents or JSON values,
 // lists (kind List and its like) taken apart. file is the name used in faults.
 //
@@ -114,8 +119,10 @@ func within(path, parent string) bool {
 //
 // Without faults, the objects are as written: neither defaulted nor validated.
 // A manifest without objects is not an error.
-func ParseManifests(file string, data []byte) ([]Document, error) {
-	docs, faults := parse(file, data)
+//
+// A CustomResourceDefinition makes its kind known to the documents after it.
+func (c *Catalog) ParseManifests(file string, data []byte) ([]Document, error) {
+	docs, faults := c.parse(file, data)
 	if len(faults) == 0 {
 		return docs, nil
 	}
@@ -128,8 +135,8 @@ func ParseManifests(file string, data []byte) ([]Document, error) {
 
 // parse reads the objects of a manifest, and of those with faults as much as can
 // be read.
-func parse(file string, data []byte) ([]Document, Faults) {
-	p := parser{file: file, seen: map[string]int{}}
+func (c *Catalog) parse(file string, data []byte) ([]Document, Faults) {
+	p := parser{catalog: c, file: file, seen: map[string]int{}}
 	roots, errs := readSource(data)
 	for _, err := range errs {
 		fault := Fault{File: file, Message: err.Error()}
@@ -146,11 +153,12 @@ func parse(file string, data []byte) ([]Document, Faults) {
 }
 
 type parser struct {
-	file   string
-	docs   []Document
-	faults Faults
-	next   int            // index of the next object
-	seen   map[string]int // object -> line, to find it given twice
+	catalog *Catalog // grows by the definitions that are read
+	file    string
+	docs    []Document
+	faults  Faults
+	next    int            // index of the next object
+	seen    map[string]int // object -> line, to find it given twice
 }
 
 // document reads one object, or a list of them.
@@ -166,7 +174,7 @@ func (p *parser) document(root *node) {
 		p.next++
 		return
 	}
-	if isList(root, apiVersion, kindName) {
+	if p.isList(root, apiVersion, kindName) {
 		p.list(root)
 		return
 	}
@@ -193,7 +201,7 @@ func (p *parser) word(root *node, field, example string) (string, bool) {
 
 // isList reports whether a document is a list of objects, as "kubectl get -o
 // yaml" prints them: a List, or a PodList and its like.
-func isList(root *node, apiVersion, kindName string) bool {
+func (p *parser) isList(root *node, apiVersion, kindName string) bool {
 	if apiVersion == "v1" && kindName == "List" {
 		return true
 	}
@@ -205,7 +213,7 @@ func isList(root *node, apiVersion, kindName string) bool {
 	if err != nil {
 		return false
 	}
-	_, err = ResourceForKind(gv.Group, gv.Version, of)
+	_, err = p.catalog.ForKind(gv.Group, gv.Version, of)
 	return err == nil
 }
 
@@ -235,28 +243,21 @@ func (p *parser) resource(root *node, apiVersion, kindName string, versionOK boo
 		if err != nil {
 			p.fault(root.lineOf("apiVersion"), guessTitle(root), "apiVersion", fmt.Sprintf(`%q must be <version> or <group>/<version>, for example "v1" or "apps/v1"`, apiVersion))
 		} else {
-			r, err := ResourceForKind(gv.Group, gv.Version, kindName)
+			r, err := p.catalog.ForKind(gv.Group, gv.Version, kindName)
 			if err == nil {
 				return r, true
 			}
 			field, message := "kind", err.Error()
-			if strings.HasPrefix(message, "apiVersion ") || isServed(kindName) {
+			if strings.HasPrefix(message, "apiVersion ") || p.catalog.named(gv.Group, kindName) != nil {
 				field = "apiVersion"
 			}
 			p.fault(root.lineOf(field), guessTitle(root), field, strings.TrimPrefix(message, field+" "))
 		}
 	}
-	for _, k := range kinds {
-		if k.resource.Kind == kindName {
-			return k.resource, true
-		}
+	if k := p.catalog.named("", kindName); k != nil {
+		return k.resource, true
 	}
 	return Resource{}, false
-}
-
-// isServed reports whether a kind's name is right, whatever its apiVersion.
-func isServed(kindName string) bool {
-	return slices.ContainsFunc(kinds, func(k kind) bool { return k.resource.Kind == kindName })
 }
 
 func (p *parser) object(root *node, r Resource) {
@@ -280,6 +281,12 @@ func (p *parser) object(root *node, r Resource) {
 		}
 	}
 	p.docs = append(p.docs, doc)
+	if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok && crd.Spec.Names.Kind != "" && crd.Spec.Names.Plural != "" {
+		// Though it may be wrong: that is its fault, not that of its objects.
+		crd = crd.DeepCopy()
+		Default(crd)
+		p.catalog = p.catalog.With(crd)
+	}
 }
 
 func (p *parser) fault(line int, object, field, message string) {

@@ -1,14 +1,12 @@
 package object
 
 import (
-	"fmt"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// Object is a pointer to one of Kubernetes' API structs, such as
-// *corev1.Pod.
+// Object is a pointer to one of Kubernetes' API structs, such as *corev1.Pod, or
+// a *Custom.
 type Object interface {
 	metav1.Object
 	runtime.Object
@@ -26,16 +24,8 @@ func KeyOf(obj Object) Key {
 }
 
 // New returns an empty object of the kind r, with its apiVersion and kind set.
-// It panics if r is not one of [Resources].
-func New(r Resource) Object {
-	k, ok := kindOf(r)
-	if !ok {
-		panic(fmt.Sprintf("object: %s is not a kind that is served", r.groupVersionKind()))
-	}
-	obj := k.make()
-	obj.GetObjectKind().SetGroupVersionKind(k.resource.groupVersionKind())
-	return obj
-}
+// It panics if r came from no [Catalog] and is not built in.
+func New(r Resource) Object { return r.kind().new() }
 
 // Title names obj for people: "Deployment default/web", "Node n1".
 func Title(obj Object) string {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -270,6 +271,20 @@ func fill(v reflect.Value) {
 	case *intstr.IntOrString:
 		*special = intstr.FromString("3%")
 		return
+	case *apiextensionsv1.JSON:
+		special.Raw = []byte(`{"x":"y"}`)
+		return
+	case *apiextensionsv1.JSONSchemaProps: // has itself inside
+		special.Type, special.Description = "x", "x"
+		fill(reflect.ValueOf(&special.Maximum).Elem())
+		fill(reflect.ValueOf(&special.Default).Elem())
+		fill(reflect.ValueOf(&special.Enum).Elem())
+		special.Properties = map[string]apiextensionsv1.JSONSchemaProps{"x": {Type: "x"}}
+		special.Items = &apiextensionsv1.JSONSchemaPropsOrArray{Schema: &apiextensionsv1.JSONSchemaProps{Type: "x"}}
+		special.AdditionalProperties = &apiextensionsv1.JSONSchemaPropsOrBool{Allows: true, Schema: &apiextensionsv1.JSONSchemaProps{Type: "x"}}
+		fill(reflect.ValueOf(&special.XPreserveUnknownFields).Elem())
+		fill(reflect.ValueOf(&special.XListMapKeys).Elem())
+		return
 	case *runtime.RawExtension:
 		special.Raw = []byte(`{"x":"y"}`)
 		return
@@ -306,6 +321,8 @@ func fill(v reflect.Value) {
 		v.SetInt(3)
 	case reflect.Uint8:
 		v.SetUint(3)
+	case reflect.Float64:
+		v.SetFloat(3)
 	}
 }
 
@@ -614,7 +631,7 @@ func TestPodResources(t *testing.T) {
 // TestSupportedTable holds the table to the API: a line that names no field of
 // its kind is a mistake, and what Default writes must be supported.
 func TestSupportedTable(t *testing.T) {
-	for _, r := range Resources() {
+	for _, r := range Builtin().Versions() {
 		var check func(tree *fieldTree, typ reflect.Type, path string)
 		check = func(tree *fieldTree, typ reflect.Type, path string) {
 			if typ.Kind() == reflect.Pointer {

@@ -18,7 +18,7 @@ var everything = &fieldTree{}
 // Supported returns the place of an object of the kind r itself. What is not one
 // of the kinds of this package is supported whole.
 func Supported(r Resource) Support {
-	if k, ok := kindOf(r); ok {
+	if k := builtin.byKind[r.groupVersionKind()]; k != nil {
 		return Support{supportedTrees()[k.goType]}
 	}
 	return Support{everything}

@@ -91,6 +91,9 @@ func segments(path string) []string {
 // unsupported returns an error for each field that is set in obj and not in the
 // table: for the outermost such field, not for all that is in it.
 func unsupported(obj Object) field.ErrorList {
+	if _, custom := obj.(*Custom); custom {
+		return nil // its schema says what there is
+	}
 	w := supportWalk{}
 	w.walk(reflect.ValueOf(obj).Elem(), supportedTrees()[reflect.TypeOf(obj)], "")
 	return w.errs

@@ -2,7 +2,6 @@ package object
 
 import (
 	"cmp"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,10 +18,16 @@ type Table struct {
 	Rows    [][]string
 }
 
-// Column is a column of a Table. Wide ones are for "-o wide".
+// Column is a column of a Table. Cells are text, whatever Type says.
 type Column struct {
 	Name string
-	Wide bool
+	Wide bool // shown for "-o wide" only
+
+	// As in metav1.TableColumnDefinition.
+	Type        string // "string", "integer", "number", "boolean", "date"
+	Format      string // "name" for that of the object
+	Description string
+	Priority    int32 // 0, or more for wide ones
 }
 
 // Print returns the table that kubectl shows for objects of this kind, one row
@@ -32,9 +37,10 @@ func Print(objs []Object, now time.Time) Table {
 	if len(objs) == 0 {
 		return Table{}
 	}
-	p := genericPrinter
-	if first := reflect.TypeOf(objs[0]); !slices.ContainsFunc(objs, func(o Object) bool { return reflect.TypeOf(o) != first }) {
-		p = kindOfObject(objs[0]).printer
+	p := kindOfObject(objs[0]).printer
+	first := ResourceOf(objs[0])
+	if slices.ContainsFunc(objs, func(o Object) bool { return ResourceOf(o).groupVersionKind() != first.groupVersionKind() }) {
+		p = genericPrinter
 	}
 	t := Table{Columns: slices.Clone(p.columns)}
 	for _, obj := range objs {
@@ -42,6 +48,10 @@ func Print(objs []Object, now time.Time) Table {
 	}
 	return t
 }
+
+// PrintColumns returns the columns of the table that [Print] makes of objects of
+// the kind r.
+func PrintColumns(r Resource) []Column { return slices.Clone(r.kind().printer.columns) }
 
 // WithNamespaces returns t with a first column that shows the namespaces of
 // objs, which are those that t was made of. t is not changed.
@@ -59,7 +69,8 @@ type printer struct {
 	row     func(obj Object, now time.Time) []string
 }
 
-// columns makes columns from names; those after "|" are wide.
+// columns makes columns from names; those after "|" are wide. "DESIRED:integer"
+// has another type than string.
 func columns(names ...string) []Column {
 	var all []Column
 	wide := false
@@ -68,10 +79,42 @@ func columns(names ...string) []Column {
 			wide = true
 			continue
 		}
-		all = append(all, Column{Name: name, Wide: wide})
+		name, typ, _ := strings.Cut(name, ":")
+		all = append(all, Column{Name: name, Wide: wide, Type: typ})
 	}
-	return all
+	return complete(all)
 }
+
+// complete fills in what columns leave open.
+func complete(columns []Column) []Column {
+	columns = slices.Clone(columns)
+	for i := range columns {
+		c := &columns[i]
+		c.Type = cmp.Or(c.Type, "string")
+		c.Description = cmp.Or(c.Description, columnDescriptions[c.Name])
+		if c.Wide {
+			c.Priority = max(c.Priority, 1)
+		}
+		if c.Name == "NAME" {
+			c.Format = "name"
+		}
+	}
+	return columns
+}
+
+// columnDescriptions say what a column shows, where all kinds mean the same by it.
+var columnDescriptions = map[string]string{
+	"NAME":       "The object's name, unique in its namespace.",
+	"AGE":        "How long ago the object was created.",
+	"CREATED AT": "When the object was created.",
+	"LABELS":     "The object's labels.",
+	"SELECTOR":   "Which pods belong to the object, by their labels.",
+	"CONTAINERS": "The names of the containers.",
+	"IMAGES":     "The images of the containers.",
+}
+
+// plainPrinter shows what every object has.
+var plainPrinter = printer{columns("NAME", "AGE"), func(obj Object, now time.Time) []string { return []string{obj.GetName(), ageOf(obj, now)} }}
 
 var genericPrinter = printer{columns("NAME", "AGE"), func(obj Object, now time.Time) []string {
 	return []string{ResourceOf(obj).Singular + "/" + obj.GetName(), ageOf(obj, now)}

@@ -7,9 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	rbacv1 "k8s.io/api/rbac/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -39,32 +37,20 @@ func Validate(obj Object) Faults {
 
 // Metadata
 
-// validName returns what is wrong with an object's name.
-func validName(r Resource, name string, prefix bool) []string {
-	switch {
-	case r.Group == "" && r.Kind == "Namespace":
-		return apivalidation.NameIsDNSLabel(name, prefix)
-	case r.Group == "" && r.Kind == "Service":
-		return serviceName(name, prefix)
-	case r.Group == rbacv1.GroupName:
-		return path.IsValidPathSegmentName(name) // "system:node-reader"
-	}
-	return apivalidation.NameIsDNSSubdomain(name, prefix)
-}
-
 func validateMetadata(obj Object) field.ErrorList {
 	var errs field.ErrorList
-	r, path := ResourceOf(obj), field.NewPath("metadata")
+	k, path := kindOfObject(obj), field.NewPath("metadata")
+	r := k.resource
 
 	if name := obj.GetGenerateName(); name != "" {
-		for _, msg := range validName(r, name, true) {
+		for _, msg := range k.validName(name, true) {
 			errs = append(errs, field.Invalid(path.Child("generateName"), name, msg))
 		}
 	}
 	if name := obj.GetName(); name == "" {
 		errs = append(errs, field.Required(path.Child("name"), "give the object a name"))
 	} else {
-		for _, msg := range validName(r, name, false) {
+		for _, msg := range k.validName(name, false) {
 			errs = append(errs, field.Invalid(path.Child("name"), name, msg))
 		}
 	}
