@@ -89,7 +89,11 @@ func defaultStatefulSet(spec *appsv1.StatefulSetSpec) {
 func validateStatefulSet(s *appsv1.StatefulSet, path *field.Path) field.ErrorList {
 	spec := &s.Spec
 	errs := notNegative(spec.Replicas, path.Child("replicas"))
-	errs = append(errs, validateTemplate(spec.Selector, withClaims(spec), path)...)
+	for _, err := range validateTemplate(spec.Selector, withClaims(spec), path) {
+		if !ofClaim(err, spec, path.Child("template", "spec", "volumes")) {
+			errs = append(errs, err)
+		}
+	}
 	errs = append(errs, oneOf(spec.PodManagementPolicy, []appsv1.PodManagementPolicyType{appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement}, path.Child("podManagementPolicy"))...)
 	errs = append(errs, notNegative(&spec.MinReadySeconds, path.Child("minReadySeconds"))...)
 	errs = append(errs, notNegative(spec.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
@@ -153,6 +157,18 @@ func withClaims(spec *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 		}
 	}
 	return &template
+}
+
+// ofClaim reports whether err is about a volume that withClaims made: the claim
+// is where that is to be said.
+func ofClaim(err *field.Error, spec *appsv1.StatefulSetSpec, volumes *field.Path) bool {
+	for i, v := range withClaims(spec).Spec.Volumes {
+		made := i >= len(spec.Template.Spec.Volumes) || v.PersistentVolumeClaim != spec.Template.Spec.Volumes[i].PersistentVolumeClaim
+		if made && within(err.Field, volumes.Index(i).String()) {
+			return true
+		}
+	}
+	return false
 }
 
 // validateClaims checks the claims that each pod gets, named <claim>-<set>-<n>.

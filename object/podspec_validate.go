@@ -69,14 +69,8 @@ func validatePodSpecOf(s *podScope, path *field.Path) field.ErrorList {
 	errs = append(errs, validateDNS(spec, path)...)
 	errs = append(errs, s.validateScheduling(path)...)
 	errs = append(errs, validateQuantities(spec.Overhead, path.Child("overhead"))...)
-	seen := map[corev1.PodConditionType]bool{}
 	for i, gate := range spec.ReadinessGates {
-		at := path.Child("readinessGates").Index(i).Child("conditionType")
-		errs = append(errs, validateQualifiedName(string(gate.ConditionType), at)...)
-		if seen[gate.ConditionType] {
-			errs = append(errs, field.Duplicate(at, gate.ConditionType))
-		}
-		seen[gate.ConditionType] = true
+		errs = append(errs, validateQualifiedName(string(gate.ConditionType), path.Child("readinessGates").Index(i).Child("conditionType"))...)
 	}
 	for i, secret := range spec.ImagePullSecrets {
 		if secret.Name == "" {
