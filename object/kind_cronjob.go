@@ -46,7 +46,7 @@ var kindCronJob = define(Resource{Group: "batch", Version: "v1", Kind: "CronJob"
 			}
 			job := &cj.Spec.JobTemplate.Spec
 			return append([]string{
-				cj.Name, cj.Spec.Schedule, valueOr(cj.Spec.TimeZone, "<none>"), yesNo(isTrue(cj.Spec.Suspend)), itoa(int32(len(cj.Status.Active))), last, ageOf(cj, now),
+				cj.Name, cj.Spec.Schedule, valueOr(cj.Spec.TimeZone, "<none>"), yesNo(deref(cj.Spec.Suspend)), itoa(int32(len(cj.Status.Active))), last, ageOf(cj, now),
 			}, templateCells(&job.Template, job.Selector)...)
 		},
 		describe: func(d *describer, cj *batchv1.CronJob, related []Object) {
@@ -88,7 +88,7 @@ func validateCronJob(cj *batchv1.CronJob) field.ErrorList {
 	if job.Spec.Selector != nil {
 		errs = append(errs, field.Invalid(path.Child("spec", "selector"), metav1.FormatLabelSelector(job.Spec.Selector), "`selector` will be auto-generated: leave it out"))
 	}
-	if isTrue(job.Spec.ManualSelector) {
+	if deref(job.Spec.ManualSelector) {
 		errs = append(errs, field.NotSupported(path.Child("spec", "manualSelector"), true, []string{"nil", "false"}))
 	}
 	return errs
@@ -125,7 +125,7 @@ func (d *describer) cronJob(cj *batchv1.CronJob, jobs []*batchv1.Job) {
 		d.line(0, "Time Zone:", *spec.TimeZone)
 	}
 	d.line(0, "Concurrency Policy:", string(spec.ConcurrencyPolicy))
-	d.line(0, "Suspend:", yesNo(isTrue(spec.Suspend)))
+	d.line(0, "Suspend:", yesNo(deref(spec.Suspend)))
 	d.line(0, "Successful Job History Limit:", valueOr(spec.SuccessfulJobsHistoryLimit, "<unset>"))
 	d.line(0, "Failed Job History Limit:", valueOr(spec.FailedJobsHistoryLimit, "<unset>"))
 	deadline := "<unset>"

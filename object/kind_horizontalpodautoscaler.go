@@ -77,7 +77,7 @@ func validateAutoscaler(spec *autoscalingv2.HorizontalPodAutoscalerSpec, at *fie
 	} else if n := spec.MinReplicas; n != nil && spec.MaxReplicas < *n {
 		errs = append(errs, field.Invalid(at.Child("maxReplicas"), spec.MaxReplicas, fmt.Sprintf("must be greater than or equal to `minReplicas` (%d)", *n)))
 	}
-	errs = append(errs, validateScaleTarget(&spec.ScaleTargetRef, at.Child("scaleTargetRef"))...)
+	errs = append(errs, validateObjectRef(&spec.ScaleTargetRef, "say what to scale", at.Child("scaleTargetRef"))...)
 	for i := range spec.Metrics {
 		errs = append(errs, validateMetric(&spec.Metrics[i], at.Child("metrics").Index(i))...)
 	}
@@ -88,13 +88,13 @@ func validateAutoscaler(spec *autoscalingv2.HorizontalPodAutoscalerSpec, at *fie
 	return errs
 }
 
-func validateScaleTarget(ref *autoscalingv2.CrossVersionObjectReference, at *field.Path) field.ErrorList {
+func validateObjectRef(ref *autoscalingv2.CrossVersionObjectReference, hint string, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	for _, part := range []struct{ name, value, what string }{{"kind", ref.Kind, "Deployment"}, {"name", ref.Name, "web"}} {
+	for _, part := range []struct{ name, value string }{{"kind", ref.Kind}, {"name", ref.Name}} {
 		if part.value == "" {
-			errs = append(errs, field.Required(at.Child(part.name), fmt.Sprintf("say what to scale, for example %q", part.what)))
+			errs = append(errs, field.Required(at.Child(part.name), hint))
 		} else {
-			errs = append(errs, invalid(at.Child(part.name), part.value, path.IsValidPathSegmentName(part.value))...)
+			errs = append(errs, invalidEach(at.Child(part.name), part.value, path.IsValidPathSegmentName(part.value))...)
 		}
 	}
 	return errs
@@ -140,7 +140,7 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 	}
 	if src := m.Object; src != nil && wanted == "object" {
 		at := at.Child("object")
-		errs = append(errs, validateScaleTarget(&src.DescribedObject, at.Child("describedObject"))...)
+		errs = append(errs, validateObjectRef(&src.DescribedObject, "say what is measured", at.Child("describedObject"))...)
 		errs = append(errs, validateMetricName(&src.Metric, at.Child("metric"))...)
 		errs = append(errs, validateTarget(&src.Target, at.Child("target"))...)
 		if src.Target.Value == nil && src.Target.AverageValue == nil {
@@ -179,11 +179,11 @@ func validateUsage(name corev1.ResourceName, target *autoscalingv2.MetricTarget,
 }
 
 func validateMetricName(id *autoscalingv2.MetricIdentifier, at *field.Path) field.ErrorList {
-	errs := validateSelector(id.Selector, at.Child("selector"))
+	errs := validateLabelSelector(id.Selector, at.Child("selector"))
 	if id.Name == "" {
 		return append(errs, field.Required(at.Child("name"), "must specify a metric name"))
 	}
-	return append(errs, invalid(at.Child("name"), id.Name, path.IsValidPathSegmentName(id.Name))...)
+	return append(errs, invalidEach(at.Child("name"), id.Name, path.IsValidPathSegmentName(id.Name))...)
 }
 
 func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path) field.ErrorList {

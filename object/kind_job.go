@@ -115,7 +115,7 @@ func jobLabels(job *batchv1.Job) map[string]string {
 // other job will ever have. What is there already stays, for validation to see.
 func prepareJob(job *batchv1.Job) {
 	spec := &job.Spec
-	if isTrue(spec.ManualSelector) {
+	if deref(spec.ManualSelector) {
 		return
 	}
 	if spec.Template.Labels == nil {
@@ -159,14 +159,14 @@ func validateJob(job *batchv1.Job) field.ErrorList {
 func validateJobSelector(job *batchv1.Job, path *field.Path) field.ErrorList {
 	spec, at, meta := &job.Spec, path.Child("selector"), path.Child("template", "metadata", "labels")
 	switch {
-	case isTrue(spec.ManualSelector):
+	case deref(spec.ManualSelector):
 		return validateOwnSelector(spec.Selector, spec.Template.Labels, path)
 	case spec.Selector == nil && job.UID == "":
 		return nil
 	case spec.Selector == nil:
 		return field.ErrorList{field.Required(at, "the selector that was made for the job is gone: put it back")}
 	}
-	errs := validateSelector(spec.Selector, at)
+	errs := validateLabelSelector(spec.Selector, at)
 	if len(errs) > 0 {
 		return errs
 	}
@@ -457,7 +457,7 @@ func validateJobUpdate(job, old *batchv1.Job) field.ErrorList {
 	errs = append(errs, sameSelector(now.Selector, was.Selector)...)
 
 	template := was.Template.DeepCopy()
-	if isTrue(was.Suspend) && old.Status.StartTime == nil {
+	if deref(was.Suspend) && old.Status.StartTime == nil {
 		allowScheduling(template, &now.Template)
 	}
 	errs = append(errs, fixedFields(now.Template, *template, "spec.template",
@@ -555,7 +555,7 @@ func (d *describer) job(job *batchv1.Job, pods []*corev1.Pod) {
 	if spec.CompletionMode != nil {
 		d.line(0, "Completion Mode:", string(*spec.CompletionMode))
 	}
-	d.line(0, "Suspend:", strconv.FormatBool(isTrue(spec.Suspend)))
+	d.line(0, "Suspend:", strconv.FormatBool(deref(spec.Suspend)))
 	d.line(0, "Backoff Limit:", valueOr(spec.BackoffLimit, "<unset>"))
 	if spec.TTLSecondsAfterFinished != nil {
 		d.line(0, "TTL Seconds After Finished:", itoa(*spec.TTLSecondsAfterFinished))

@@ -89,7 +89,11 @@ func defaultStatefulSet(spec *appsv1.StatefulSetSpec) {
 func validateStatefulSet(s *appsv1.StatefulSet, path *field.Path) field.ErrorList {
 	spec := &s.Spec
 	errs := notNegative(spec.Replicas, path.Child("replicas"))
-	errs = append(errs, validateTemplate(spec.Selector, withClaims(spec), path)...)
+	for _, err := range validateTemplate(spec.Selector, withClaims(spec), path) {
+		if !ofClaim(err, spec, path.Child("template", "spec", "volumes")) {
+			errs = append(errs, err)
+		}
+	}
 	errs = append(errs, oneOf(spec.PodManagementPolicy, []appsv1.PodManagementPolicyType{appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement}, path.Child("podManagementPolicy"))...)
 	errs = append(errs, notNegative(&spec.MinReadySeconds, path.Child("minReadySeconds"))...)
 	errs = append(errs, notNegative(spec.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
@@ -97,7 +101,7 @@ func validateStatefulSet(s *appsv1.StatefulSet, path *field.Path) field.ErrorLis
 		errs = append(errs, notNegative(&spec.Ordinals.Start, path.Child("ordinals", "start"))...)
 	}
 	if spec.ServiceName != "" {
-		errs = append(errs, invalid(path.Child("serviceName"), spec.ServiceName, validation.IsDNS1035Label(spec.ServiceName))...)
+		errs = append(errs, invalidEach(path.Child("serviceName"), spec.ServiceName, validation.IsDNS1035Label(spec.ServiceName))...)
 	}
 	if policy := spec.PersistentVolumeClaimRetentionPolicy; policy != nil {
 		at := path.Child("persistentVolumeClaimRetentionPolicy")
@@ -155,6 +159,18 @@ func withClaims(spec *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	return &template
 }
 
+// ofClaim reports whether err is about a volume that withClaims made: the claim
+// is where that is to be said.
+func ofClaim(err *field.Error, spec *appsv1.StatefulSetSpec, volumes *field.Path) bool {
+	for i, v := range withClaims(spec).Spec.Volumes {
+		made := i >= len(spec.Template.Spec.Volumes) || v.PersistentVolumeClaim != spec.Template.Spec.Volumes[i].PersistentVolumeClaim
+		if made && within(err.Field, volumes.Index(i).String()) {
+			return true
+		}
+	}
+	return false
+}
+
 // validateClaims checks the claims that each pod gets, named <claim>-<set>-<n>.
 func validateClaims(s *appsv1.StatefulSet, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
@@ -169,12 +185,12 @@ func validateClaims(s *appsv1.StatefulSet, path *field.Path) field.ErrorList {
 			errs = append(errs, field.Duplicate(meta.Child("name"), claim.Name))
 		default:
 			// Each pod has a volume of that name.
-			errs = append(errs, invalid(meta.Child("name"), claim.Name, apivalidation.NameIsDNSLabel(claim.Name, false))...)
+			errs = append(errs, invalidEach(meta.Child("name"), claim.Name, apivalidation.NameIsDNSLabel(claim.Name, false))...)
 		}
 		taken[claim.Name] = true
 		errs = append(errs, validateLabels(claim.Labels, meta.Child("labels"))...)
 		errs = append(errs, validateAnnotations(claim.Annotations, meta.Child("annotations"))...)
-		errs = append(errs, validateClaimTemplate(&claim.Spec, at.Child("spec"))...)
+		errs = append(errs, validateClaimSpec(&claim.Spec, at.Child("spec"))...)
 	}
 	return errs
 }

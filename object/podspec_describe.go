@@ -335,9 +335,9 @@ func (d *describer) envFrom(level int, sources []corev1.EnvFromSource) {
 		name, what, optional := "", "", false
 		switch {
 		case from.ConfigMapRef != nil:
-			name, what, optional = from.ConfigMapRef.Name, "ConfigMap", isTrue(from.ConfigMapRef.Optional)
+			name, what, optional = from.ConfigMapRef.Name, "ConfigMap", deref(from.ConfigMapRef.Optional)
 		case from.SecretRef != nil:
-			name, what, optional = from.SecretRef.Name, "Secret", isTrue(from.SecretRef.Optional)
+			name, what, optional = from.SecretRef.Name, "Secret", deref(from.SecretRef.Optional)
 		}
 		if from.Prefix != "" {
 			what += " with prefix '" + from.Prefix + "'"
@@ -345,8 +345,6 @@ func (d *describer) envFrom(level int, sources []corev1.EnvFromSource) {
 		d.line(level+1, name, what, fmt.Sprintf("Optional: %t", optional))
 	}
 }
-
-func isTrue(b *bool) bool { return b != nil && *b }
 
 func (d *describer) env(level int, c *corev1.Container, pod *corev1.Pod) {
 	if len(c.Env) == 0 {
@@ -380,13 +378,13 @@ func envSource(from *corev1.EnvVarSource, pod *corev1.Pod) []string {
 		return []string{"(" + from.ResourceFieldRef.Resource + ")"}
 	case from.SecretKeyRef != nil:
 		ref := from.SecretKeyRef
-		return []string{fmt.Sprintf("<set to the key '%s' in secret '%s'>", ref.Key, ref.Name), fmt.Sprintf("Optional: %t", isTrue(ref.Optional))}
+		return []string{fmt.Sprintf("<set to the key '%s' in secret '%s'>", ref.Key, ref.Name), fmt.Sprintf("Optional: %t", deref(ref.Optional))}
 	case from.ConfigMapKeyRef != nil:
 		ref := from.ConfigMapKeyRef
-		return []string{fmt.Sprintf("<set to the key '%s' of config map '%s'>", ref.Key, ref.Name), fmt.Sprintf("Optional: %t", isTrue(ref.Optional))}
+		return []string{fmt.Sprintf("<set to the key '%s' of config map '%s'>", ref.Key, ref.Name), fmt.Sprintf("Optional: %t", deref(ref.Optional))}
 	case from.FileKeyRef != nil:
 		ref := from.FileKeyRef
-		return []string{fmt.Sprintf("<set to the variable '%s' of the file '%s' in volume '%s'>", ref.Key, ref.Path, ref.VolumeName), fmt.Sprintf("Optional: %t", isTrue(ref.Optional))}
+		return []string{fmt.Sprintf("<set to the variable '%s' of the file '%s' in volume '%s'>", ref.Key, ref.Path, ref.VolumeName), fmt.Sprintf("Optional: %t", deref(ref.Optional))}
 	}
 	return []string{""}
 }
@@ -450,11 +448,11 @@ func volumeTexts(v *corev1.Volume) [][2]string {
 	case src.Secret != nil:
 		add("Type", "Secret (a volume populated by a Secret)")
 		add("SecretName", src.Secret.SecretName)
-		add("Optional", isTrue(src.Secret.Optional))
+		add("Optional", deref(src.Secret.Optional))
 	case src.ConfigMap != nil:
 		add("Type", "ConfigMap (a volume populated by a ConfigMap)")
 		add("Name", src.ConfigMap.Name)
-		add("Optional", isTrue(src.ConfigMap.Optional))
+		add("Optional", deref(src.ConfigMap.Optional))
 	case src.PersistentVolumeClaim != nil:
 		add("Type", "PersistentVolumeClaim (a reference to a PersistentVolumeClaim in the same namespace)")
 		add("ClaimName", src.PersistentVolumeClaim.ClaimName)
@@ -487,10 +485,10 @@ func volumeTexts(v *corev1.Volume) [][2]string {
 			switch {
 			case s.Secret != nil:
 				add("SecretName", s.Secret.Name)
-				add("Optional", isTrue(s.Secret.Optional))
+				add("Optional", deref(s.Secret.Optional))
 			case s.ConfigMap != nil:
 				add("ConfigMapName", s.ConfigMap.Name)
-				add("Optional", isTrue(s.ConfigMap.Optional))
+				add("Optional", deref(s.ConfigMap.Optional))
 			case s.DownwardAPI != nil:
 				add("DownwardAPI", true)
 			case s.ServiceAccountToken != nil && s.ServiceAccountToken.ExpirationSeconds != nil:

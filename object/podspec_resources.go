@@ -38,7 +38,7 @@ func classOf(name corev1.ResourceName) resourceClass {
 
 func (s *podScope) validateResources(res *corev1.ResourceRequirements, at *field.Path) field.ErrorList {
 	errs := validateQuantities(res.Limits, at.Child("limits"))
-	errs = append(errs, validateQuantities(res.Requests, at.Child("requests"))...)
+	errs = append(errs, validateQuantities(ownRequests(res), at.Child("requests"))...)
 	errs = append(errs, validateRequests(res, at)...)
 	taken := map[string]bool{}
 	for i, claim := range res.Claims {
@@ -54,6 +54,18 @@ func (s *podScope) validateResources(res *corev1.ResourceRequirements, at *field
 		taken[claim.Name+"/"+claim.Request] = true
 	}
 	return errs
+}
+
+// ownRequests returns the requests that differ from the limits: those that do not
+// mostly come from them, and so do their faults.
+func ownRequests(res *corev1.ResourceRequirements) corev1.ResourceList {
+	own := corev1.ResourceList{}
+	for name, request := range res.Requests {
+		if limit, ok := res.Limits[name]; !ok || limit.Cmp(request) != 0 {
+			own[name] = request
+		}
+	}
+	return own
 }
 
 // validateRequests compares requests with limits.
@@ -140,7 +152,7 @@ func (s *podScope) validatePodResources(spec *field.Path) field.ErrorList {
 		case taken[claim.Name]:
 			errs = append(errs, field.Duplicate(at.Child("name"), claim.Name))
 		default:
-			errs = append(errs, invalid(at.Child("name"), claim.Name, validation.IsDNS1123Label(claim.Name))...)
+			errs = append(errs, invalidEach(at.Child("name"), claim.Name, validation.IsDNS1123Label(claim.Name))...)
 		}
 		taken[claim.Name] = true
 		if (claim.ResourceClaimName == nil) == (claim.ResourceClaimTemplateName == nil) {
@@ -157,7 +169,7 @@ func (s *podScope) validatePodResources(spec *field.Path) field.ErrorList {
 	for _, list := range []struct {
 		name string
 		of   corev1.ResourceList
-	}{{"limits", res.Limits}, {"requests", res.Requests}} {
+	}{{"limits", res.Limits}, {"requests", ownRequests(res)}} {
 		at := at.Child(list.name)
 		errs = append(errs, validateQuantities(list.of, at)...)
 		for _, name := range sortedNames(list.of) {

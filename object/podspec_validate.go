@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -19,15 +18,6 @@ import (
 // sameValue compares API values as Kubernetes does: 1 and 1000m of something
 // are the same, and so are an empty list and none.
 func sameValue(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
-
-// invalid makes an error of each message about a value.
-func invalid(path *field.Path, value any, messages []string) field.ErrorList {
-	var errs field.ErrorList
-	for _, msg := range messages {
-		errs = append(errs, field.Invalid(path, value, msg))
-	}
-	return errs
-}
 
 // podScope is what validating a part of a pod's spec needs to know of the rest.
 type podScope struct {
@@ -69,20 +59,14 @@ func validatePodSpecOf(s *podScope, path *field.Path) field.ErrorList {
 	errs = append(errs, validateDNS(spec, path)...)
 	errs = append(errs, s.validateScheduling(path)...)
 	errs = append(errs, validateQuantities(spec.Overhead, path.Child("overhead"))...)
-	seen := map[corev1.PodConditionType]bool{}
 	for i, gate := range spec.ReadinessGates {
-		at := path.Child("readinessGates").Index(i).Child("conditionType")
-		errs = append(errs, validateQualifiedName(string(gate.ConditionType), at)...)
-		if seen[gate.ConditionType] {
-			errs = append(errs, field.Duplicate(at, gate.ConditionType))
-		}
-		seen[gate.ConditionType] = true
+		errs = append(errs, validateQualifiedName(string(gate.ConditionType), path.Child("readinessGates").Index(i).Child("conditionType"))...)
 	}
 	for i, secret := range spec.ImagePullSecrets {
 		if secret.Name == "" {
 			errs = append(errs, field.Required(path.Child("imagePullSecrets").Index(i).Child("name"), "name the secret with the registry's credentials"))
 		} else {
-			errs = append(errs, invalid(path.Child("imagePullSecrets").Index(i).Child("name"), secret.Name, apivalidation.NameIsDNSSubdomain(secret.Name, false))...)
+			errs = append(errs, invalidEach(path.Child("imagePullSecrets").Index(i).Child("name"), secret.Name, apivalidation.NameIsDNSSubdomain(secret.Name, false))...)
 		}
 	}
 	if os := spec.OS; os != nil {
@@ -97,7 +81,7 @@ func (s *podScope) validateNames(path *field.Path) field.ErrorList {
 	spec := s.spec
 	name := func(child, value string, check func(string, bool) []string) {
 		if value != "" {
-			errs = append(errs, invalid(path.Child(child), value, check(value, false))...)
+			errs = append(errs, invalidEach(path.Child(child), value, check(value, false))...)
 		}
 	}
 	name("nodeName", spec.NodeName, apivalidation.NameIsDNSSubdomain)
@@ -106,14 +90,14 @@ func (s *podScope) validateNames(path *field.Path) field.ErrorList {
 	name("hostname", spec.Hostname, apivalidation.NameIsDNSLabel)
 	name("subdomain", spec.Subdomain, apivalidation.NameIsDNSLabel)
 	if class := spec.RuntimeClassName; class != nil {
-		errs = append(errs, invalid(path.Child("runtimeClassName"), *class, apivalidation.NameIsDNSSubdomain(*class, false))...)
+		errs = append(errs, invalidEach(path.Child("runtimeClassName"), *class, apivalidation.NameIsDNSSubdomain(*class, false))...)
 	}
 	if p := spec.PreemptionPolicy; p != nil {
 		errs = append(errs, oneOf(*p, []corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever}, path.Child("preemptionPolicy"))...)
 	}
 	if h := spec.HostnameOverride; h != nil {
 		at := path.Child("hostnameOverride")
-		errs = append(errs, invalid(at, *h, validation.IsDNS1123Subdomain(*h))...)
+		errs = append(errs, invalidEach(at, *h, validation.IsDNS1123Subdomain(*h))...)
 		if len(*h) > 64 {
 			errs = append(errs, field.TooLong(at, "", 64))
 		}
@@ -188,7 +172,7 @@ func validateDNS(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		}
 		for i, search := range config.Searches {
 			if search != "." {
-				errs = append(errs, invalid(searches.Index(i), search, validation.IsDNS1123SubdomainWithUnderscore(strings.TrimSuffix(search, ".")))...)
+				errs = append(errs, invalidEach(searches.Index(i), search, validation.IsDNS1123SubdomainWithUnderscore(strings.TrimSuffix(search, ".")))...)
 			}
 		}
 		for i, option := range config.Options {
@@ -201,7 +185,7 @@ func validateDNS(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		at := path.Child("hostAliases").Index(i)
 		errs = append(errs, validation.IsValidIP(at.Child("ip"), alias.IP)...)
 		for j, host := range alias.Hostnames {
-			errs = append(errs, invalid(at.Child("hostnames").Index(j), host, validation.IsDNS1123Subdomain(host))...)
+			errs = append(errs, invalidEach(at.Child("hostnames").Index(j), host, validation.IsDNS1123Subdomain(host))...)
 		}
 	}
 	return errs
@@ -250,7 +234,7 @@ func validateOwnSelector(selector *metav1.LabelSelector, set map[string]string, 
 	case len(selector.MatchLabels)+len(selector.MatchExpressions) == 0:
 		return field.ErrorList{field.Invalid(at, field.OmitValueType{}, "an empty selector would take every pod of the namespace: name labels that the template sets")}
 	}
-	if wrong := validateSelector(selector, at); len(wrong) > 0 {
+	if wrong := validateLabelSelector(selector, at); len(wrong) > 0 {
 		return wrong
 	}
 	s, err := metav1.LabelSelectorAsSelector(selector)
@@ -262,18 +246,6 @@ func validateOwnSelector(selector *metav1.LabelSelector, set map[string]string, 
 			fmt.Sprintf("the selector (%s) does not match these labels: the pods would not be its own", s))}
 	}
 	return nil
-}
-
-// validateSelector checks a selector in itself; nil is fine.
-func validateSelector(selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
-	if selector == nil {
-		return nil
-	}
-	errs := validateLabels(selector.MatchLabels, path.Child("matchLabels"))
-	for i, expr := range selector.MatchExpressions {
-		errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(expr, metavalidation.LabelSelectorValidationOptions{}, path.Child("matchExpressions").Index(i))...)
-	}
-	return errs
 }
 
 // validatePodTemplate checks a template without its selector.
