@@ -85,7 +85,7 @@ func validateClaimUpdate(pvc, old *corev1.PersistentVolumeClaim) field.ErrorList
 		now.StorageClassName = nil
 	}
 	size, oldSize := now.Resources.Requests[corev1.ResourceStorage], was.Resources.Requests[corev1.ResourceStorage]
-	if pvc.Status.Phase == corev1.ClaimBound && now.Resources.Requests != nil {
+	if old.Status.Phase == corev1.ClaimBound && now.Resources.Requests != nil {
 		now.Resources.Requests[corev1.ResourceStorage] = oldSize
 		have := old.Status.Capacity[corev1.ResourceStorage]
 		if size.Cmp(oldSize) < 0 && size.Cmp(have) <= 0 {

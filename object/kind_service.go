@@ -158,11 +158,7 @@ func defaultIPFamilies(spec *corev1.ServiceSpec) {
 	if len(spec.IPFamilies) == 0 {
 		spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	}
-	policy := corev1.IPFamilyPolicySingleStack
-	if len(spec.IPFamilies) == 2 || len(spec.ClusterIPs) == 2 {
-		policy = corev1.IPFamilyPolicyRequireDualStack
-	}
-	setIfNil(&spec.IPFamilyPolicy, policy)
+	setIfNil(&spec.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack)
 }
 
 func otherFamily(f corev1.IPFamily) corev1.IPFamily {
@@ -368,7 +364,7 @@ func validateClusterIPs(svc *corev1.Service, path *field.Path) field.ErrorList {
 		if len(wrong) > 0 {
 			continue
 		}
-		if i < len(spec.IPFamilies) && familyOf(ip) != spec.IPFamilies[i] {
+		if !isHeadless(svc) && i < len(spec.IPFamilies) && familyOf(ip) != spec.IPFamilies[i] {
 			add(field.Invalid(at.Index(i), text, fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", spec.IPFamilies[i], i)))
 		}
 		if i == 1 {
@@ -394,6 +390,9 @@ func validateServiceUpdate(svc, old *corev1.Service) field.ErrorList {
 			errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(0), svc.Spec.ClusterIP, fmt.Sprintf("may not change once set, to %s: delete the Service and create it again", old.Spec.ClusterIP)))
 		case len(old.Spec.ClusterIPs) == 2 && len(svc.Spec.ClusterIPs) == 2 && svc.Spec.ClusterIPs[1] != old.Spec.ClusterIPs[1]:
 			errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(1), svc.Spec.ClusterIPs[1], fmt.Sprintf("may not change once set, to %s", old.Spec.ClusterIPs[1])))
+		}
+		if len(svc.Spec.ClusterIPs) == 1 && len(old.Spec.ClusterIPs) == 2 && deref(svc.Spec.IPFamilyPolicy) != corev1.IPFamilyPolicySingleStack {
+			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), deref(svc.Spec.IPFamilyPolicy), "must be 'SingleStack' to release the secondary cluster IP"))
 		}
 		if len(old.Spec.IPFamilies) > 0 && len(svc.Spec.IPFamilies) > 0 && svc.Spec.IPFamilies[0] != old.Spec.IPFamilies[0] {
 			errs = append(errs, field.Invalid(path.Child("ipFamilies").Index(0), svc.Spec.IPFamilies[0], "may not change once set"))

@@ -2,7 +2,6 @@ package object
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -132,7 +131,7 @@ func (d *describer) storageClass(sc *storagev1.StorageClass) {
 	d.labels(sc)
 	d.line(0, "Provisioner:", sc.Provisioner)
 	var parameters []string
-	for _, key := range slices.Sorted(maps.Keys(sc.Parameters)) {
+	for _, key := range sortedNames(sc.Parameters) {
 		parameters = append(parameters, key+"="+sc.Parameters[key])
 	}
 	d.line(0, "Parameters:", orNone(strings.Join(parameters, ",")))
