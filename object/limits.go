@@ -36,11 +36,7 @@ func ApplyLimitRanges(obj Object, ranges []*corev1.LimitRange) Faults {
 		for _, r := range ranges {
 			for i := range r.Spec.Limits {
 				if item := &r.Spec.Limits[i]; item.Type == corev1.LimitTypePersistentVolumeClaim {
-					res := corev1.ResourceRequirements{Requests: obj.Spec.Resources.Requests, Limits: obj.Spec.Resources.Limits}
-					// A claim has no limit: what it requests is what it gets.
-					if res.Limits == nil {
-						res.Limits = res.Requests
-					}
+					res := corev1.ResourceRequirements{Requests: obj.Spec.Resources.Requests}
 					errs = append(errs, keepsWithin(r.Name, item, &res, field.NewPath("spec", "resources"))...)
 				}
 			}
@@ -143,6 +139,10 @@ func keepsWithin(rangeName string, item *corev1.LimitRangeItem, res *corev1.Reso
 		request, requested := res.Requests[name]
 		limit, limited := res.Limits[name]
 		switch {
+		case item.Type == corev1.LimitTypePersistentVolumeClaim && requested: // a claim gets what it requests
+			if request.Cmp(most) > 0 {
+				refuse("maximum %s usage per %s is %s, but request is %s", name, item.Type, most.String(), request.String())
+			}
 		case !limited:
 			refuse("maximum %s usage per %s is %s, no limit is specified", name, item.Type, most.String())
 		case limit.Cmp(most) > 0:
