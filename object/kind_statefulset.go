@@ -174,7 +174,7 @@ func validateClaims(s *appsv1.StatefulSet, path *field.Path) field.ErrorList {
 		taken[claim.Name] = true
 		errs = append(errs, validateLabels(claim.Labels, meta.Child("labels"))...)
 		errs = append(errs, validateAnnotations(claim.Annotations, meta.Child("annotations"))...)
-		errs = append(errs, validateClaimTemplate(&claim.Spec, at.Child("spec"))...)
+		errs = append(errs, validateClaimSpec(&claim.Spec, at.Child("spec"))...)
 	}
 	return errs
 }

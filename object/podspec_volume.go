@@ -171,42 +171,12 @@ func (s *podScope) validateEphemeralVolume(v *corev1.Volume, at *field.Path) fie
 	}
 	errs := validateLabels(t.Labels, at.Child("metadata", "labels"))
 	errs = append(errs, validateAnnotations(t.Annotations, at.Child("metadata", "annotations"))...)
-	errs = append(errs, validateClaimTemplate(&t.Spec, at.Child("spec"))...)
+	errs = append(errs, validateClaimSpec(&t.Spec, at.Child("spec"))...)
 	if s.pod != nil && s.pod.Name != "" && v.Name != "" {
 		name := s.pod.Name + "-" + v.Name
 		for _, msg := range apivalidation.NameIsDNSSubdomain(name, false) {
 			errs = append(errs, field.Invalid(at, name, "the name of its claim: "+msg))
 		}
-	}
-	return errs
-}
-
-// validateClaimTemplate checks what a claim that is made for a pod must say.
-func validateClaimTemplate(spec *corev1.PersistentVolumeClaimSpec, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	modes := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod}
-	if len(spec.AccessModes) == 0 {
-		errs = append(errs, field.Required(at.Child("accessModes"), "at least 1 access mode is required"))
-	}
-	for i, mode := range spec.AccessModes {
-		errs = append(errs, oneOf(mode, modes, at.Child("accessModes").Index(i))...)
-	}
-	if slices.Contains(spec.AccessModes, corev1.ReadWriteOncePod) && len(spec.AccessModes) > 1 {
-		errs = append(errs, field.Forbidden(at.Child("accessModes"), "may not use ReadWriteOncePod with other access modes"))
-	}
-	size, ok := spec.Resources.Requests[corev1.ResourceStorage]
-	switch at := at.Child("resources", "requests").Key(string(corev1.ResourceStorage)); {
-	case !ok:
-		errs = append(errs, field.Required(at, `say how much, for example "10Gi"`))
-	case size.Sign() <= 0:
-		errs = append(errs, field.Invalid(at, size.String(), "must be greater than zero"))
-	}
-	errs = append(errs, validateSelector(spec.Selector, at.Child("selector"))...)
-	if class := spec.StorageClassName; class != nil && *class != "" {
-		errs = append(errs, invalid(at.Child("storageClassName"), *class, apivalidation.NameIsDNSSubdomain(*class, false))...)
-	}
-	if mode := spec.VolumeMode; mode != nil {
-		errs = append(errs, oneOf(*mode, []corev1.PersistentVolumeMode{corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem}, at.Child("volumeMode"))...)
 	}
 	return errs
 }
