@@ -10,8 +10,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -399,15 +402,67 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 }
 
-func TestSecretAndClassSizes(t *testing.T) {
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}, Data: map[string][]byte{"a": make([]byte, corev1.MaxSecretSize)}}
-	Default(secret)
-	if faults := Validate(secret); len(faults) > 0 {
-		t.Errorf("a Secret of 1 MiB: %v", faults)
+// TestConfigSizes: what has a bound is refused beyond it, and said once.
+func TestConfigSizes(t *testing.T) {
+	secret := func(size int) Object {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "default"}, Data: map[string][]byte{"a": make([]byte, size)}}
 	}
-	secret.Data["b"] = []byte("x")
-	if got, want := Validate(secret).Error(), "Secret default/s: data: Too long: values have 1048577 bytes, may have 1048576: split the Secret"; got != want {
-		t.Errorf("got %s, want %s", got, want)
+	slice := func(change func(*discoveryv1.EndpointSlice)) Object {
+		s := mustParse[*discoveryv1.EndpointSlice](`{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s, namespace: default}, addressType: IPv4, endpoints: [{addresses: [10.0.0.1]}]}`)
+		change(s)
+		return s
+	}
+	class := func(parameters int, size int) Object {
+		sc := mustParse[*storagev1.StorageClass](`{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: s}, provisioner: a.b/c, parameters: {}}`)
+		for i := range parameters {
+			sc.Parameters[fmt.Sprintf("%03d", i)] = strings.Repeat("x", size)
+		}
+		return sc
+	}
+	for _, c := range []struct {
+		name string
+		obj  Object
+		want string // field and message
+	}{
+		{"a Secret of 1 MiB", secret(1 << 20), ""},
+		{"and a byte", secret(1<<20 + 1), "data: Too long: values have 1048577 bytes, may have 1048576: split the Secret"},
+		{"endpoints", slice(func(s *discoveryv1.EndpointSlice) { s.Endpoints = make([]discoveryv1.Endpoint, 1001) }), "endpoints: Too many: 1001: must have at most 1000 items"},
+		{"ports", slice(func(s *discoveryv1.EndpointSlice) { s.Ports = make([]discoveryv1.EndpointPort, 20001) }), "ports: Too many: 20001: must have at most 20000 items"},
+		{"addresses", slice(func(s *discoveryv1.EndpointSlice) {
+			s.Endpoints[0].Addresses = slices.Repeat([]string{"10.0.0.1"}, 101)
+		}), "endpoints[0].addresses: Too many: 101: must have at most 100 items"},
+		{"topology", slice(func(s *discoveryv1.EndpointSlice) {
+			s.Endpoints[0].DeprecatedTopology = map[string]string{}
+			for i := range 17 {
+				s.Endpoints[0].DeprecatedTopology[fmt.Sprint(i)] = "x"
+			}
+		}), "endpoints[0].deprecatedTopology: Too many: 17: must have at most 16 items"},
+		{"zones", slice(func(s *discoveryv1.EndpointSlice) {
+			s.Endpoints[0].Hints = &discoveryv1.EndpointHints{}
+			for i := range 9 {
+				s.Endpoints[0].Hints.ForZones = append(s.Endpoints[0].Hints.ForZones, discoveryv1.ForZone{Name: fmt.Sprint(i)})
+			}
+		}), "endpoints[0].hints.forZones: Too many: 9: must have at most 8 items"},
+		{"nodes", slice(func(s *discoveryv1.EndpointSlice) {
+			s.Endpoints[0].Hints = &discoveryv1.EndpointHints{}
+			for i := range 9 {
+				s.Endpoints[0].Hints.ForNodes = append(s.Endpoints[0].Hints.ForNodes, discoveryv1.ForNode{Name: fmt.Sprint(i)})
+			}
+		}), "endpoints[0].hints.forNodes: Too many: 9: must have at most 8 items"},
+		{"parameters", class(512, 100), ""},
+		{"one more", class(513, 1), "parameters: Too many: 513: must have at most 512 items"},
+		{"large ones", class(512, 510), "parameters: Too long: may not be more than 262144 bytes"},
+		{"a controller's name", mustParse[Object](`{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {controller: a.b/` + strings.Repeat("x", 250) + `}}`),
+			"spec.controller: Too long: may not be more than 250 bytes"},
+	} {
+		Default(c.obj)
+		got := ""
+		if faults := Validate(c.obj); len(faults) > 0 {
+			got = strings.TrimPrefix(faults.Error(), faults[0].Object+": ")
+		}
+		if got != c.want {
+			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
+		}
 	}
 }
 
@@ -430,5 +485,35 @@ func TestConfigFieldSelectors(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s by %q: %s, want %s", Title(obj), c.selector, got, c.want)
 		}
+	}
+}
+
+// TestConfigDefaultsOnce: a second Default changes nothing, of whatever the
+// manifests of these kinds hold, good or bad.
+func TestConfigDefaultsOnce(t *testing.T) {
+	seen := map[string]bool{}
+	for _, name := range []string{"service", "service_invalid", "endpointslice", "ingress", "networkpolicy", "secret", "access", "storage", "limits"} {
+		archive, err := txtar.ParseFile("testdata/manifest/" + name + ".txtar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range archive.Files {
+			if file.Name == "want" {
+				continue
+			}
+			docs, _ := parse(file.Name, file.Data)
+			for _, d := range docs {
+				seen[ResourceOf(d.Object).Kind] = true
+				Default(d.Object)
+				once := d.Object.DeepCopyObject()
+				Default(d.Object)
+				if diff := cmp.Diff(once, d.Object); diff != "" {
+					t.Errorf("%s: a second Default changes %s:\n%s", name, Title(d.Object), diff)
+				}
+			}
+		}
+	}
+	if len(seen) < 18 {
+		t.Errorf("only these kinds were looked at: %v", seen)
 	}
 }

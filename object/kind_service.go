@@ -192,9 +192,6 @@ func validateService(svc *corev1.Service) field.ErrorList {
 	outside := fromOutside(svc)
 	balanced := spec.Type == corev1.ServiceTypeLoadBalancer
 	const forBalancers = "may only be used when `type` is 'LoadBalancer'"
-	if balanced && spec.AllocateLoadBalancerNodePorts == nil {
-		add(field.Required(path.Child("allocateLoadBalancerNodePorts"), ""))
-	}
 	if !balanced && spec.AllocateLoadBalancerNodePorts != nil {
 		add(field.Forbidden(path.Child("allocateLoadBalancerNodePorts"), forBalancers))
 	}
