@@ -2,8 +2,6 @@ package object
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +22,10 @@ var kindLimitRange = define(Resource{Version: "v1", Kind: "LimitRange", Plural: 
 		validate: validateLimitRange,
 		columns:  columns("NAME", "CREATED AT"),
 		row:      func(r *corev1.LimitRange, _ time.Time) []string { return []string{r.Name, createdAt(r)} },
-		describe: func(d *describer, r *corev1.LimitRange, _ []Object) { d.limitRange(r) },
+		describe: func(d *describer, r *corev1.LimitRange, _ []Object) {
+			d.meta(r)
+			d.limits(0, r)
+		},
 	})
 
 // defaultLimitRange derives the defaults for containers that are left open: the
@@ -63,7 +64,7 @@ func validateLimitRange(r *corev1.LimitRange) field.ErrorList {
 
 func validateLimitRangeItem(item *corev1.LimitRangeItem, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	names := map[corev1.ResourceName]bool{}
+	names, wrong := map[corev1.ResourceName]bool{}, map[corev1.ResourceName]bool{}
 	for _, part := range []struct {
 		name string
 		list corev1.ResourceList
@@ -73,13 +74,18 @@ func validateLimitRangeItem(item *corev1.LimitRangeItem, path *field.Path) field
 			errs = append(errs, field.Forbidden(at, "may not be specified when `type` is 'Pod'"))
 			continue
 		}
-		for _, name := range slices.Sorted(maps.Keys(part.list)) {
+		for _, name := range sortedNames(part.list) {
+			if wrong[name] {
+				continue // said already: defaults follow from the others
+			}
 			q := part.list[name]
 			names[name] = true
-			errs = append(errs, limitResourceName(name, item.Type, at.Key(string(name)))...)
+			more := limitResourceName(name, item.Type, at.Key(string(name)))
 			if q.Sign() < 0 {
-				errs = append(errs, field.Invalid(at.Key(string(name)), q.String(), apivalidation.IsNegativeErrorMsg))
+				more = append(more, field.Invalid(at.Key(string(name)), q.String(), apivalidation.IsNegativeErrorMsg))
 			}
+			wrong[name] = len(more) > 0
+			errs = append(errs, more...)
 		}
 	}
 	if item.Type == corev1.LimitTypePersistentVolumeClaim {
@@ -89,7 +95,10 @@ func validateLimitRangeItem(item *corev1.LimitRangeItem, path *field.Path) field
 			errs = append(errs, field.Required(path, "either minimum or maximum storage value is required, but neither was provided"))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
+	for _, name := range sortedNames(names) {
+		if wrong[name] {
+			continue
+		}
 		errs = append(errs, orderedLimits(item, name, path)...)
 	}
 	return errs
@@ -102,6 +111,11 @@ func orderedLimits(item *corev1.LimitRangeItem, name corev1.ResourceName, path *
 	type named struct {
 		field, word string
 		list        corev1.ResourceList
+	}
+	if least, ok := item.Min[name]; ok {
+		if most, ok := item.Max[name]; ok && least.Cmp(most) > 0 { // the defaults can only be wrong too
+			return field.ErrorList{field.Invalid(path.Child("min").Key(string(name)), least.String(), fmt.Sprintf("min value %s is greater than max value %s", least.String(), most.String()))}
+		}
 	}
 	order := []named{{"min", "min", item.Min}, {"defaultRequest", "default request", item.DefaultRequest}, {"default", "default", item.Default}, {"max", "max", item.Max}}
 	if item.Type == corev1.LimitTypePod {
@@ -133,7 +147,7 @@ func orderedLimits(item *corev1.LimitRangeItem, name corev1.ResourceName, path *
 }
 
 func limitResourceName(name corev1.ResourceName, t corev1.LimitType, at *field.Path) field.ErrorList {
-	errs := invalidEach(at, name, validation.IsQualifiedName(string(name)))
+	errs := invalid(at, name, validation.IsQualifiedName(string(name)))
 	if len(errs) > 0 || strings.Contains(string(name), "/") {
 		return errs
 	}
@@ -152,30 +166,30 @@ func limitResourceName(name corev1.ResourceName, t corev1.LimitType, at *field.P
 	return errs
 }
 
-func (d *describer) limitRange(r *corev1.LimitRange) {
-	d.meta(r)
-	d.line(0, "")
-	d.line(0, "Type", "Resource", "Min", "Max", "Default Request", "Default Limit", "Max Limit/Request Ratio")
-	d.line(0, "----", "--------", "---", "---", "---------------", "-------------", "-----------------------")
-	for _, item := range r.Spec.Limits {
-		lists := []corev1.ResourceList{item.Min, item.Max, item.DefaultRequest, item.Default, item.MaxLimitRequestRatio}
-		names := map[corev1.ResourceName]bool{}
-		for _, list := range lists {
-			for name := range list {
-				names[name] = true
-			}
-		}
-		for _, name := range slices.Sorted(maps.Keys(names)) {
-			cells := []string{string(item.Type), string(name)}
+// limits writes the table of all limits of ranges.
+func (d *describer) limits(level int, ranges ...*corev1.LimitRange) {
+	d.line(level, "Type", "Resource", "Min", "Max", "Default Request", "Default Limit", "Max Limit/Request Ratio")
+	d.line(level, "----", "--------", "---", "---", "---------------", "-------------", "-----------------------")
+	for _, r := range ranges {
+		for _, item := range r.Spec.Limits {
+			lists := []corev1.ResourceList{item.Min, item.Max, item.DefaultRequest, item.Default, item.MaxLimitRequestRatio}
+			names := map[corev1.ResourceName]bool{}
 			for _, list := range lists {
-				text := "-"
-				if q, ok := list[name]; ok {
-					text = q.String()
+				for name := range list {
+					names[name] = true
 				}
-				cells = append(cells, text)
 			}
-			d.line(0, cells...)
+			for _, name := range sortedNames(names) {
+				cells := []string{string(item.Type), string(name)}
+				for _, list := range lists {
+					text := "-"
+					if q, ok := list[name]; ok {
+						text = q.String()
+					}
+					cells = append(cells, text)
+				}
+				d.line(level, cells...)
+			}
 		}
 	}
-	d.line(0, "")
 }

@@ -23,18 +23,15 @@ var kindNamespace = define(Resource{Version: "v1", Kind: "Namespace", Plural: "n
 		validate: func(ns *corev1.Namespace) field.ErrorList {
 			return apivalidation.ValidateFinalizers(finalizerNames(ns.Spec.Finalizers), field.NewPath("spec", "finalizers"))
 		},
-		selectable: func(ns *corev1.Namespace, set fields.Set) { set["status.phase"] = string(ns.Status.Phase) },
-		columns:    columns("NAME", "STATUS", "AGE"),
+		selectable: func(ns *corev1.Namespace, set fields.Set) {
+			set["status.phase"] = string(ns.Status.Phase)
+			set["name"] = ns.Name // as in Kubernetes
+		},
+		columns: columns("NAME", "STATUS", "AGE"),
 		row: func(ns *corev1.Namespace, now time.Time) []string {
 			return []string{ns.Name, string(ns.Status.Phase), ageOf(ns, now)}
 		},
-		describe: func(d *describer, ns *corev1.Namespace, _ []Object) {
-			d.meta(ns)
-			d.line(0, "Status:", string(ns.Status.Phase))
-			for _, c := range ns.Status.Conditions {
-				d.line(0, "Waits For:", c.Message)
-			}
-		},
+		describe: func(d *describer, ns *corev1.Namespace, related []Object) { d.namespace(ns, related) },
 	})
 
 func defaultNamespace(ns *corev1.Namespace) {
@@ -57,4 +54,30 @@ func finalizerNames(finalizers []corev1.FinalizerName) []string {
 		names[i] = string(f)
 	}
 	return names
+}
+
+// namespace writes a namespace with the quotas and limits in it, as far as related
+// has them.
+func (d *describer) namespace(ns *corev1.Namespace, related []Object) {
+	d.meta(ns)
+	d.line(0, "Status:", string(ns.Status.Phase))
+	for _, c := range ns.Status.Conditions {
+		d.line(0, "Waits For:", c.Message)
+	}
+	quotas := slices.DeleteFunc(only[*corev1.ResourceQuota](related), func(q *corev1.ResourceQuota) bool { return q.Namespace != ns.Name })
+	if len(quotas) > 0 {
+		d.line(0, "")
+		d.line(0, "Resource Quotas")
+	}
+	for _, q := range quotas {
+		d.line(1, "Name:", q.Name)
+		d.quota(1, q)
+	}
+	limits := slices.DeleteFunc(only[*corev1.LimitRange](related), func(r *corev1.LimitRange) bool { return r.Namespace != ns.Name })
+	if len(limits) > 0 {
+		d.line(0, "")
+		d.line(0, "Resource Limits")
+		d.limits(1, limits...)
+		d.line(0, "")
+	}
 }

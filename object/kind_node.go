@@ -66,6 +66,16 @@ func validateNode(node *corev1.Node) field.ErrorList {
 		}
 		seen[cidr] = true
 	}
+	if len(errs) == 0 {
+		families := map[corev1.IPFamily]bool{}
+		for i, cidr := range node.Spec.PodCIDRs {
+			family := familyOf(netip.MustParsePrefix(cidr).Addr())
+			if families[family] {
+				errs = append(errs, field.Invalid(path.Child("podCIDRs").Index(i), cidr, "may specify no more than one CIDR for each IP family"))
+			}
+			families[family] = true
+		}
+	}
 	if first := node.Spec.PodCIDR; first != "" && (len(node.Spec.PodCIDRs) == 0 || node.Spec.PodCIDRs[0] != first) {
 		errs = append(errs, field.Invalid(path.Child("podCIDR"), first, "must be the first of podCIDRs"))
 	}

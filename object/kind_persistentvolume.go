@@ -3,6 +3,7 @@ package object
 import (
 	"fmt"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -88,7 +89,7 @@ func validatePersistentVolume(pv *corev1.PersistentVolume) field.ErrorList {
 		if spec.NodeAffinity.Required == nil {
 			errs = append(errs, field.Required(at.Child("nodeAffinity", "required"), "must specify required node constraints"))
 		} else {
-			errs = append(errs, volumeNodeTerms(spec.NodeAffinity.Required, at.Child("nodeAffinity", "required"))...)
+			errs = append(errs, validateNodeSelector(spec.NodeAffinity.Required, at.Child("nodeAffinity", "required"))...)
 		}
 	}
 	return append(errs, validateVolumeSource(pv, at)...)
@@ -99,11 +100,8 @@ func validatePersistentVolume(pv *corev1.PersistentVolume) field.ErrorList {
 func validateVolumeSource(pv *corev1.PersistentVolume, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	spec := &pv.Spec
-	var sources []string
-	for _, path := range differences(valueOf(spec.PersistentVolumeSource), valueOf(corev1.PersistentVolumeSource{}), "") {
-		sources = append(sources, path)
-	}
-	if len(sources) == 0 {
+	sources := differences(reflect.ValueOf(spec.PersistentVolumeSource), reflect.ValueOf(corev1.PersistentVolumeSource{}), "")
+	if sameValue(spec.PersistentVolumeSource, corev1.PersistentVolumeSource{}) {
 		errs = append(errs, field.Required(at, "must specify a volume type: csi, hostPath, local or nfs"))
 	}
 	for _, name := range sources[min(1, len(sources)):] {
@@ -159,7 +157,7 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.Erro
 	case len(c.Driver) > longest:
 		errs = append(errs, field.TooLong(at, c.Driver, longest))
 	default:
-		errs = append(errs, invalidEach(at, c.Driver, validation.IsDNS1123Subdomain(strings.ToLower(c.Driver)))...)
+		errs = append(errs, invalid(at, c.Driver, validation.IsDNS1123Subdomain(strings.ToLower(c.Driver)))...)
 	}
 	if c.VolumeHandle == "" {
 		errs = append(errs, field.Required(at.Child("volumeHandle"), "say by which name the driver knows the volume"))
@@ -178,7 +176,7 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.Erro
 		if ns := ref.ref.Namespace; ns == "" {
 			errs = append(errs, field.Required(at.Child(ref.name, "namespace"), "say in which namespace the Secret is"))
 		} else {
-			errs = append(errs, invalidEach(at.Child(ref.name, "namespace"), ns, validation.IsDNS1123Label(ns))...)
+			errs = append(errs, invalid(at.Child(ref.name, "namespace"), ns, validation.IsDNS1123Label(ns))...)
 		}
 	}
 	return errs
@@ -198,65 +196,13 @@ func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, at *field.Pa
 	return errs
 }
 
-// volumeNodeTerms checks the nodes that a volume can be reached from.
-func volumeNodeTerms(selector *corev1.NodeSelector, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	at := path.Child("nodeSelectorTerms")
-	if len(selector.NodeSelectorTerms) == 0 {
-		errs = append(errs, field.Required(at, "must have at least one node selector term"))
-	}
-	for i, term := range selector.NodeSelectorTerms {
-		for j, req := range term.MatchExpressions {
-			errs = append(errs, nodeRequirement(req, at.Index(i).Child("matchExpressions").Index(j))...)
-			errs = append(errs, validateQualifiedName(req.Key, at.Index(i).Child("matchExpressions").Index(j).Child("key"))...)
-		}
-		for j, req := range term.MatchFields {
-			at := at.Index(i).Child("matchFields").Index(j)
-			if req.Key != "metadata.name" {
-				errs = append(errs, field.Invalid(at.Child("key"), req.Key, "must be metadata.name"))
-			}
-			if len(req.Values) != 1 || req.Operator != corev1.NodeSelectorOpIn && req.Operator != corev1.NodeSelectorOpNotIn {
-				errs = append(errs, field.Invalid(at, field.OmitValueType{}, "must have the operator In or NotIn and one value"))
-			}
-		}
-	}
-	return errs
-}
-
-func nodeRequirement(req corev1.NodeSelectorRequirement, at *field.Path) field.ErrorList {
-	switch req.Operator {
-	case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
-		if len(req.Values) == 0 {
-			return field.ErrorList{field.Required(at.Child("values"), "must be specified when `operator` is 'In' or 'NotIn'")}
-		}
-		var errs field.ErrorList
-		for i, value := range req.Values {
-			errs = append(errs, invalidEach(at.Child("values").Index(i), value, validation.IsValidLabelValue(value))...)
-		}
-		return errs
-	case corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist:
-		if len(req.Values) > 0 {
-			return field.ErrorList{field.Forbidden(at.Child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")}
-		}
-	case corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt:
-		if len(req.Values) != 1 {
-			return field.ErrorList{field.Required(at.Child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'")}
-		}
-	default:
-		return field.ErrorList{field.Invalid(at.Child("operator"), req.Operator, "not a valid selector operator")}
-	}
-	return nil
-}
-
 func validatePersistentVolumeUpdate(pv, old *corev1.PersistentVolume) field.ErrorList {
 	var errs field.ErrorList
 	now, at := pv.Spec.PersistentVolumeSource.DeepCopy(), field.NewPath("spec")
 	if was := old.Spec.CSI; was != nil && was.ControllerExpandSecretRef == nil && now.CSI != nil {
 		now.CSI.ControllerExpandSecretRef = nil // may be set once
 	}
-	for _, path := range differences(valueOf(*now), valueOf(old.Spec.PersistentVolumeSource), "spec") {
-		errs = append(errs, &field.Error{Type: field.ErrorTypeForbidden, Field: path, Detail: "the source of a PersistentVolume is immutable after creation: make another volume"})
-	}
+	errs = append(errs, fixedFields(*now, old.Spec.PersistentVolumeSource, "spec", "the source of a PersistentVolume is immutable after creation: make another volume")...)
 	if !sameValue(pv.Spec.VolumeMode, old.Spec.VolumeMode) {
 		errs = append(errs, immutable(at.Child("volumeMode"), deref(pv.Spec.VolumeMode)))
 	}

@@ -54,12 +54,13 @@ func defaultClaimSpec(spec *corev1.PersistentVolumeClaimSpec) {
 	setIfNil(&spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 }
 
+// validateClaimSpec checks what a claim asks for, also one in a template.
 func validateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, path *field.Path) field.ErrorList {
 	errs := validateAccessModes(spec.AccessModes, path.Child("accessModes"))
-	errs = append(errs, validateLabelSelector(spec.Selector, path.Child("selector"))...)
+	errs = append(errs, validateSelector(spec.Selector, path.Child("selector"))...)
 	at := path.Child("resources", "requests").Key(string(corev1.ResourceStorage))
 	if size, ok := spec.Resources.Requests[corev1.ResourceStorage]; !ok {
-		errs = append(errs, field.Required(at, "say how much storage the claim asks for"))
+		errs = append(errs, field.Required(at, `say how much, for example "10Gi"`))
 	} else if size.Sign() <= 0 {
 		errs = append(errs, field.Invalid(at, size.String(), "must be greater than zero"))
 	}
@@ -69,7 +70,10 @@ func validateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, path *field.Path)
 	if spec.VolumeName != "" {
 		errs = append(errs, dnsSubdomain(spec.VolumeName, path.Child("volumeName"))...)
 	}
-	return append(errs, oneOf(deref(spec.VolumeMode), volumeModes, path.Child("volumeMode"))...)
+	if mode := spec.VolumeMode; mode != nil {
+		errs = append(errs, oneOf(*mode, volumeModes, path.Child("volumeMode"))...)
+	}
+	return errs
 }
 
 // validateClaimUpdate lets a claim be bound, get the default class, and, once it
@@ -85,17 +89,14 @@ func validateClaimUpdate(pvc, old *corev1.PersistentVolumeClaim) field.ErrorList
 		now.StorageClassName = nil
 	}
 	size, oldSize := now.Resources.Requests[corev1.ResourceStorage], was.Resources.Requests[corev1.ResourceStorage]
-	if pvc.Status.Phase == corev1.ClaimBound && now.Resources.Requests != nil {
+	if old.Status.Phase == corev1.ClaimBound && now.Resources.Requests != nil {
 		now.Resources.Requests[corev1.ResourceStorage] = oldSize
 		have := old.Status.Capacity[corev1.ResourceStorage]
 		if size.Cmp(oldSize) < 0 && size.Cmp(have) <= 0 {
 			errs = append(errs, field.Forbidden(field.NewPath("spec", "resources", "requests").Key(string(corev1.ResourceStorage)), "field can not be less than status.capacity, "+have.String()+": a volume cannot shrink"))
 		}
 	}
-	for _, path := range differences(valueOf(*now), valueOf(*was), "spec") {
-		errs = append(errs, &field.Error{Type: field.ErrorTypeForbidden, Field: path, Detail: "spec is immutable after creation except resources.requests for bound claims"})
-	}
-	return errs
+	return append(errs, fixedFields(*now, *was, "spec", "spec is immutable after creation except resources.requests for bound claims")...)
 }
 
 // boundTo returns the size and the access modes of the volume that pvc has, "" if

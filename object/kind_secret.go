@@ -3,8 +3,6 @@ package object
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"time"
 
@@ -53,8 +51,8 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 	var errs field.ErrorList
 	data := field.NewPath("data")
 	size := 0
-	for _, key := range slices.Sorted(maps.Keys(s.Data)) {
-		errs = append(errs, invalidEach(data.Key(key), key, validation.IsConfigMapKey(key))...)
+	for _, key := range sortedNames(s.Data) {
+		errs = append(errs, invalid(data.Key(key), key, validation.IsConfigMapKey(key))...)
 		size += len(s.Data[key])
 	}
 	if size > corev1.MaxSecretSize {
@@ -138,7 +136,7 @@ func (d *describer) secret(s *corev1.Secret) {
 	d.line(0, "")
 	d.line(0, "Data")
 	d.line(0, "====")
-	for _, key := range slices.Sorted(maps.Keys(s.Data)) {
+	for _, key := range sortedNames(s.Data) {
 		d.line(0, key+":", fmt.Sprintf("%d bytes", len(s.Data[key])))
 	}
 	d.line(0, "")

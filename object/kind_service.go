@@ -159,11 +159,7 @@ func defaultIPFamilies(spec *corev1.ServiceSpec) {
 	if len(spec.IPFamilies) == 0 {
 		spec.IPFamilies = []corev1.IPFamily{corev1.IPv4Protocol}
 	}
-	policy := corev1.IPFamilyPolicySingleStack
-	if len(spec.IPFamilies) == 2 || len(spec.ClusterIPs) == 2 {
-		policy = corev1.IPFamilyPolicyRequireDualStack
-	}
-	setIfNil(&spec.IPFamilyPolicy, policy)
+	setIfNil(&spec.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack)
 }
 
 func otherFamily(f corev1.IPFamily) corev1.IPFamily {
@@ -197,9 +193,6 @@ func validateService(svc *corev1.Service) field.ErrorList {
 	outside := fromOutside(svc)
 	balanced := spec.Type == corev1.ServiceTypeLoadBalancer
 	const forBalancers = "may only be used when `type` is 'LoadBalancer'"
-	if balanced && spec.AllocateLoadBalancerNodePorts == nil {
-		add(field.Required(path.Child("allocateLoadBalancerNodePorts"), ""))
-	}
 	if !balanced && spec.AllocateLoadBalancerNodePorts != nil {
 		add(field.Forbidden(path.Child("allocateLoadBalancerNodePorts"), forBalancers))
 	}
@@ -240,7 +233,7 @@ func validateService(svc *corev1.Service) field.ErrorList {
 		if name := strings.TrimSuffix(spec.ExternalName, "."); name == "" {
 			add(field.Required(at, "say which DNS name the Service stands for"))
 		} else {
-			add(invalidEach(at, spec.ExternalName, validation.IsDNS1123Subdomain(name))...)
+			add(invalid(at, spec.ExternalName, validation.IsDNS1123Subdomain(name))...)
 		}
 	}
 	return errs
@@ -259,7 +252,7 @@ func validateServicePorts(svc *corev1.Service, path *field.Path) field.ErrorList
 		case p.Name == "" && len(svc.Spec.Ports) > 1:
 			errs = append(errs, field.Required(at.Child("name"), "a Service with several ports names each of them"))
 		case p.Name != "":
-			errs = append(errs, invalidEach(at.Child("name"), p.Name, validation.IsDNS1123Label(p.Name))...)
+			errs = append(errs, invalid(at.Child("name"), p.Name, validation.IsDNS1123Label(p.Name))...)
 			if names[p.Name] {
 				errs = append(errs, field.Duplicate(at.Child("name"), p.Name))
 			}
@@ -268,7 +261,7 @@ func validateServicePorts(svc *corev1.Service, path *field.Path) field.ErrorList
 		errs = append(errs, portNumber(p.Port, at.Child("port"))...)
 		errs = append(errs, oneOf(p.Protocol, protocols, at.Child("protocol"))...)
 		if p.TargetPort.Type == intstr.String {
-			errs = append(errs, invalidEach(at.Child("targetPort"), p.TargetPort.StrVal, validation.IsValidPortName(p.TargetPort.StrVal))...)
+			errs = append(errs, invalid(at.Child("targetPort"), p.TargetPort.StrVal, validation.IsValidPortName(p.TargetPort.StrVal))...)
 		} else if p.TargetPort.IntVal != p.Port { // the fault of port is said
 			errs = append(errs, portNumber(p.TargetPort.IntVal, at.Child("targetPort"))...)
 		}
@@ -369,7 +362,7 @@ func validateClusterIPs(svc *corev1.Service, path *field.Path) field.ErrorList {
 		if len(wrong) > 0 {
 			continue
 		}
-		if i < len(spec.IPFamilies) && familyOf(ip) != spec.IPFamilies[i] {
+		if !isHeadless(svc) && i < len(spec.IPFamilies) && familyOf(ip) != spec.IPFamilies[i] {
 			add(field.Invalid(at.Index(i), text, fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", spec.IPFamilies[i], i)))
 		}
 		if i == 1 {
@@ -395,6 +388,9 @@ func validateServiceUpdate(svc, old *corev1.Service) field.ErrorList {
 			errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(0), svc.Spec.ClusterIP, fmt.Sprintf("may not change once set, to %s: delete the Service and create it again", old.Spec.ClusterIP)))
 		case len(old.Spec.ClusterIPs) == 2 && len(svc.Spec.ClusterIPs) == 2 && svc.Spec.ClusterIPs[1] != old.Spec.ClusterIPs[1]:
 			errs = append(errs, field.Invalid(path.Child("clusterIPs").Index(1), svc.Spec.ClusterIPs[1], fmt.Sprintf("may not change once set, to %s", old.Spec.ClusterIPs[1])))
+		}
+		if len(svc.Spec.ClusterIPs) == 1 && len(old.Spec.ClusterIPs) == 2 && deref(svc.Spec.IPFamilyPolicy) != corev1.IPFamilyPolicySingleStack {
+			errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), deref(svc.Spec.IPFamilyPolicy), "must be 'SingleStack' to release the secondary cluster IP"))
 		}
 		if len(old.Spec.IPFamilies) > 0 && len(svc.Spec.IPFamilies) > 0 && svc.Spec.IPFamilies[0] != old.Spec.IPFamilies[0] {
 			errs = append(errs, field.Invalid(path.Child("ipFamilies").Index(0), svc.Spec.IPFamilies[0], "may not change once set"))

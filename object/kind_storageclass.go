@@ -2,7 +2,6 @@ package object
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +62,7 @@ func validateStorageClass(sc *storagev1.StorageClass) field.ErrorList {
 	if sc.Provisioner == "" {
 		errs = append(errs, field.Required(at, "say what makes the volumes; kubernetes.io/no-provisioner for those that are made by hand"))
 	} else {
-		errs = append(errs, invalidEach(at, sc.Provisioner, validation.IsQualifiedName(strings.ToLower(sc.Provisioner)))...)
+		errs = append(errs, invalid(at, sc.Provisioner, validation.IsQualifiedName(strings.ToLower(sc.Provisioner)))...)
 	}
 	at = field.NewPath("parameters")
 	size := 0
@@ -132,7 +131,7 @@ func (d *describer) storageClass(sc *storagev1.StorageClass) {
 	d.labels(sc)
 	d.line(0, "Provisioner:", sc.Provisioner)
 	var parameters []string
-	for _, key := range slices.Sorted(maps.Keys(sc.Parameters)) {
+	for _, key := range sortedNames(sc.Parameters) {
 		parameters = append(parameters, key+"="+sc.Parameters[key])
 	}
 	d.line(0, "Parameters:", orNone(strings.Join(parameters, ",")))

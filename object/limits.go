@@ -2,7 +2,6 @@ package object
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -37,11 +36,7 @@ func ApplyLimitRanges(obj Object, ranges []*corev1.LimitRange) Faults {
 		for _, r := range ranges {
 			for i := range r.Spec.Limits {
 				if item := &r.Spec.Limits[i]; item.Type == corev1.LimitTypePersistentVolumeClaim {
-					res := corev1.ResourceRequirements{Requests: obj.Spec.Resources.Requests, Limits: obj.Spec.Resources.Limits}
-					// A claim has no limit: what it requests is what it gets.
-					if res.Limits == nil {
-						res.Limits = res.Requests
-					}
+					res := corev1.ResourceRequirements{Requests: obj.Spec.Resources.Requests}
 					errs = append(errs, keepsWithin(r.Name, item, &res, field.NewPath("spec", "resources"))...)
 				}
 			}
@@ -87,7 +82,7 @@ func applyContainerDefaults(pod *corev1.Pod, ranges []*corev1.LimitRange) {
 // addMissing puts into list what it lacks of defaults, and returns the names.
 func addMissing(list *corev1.ResourceList, defaults corev1.ResourceList) []string {
 	var added []string
-	for _, name := range slices.Sorted(maps.Keys(defaults)) {
+	for _, name := range sortedNames(defaults) {
 		if _, ok := (*list)[name]; ok {
 			continue
 		}
@@ -126,7 +121,7 @@ func keepsWithin(rangeName string, item *corev1.LimitRangeItem, res *corev1.Reso
 	refuse := func(format string, args ...any) {
 		errs = append(errs, field.Forbidden(at, fmt.Sprintf(format, args...)+" (LimitRange "+rangeName+")"))
 	}
-	for _, name := range slices.Sorted(maps.Keys(item.Min)) {
+	for _, name := range sortedNames(item.Min) {
 		least := item.Min[name]
 		request, requested := res.Requests[name]
 		limit, limited := res.Limits[name]
@@ -139,11 +134,15 @@ func keepsWithin(rangeName string, item *corev1.LimitRangeItem, res *corev1.Reso
 			refuse("minimum %s usage per %s is %s, but limit is %s", name, item.Type, least.String(), limit.String())
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(item.Max)) {
+	for _, name := range sortedNames(item.Max) {
 		most := item.Max[name]
 		request, requested := res.Requests[name]
 		limit, limited := res.Limits[name]
 		switch {
+		case item.Type == corev1.LimitTypePersistentVolumeClaim && requested: // a claim gets what it requests
+			if request.Cmp(most) > 0 {
+				refuse("maximum %s usage per %s is %s, but request is %s", name, item.Type, most.String(), request.String())
+			}
 		case !limited:
 			refuse("maximum %s usage per %s is %s, no limit is specified", name, item.Type, most.String())
 		case limit.Cmp(most) > 0:
@@ -152,7 +151,7 @@ func keepsWithin(rangeName string, item *corev1.LimitRangeItem, res *corev1.Reso
 			refuse("maximum %s usage per %s is %s, but request is %s", name, item.Type, most.String(), request.String())
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(item.MaxLimitRequestRatio)) {
+	for _, name := range sortedNames(item.MaxLimitRequestRatio) {
 		ratio := item.MaxLimitRequestRatio[name]
 		request, limit := res.Requests[name], res.Limits[name]
 		switch {

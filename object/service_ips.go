@@ -126,6 +126,15 @@ func KeepServiceClaims(svc, old *corev1.Service) {
 			spec.IPFamilyPolicy = &policy
 		}
 	}
+	if !wasAlias && deref(spec.IPFamilyPolicy) == corev1.IPFamilyPolicySingleStack {
+		// The wish is clear: what came back unchanged gives up the second.
+		if len(spec.ClusterIPs) == 2 && slices.Equal(spec.ClusterIPs, was.ClusterIPs) {
+			spec.ClusterIPs = spec.ClusterIPs[:1]
+		}
+		if len(spec.IPFamilies) == 2 && slices.Equal(spec.IPFamilies, was.IPFamilies) {
+			spec.IPFamilies = spec.IPFamilies[:1]
+		}
+	}
 	if !fromOutside(svc) {
 		for i := range spec.Ports {
 			if p := &spec.Ports[i]; p.NodePort != 0 && slices.ContainsFunc(was.Ports, func(w corev1.ServicePort) bool { return w.NodePort == p.NodePort }) {
@@ -179,17 +188,19 @@ func AllocateServiceIPs(svc *corev1.Service, owner func(netip.Addr) string, cidr
 	self := svc.Namespace + "/" + svc.Name
 	var errs field.ErrorList
 	var given []string
-	families := slices.Clone(spec.IPFamilies)
-	if deref(spec.IPFamilyPolicy) == corev1.IPFamilyPolicyPreferDualStack && len(families) == 1 {
+	network := func(f corev1.IPFamily) int {
+		return slices.IndexFunc(cidrs, func(c netip.Prefix) bool { return familyOf(c.Addr()) == f })
+	}
+	families, policy := slices.Clone(spec.IPFamilies), deref(spec.IPFamilyPolicy)
+	if policy != corev1.IPFamilyPolicySingleStack && len(families) == 1 && network(otherFamily(families[0])) >= 0 {
 		families = append(families, otherFamily(families[0]))
 	}
+	if policy == corev1.IPFamilyPolicyRequireDualStack && (network(corev1.IPv4Protocol) < 0 || network(corev1.IPv6Protocol) < 0) {
+		errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), policy, "this cluster is not configured for dual-stack services: its Services have addresses of "+prefixes(cidrs)))
+	}
 	for i, family := range families {
-		n := slices.IndexFunc(cidrs, func(c netip.Prefix) bool { return familyOf(c.Addr()) == family })
+		n := network(family)
 		if n < 0 {
-			if i > 0 && deref(spec.IPFamilyPolicy) == corev1.IPFamilyPolicyPreferDualStack {
-				families = families[:i]
-				break
-			}
 			errs = append(errs, field.Invalid(path.Child("ipFamilies").Index(i), family, fmt.Sprintf("this cluster has no %s network for Services, only %s", family, prefixes(cidrs))))
 			continue
 		}
@@ -213,9 +224,6 @@ func AllocateServiceIPs(svc *corev1.Service, owner func(netip.Addr) string, cidr
 			errs = append(errs, field.Invalid(at, ip.String(), fmt.Sprintf("provided IP is already allocated, to Service %s: leave it out to get another", name)))
 		}
 		given = append(given, ip.String())
-	}
-	if len(spec.IPFamilies) == 1 && deref(spec.IPFamilyPolicy) == corev1.IPFamilyPolicyRequireDualStack && len(errs) == 0 {
-		errs = append(errs, field.Invalid(path.Child("ipFamilyPolicy"), *spec.IPFamilyPolicy, "this cluster is not configured for dual-stack services"))
 	}
 	if len(errs) > 0 {
 		return faultsOf(svc, errs)

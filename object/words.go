@@ -3,7 +3,6 @@ package object
 import (
 	"cmp"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -20,8 +19,6 @@ func deref[T any](p *T) T {
 	}
 	return *p
 }
-
-func valueOf(v any) reflect.Value { return reflect.ValueOf(v) }
 
 func sortedNames[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
