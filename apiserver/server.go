@@ -113,6 +113,7 @@ type Server struct {
 	usage      *usage
 	streams    streamCount // of the raw-store service, as are these
 	events     *eventCache
+	changes    *changeCache
 	peers      knownPeers
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
@@ -168,6 +169,7 @@ func New(cfg Config) (*Server, error) {
 		sessions:   newSessions(),
 		usage:      newUsage(),
 		events:     newEventCache(),
+		changes:    newChangeCache(),
 	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
