@@ -111,7 +111,9 @@ type Server struct {
 	desired    *desiredIndex
 	sessions   *sessions
 	usage      *usage
-	streams    streamCount // of the raw-store service, as are these
+	users      *fairQueue
+	agents     *fairQueue
+	streams    streamCount
 	events     *eventCache
 	changes    *changeCache
 	peers      knownPeers
@@ -170,12 +172,14 @@ func New(cfg Config) (*Server, error) {
 		usage:      newUsage(),
 		events:     newEventCache(),
 		changes:    newChangeCache(),
+		users:      newFairQueue(userLane),
+		agents:     newFairQueue(agentLane),
 	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
 	s.metrics = newMetrics(cfg.Registerer, s)
 
-	s.rpc = connect.NewServer(s.observe, s.authorize, s.bound)
+	s.rpc = connect.NewServer(s.observe, s.authorize, s.limit, s.bound)
 	holdfastv1connect.RegisterObjectServiceHandler(s.rpc, objectService{s})
 	holdfastv1connect.RegisterPodServiceHandler(s.rpc, podService{s})
 	holdfastv1connect.RegisterUsageServiceHandler(s.rpc, usageService{s})
