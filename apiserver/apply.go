@@ -79,7 +79,7 @@ func (s objectService) Apply(ctx context.Context, req *holdfastv1.ApplyRequest) 
 			return nil, err
 		}
 		if step.before != nil && w.dryRun {
-			if result.Before, err = encodeObject(step.before, encoding); err != nil {
+			if result.Before, err = encodeObject(step.before, nil, encoding); err != nil {
 				return nil, err
 			}
 		}

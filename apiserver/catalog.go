@@ -4,8 +4,10 @@ import (
 	"context"
 
 	"connectrpc.com/connect/v2"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/holdfast-io/holdfast/object"
+	"github.com/holdfast-io/holdfast/object/openapi"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -61,7 +63,12 @@ func (s objectService) Kinds(ctx context.Context, _ *holdfastv1.KindsRequest) (*
 	return resp, nil
 }
 
-// Schema is not there yet.
-func (s objectService) Schema(context.Context, *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, "not supported yet")
+// Schema returns the OpenAPI v3 document of a group and version.
+func (s objectService) Schema(_ context.Context, req *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error) {
+	doc, etag, ok := openapi.Document(req.GetGroup(), req.GetVersion())
+	if !ok {
+		gv := schema.GroupVersion{Group: req.GetGroup(), Version: req.GetVersion()}
+		return nil, connect.Errorf(connect.CodeNotFound, "nothing is served as apiVersion %s", gv)
+	}
+	return &holdfastv1.SchemaResponse{Document: doc, Etag: etag}, nil
 }

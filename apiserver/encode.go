@@ -2,52 +2,118 @@ package apiserver
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/raftstore"
 )
 
-// encodeStored returns a stored object as it goes out. In protobuf, which is how
-// it is stored, the bytes are passed on without a look at them.
-func encodeStored(r object.Resource, key string, value []byte, revision int64, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
-	_, namespace, name, ok := object.SplitKey(object.Key(key))
-	if !ok {
-		return nil, fmt.Errorf("key %q does not name an object", key)
+// encoder makes messages of the stored objects of one kind. Those of a list share
+// what they can; it is for one goroutine.
+type encoder struct {
+	resource  object.Resource
+	kinds     catalog
+	prefix    string // of the keys
+	namespace string // of all objects; empty: the key says it
+	encoding  holdfastv1.Encoding
+
+	slab int // how many messages are made at once; 0: each by itself
+
+	kind *holdfastv1.Kind
+	room []holdfastv1.Object // made and not handed out yet
+}
+
+// objectSlab is for lists.
+const objectSlab = 128
+
+// object returns a stored object as it goes out. In protobuf, which is how it is
+// stored, the bytes are passed on without a look at them.
+func (e *encoder) object(key string, value []byte, revision int64) (*holdfastv1.Object, error) {
+	return e.encode(key, value, revision, func() (object.Object, error) {
+		obj, err := e.kinds.Decode(value, revision)
+		if err != nil {
+			return nil, fmt.Errorf("stored object %s: %w", key, err)
+		}
+		return obj, nil
+	})
+}
+
+// encode is object for one whose value may have been decoded already.
+func (e *encoder) encode(key string, value []byte, revision int64, decoded func() (object.Object, error)) (*holdfastv1.Object, error) {
+	if e.kind == nil {
+		e.kind = kindOf(e.resource)
 	}
-	out := &holdfastv1.Object{
-		Kind: kindOf(r), Namespace: namespace, Name: name, Revision: revision,
-		Encoding: holdfastv1.Encoding_ENCODING_PROTOBUF, Data: value,
+	namespace, name := e.namespace, strings.TrimPrefix(key, e.prefix)
+	if e.resource.Namespaced && namespace == "" {
+		var ok bool
+		if namespace, name, ok = strings.Cut(name, "/"); !ok {
+			return nil, fmt.Errorf("key %q does not name an object", key)
+		}
 	}
-	switch encoding {
+	out := e.message()
+	out.Kind, out.Namespace, out.Name, out.Revision = e.kind, namespace, name, revision
+	switch e.encoding {
 	case holdfastv1.Encoding_ENCODING_UNSPECIFIED, holdfastv1.Encoding_ENCODING_PROTOBUF:
+		out.Encoding, out.Data = holdfastv1.Encoding_ENCODING_PROTOBUF, value
 		return out, nil
+	case holdfastv1.Encoding_ENCODING_JSON:
+		obj, err := decoded()
+		if err != nil {
+			return nil, err
+		}
+		out.Encoding = e.encoding
+		out.Data, err = object.EncodeJSON(obj)
+		return out, err
 	}
-	obj, err := object.Decode(value, revision)
-	if err != nil {
-		return nil, fmt.Errorf("stored object %s: %w", key, err)
+	return nil, badEncoding(e.encoding)
+}
+
+// message returns a new message. Those of an answer live and die together, so they
+// are made together.
+func (e *encoder) message() *holdfastv1.Object {
+	if e.slab == 0 {
+		return &holdfastv1.Object{}
 	}
-	return encodeObject(obj, encoding)
+	if len(e.room) == 0 {
+		e.room = make([]holdfastv1.Object, e.slab)
+	}
+	out := &e.room[0]
+	e.room = e.room[1:]
+	return out
+}
+
+// encodeStored returns one stored object as it goes out.
+func (s *Server) encodeStored(r object.Resource, kv raftstore.KeyValue, view raftstore.View, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
+	enc := encoder{resource: r, kinds: s.catalog(view), prefix: r.Prefix(""), encoding: encoding}
+	return enc.object(kv.Key, kv.Value, kv.Mod)
 }
 
 // encodeObject returns obj as it goes out; its resourceVersion becomes the
-// revision.
-func encodeObject(obj object.Object, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
+// revision. data is obj as it is stored, if that is known.
+func encodeObject(obj object.Object, data []byte, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
 	out := &holdfastv1.Object{
 		Kind: kindOf(object.ResourceOf(obj)), Namespace: obj.GetNamespace(), Name: obj.GetName(),
-		Encoding: holdfastv1.Encoding_ENCODING_PROTOBUF,
+		Encoding: holdfastv1.Encoding_ENCODING_PROTOBUF, Data: data,
 	}
 	out.Revision = revisionOf(obj) // 0 in a dry run
 	var err error
 	switch encoding {
 	case holdfastv1.Encoding_ENCODING_UNSPECIFIED, holdfastv1.Encoding_ENCODING_PROTOBUF:
-		out.Data, err = object.Encode(obj)
+		if data == nil {
+			out.Data, err = object.Encode(obj)
+		}
 	case holdfastv1.Encoding_ENCODING_JSON:
 		out.Encoding = encoding
 		out.Data, err = object.EncodeJSON(obj)
 	default:
-		return nil, badRequest("encoding", "%d is not an encoding that this peer knows; use protobuf or JSON", encoding)
+		return nil, badEncoding(encoding)
 	}
 	return out, err
+}
+
+func badEncoding(encoding holdfastv1.Encoding) error {
+	return badRequest("encoding", "%d is not an encoding that this peer knows; use protobuf or JSON", encoding)
 }
 
 func kindOf(r object.Resource) *holdfastv1.Kind {

@@ -35,7 +35,7 @@ func (s objectService) getEvent(r object.Resource, namespace string, req *holdfa
 	if !ok {
 		return nil, notFound(r, namespace, req.GetName())
 	}
-	obj, err := encodeObject(event, req.GetEncoding())
+	obj, err := encodeObject(event, nil, req.GetEncoding())
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (s objectService) listEvents(r object.Resource, req *holdfastv1.ListRequest
 			resp.Continue = pageToken{Revision: position, Key: last}.String()
 			break
 		}
-		obj, err := encodeObject(event, req.GetEncoding())
+		obj, err := encodeObject(event, nil, req.GetEncoding())
 		if err != nil {
 			return nil, err
 		}
@@ -77,7 +77,7 @@ func (s objectService) watchEvents(ctx context.Context, r object.Resource, req *
 			if !match.matches(event) {
 				continue
 			}
-			obj, err := encodeObject(event, req.GetEncoding())
+			obj, err := encodeObject(event, nil, req.GetEncoding())
 			if err != nil {
 				return err
 			}
@@ -109,7 +109,7 @@ func (s objectService) watchEvents(ctx context.Context, r object.Resource, req *
 			if !match.matches(change.Event) {
 				continue
 			}
-			obj, err := encodeObject(change.Event, req.GetEncoding())
+			obj, err := encodeObject(change.Event, nil, req.GetEncoding())
 			if err != nil {
 				return err
 			}

@@ -3,15 +3,16 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/types/known/durationpb"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
@@ -53,58 +54,93 @@ func (s objectService) Evict(ctx context.Context, req *holdfastv1.EvictRequest) 
 	return &holdfastv1.EvictResponse{Answer: p.answerTo(revision)}, nil
 }
 
-// disrupt holds the end of a pod against the budgets that select it. One that is
-// not healthy, or ends already, is nobody's loss.
+// disrupt holds the end of a pod against the budgets that select it. A pod that
+// has ended, ends already or has not begun is nobody's loss; one that runs and is
+// not ready may go while the others are enough, or always if the budget says so.
 func (p *plan) disrupt(pod *corev1.Pod) error {
-	if object.Deleting(pod) || !healthy(pod) {
+	if object.Deleting(pod) || pod.Status.Phase != corev1.PodRunning {
 		return nil
 	}
 	for _, budget := range object.List[*policyv1.PodDisruptionBudget](p.view, pod.Namespace) {
-		selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
-		if err != nil || !selector.Matches(labels.Set(pod.Labels)) {
+		if !object.BudgetSelects(budget, pod) {
 			continue
 		}
-		have, want := p.countHealthy(budget, selector)
-		if have-1 < want {
-			return overBudget(pod, budget, have, want)
+		ready := object.PodReady(pod)
+		if policy := budget.Spec.UnhealthyPodEvictionPolicy; !ready && policy != nil && *policy == policyv1.AlwaysAllow {
+			continue
+		}
+		pods := p.podsOf(budget)
+		allowed, healthy, desired := object.DisruptionsAllowed(budget, pods, p.expected(pods))
+		if ready && allowed < 1 || !ready && (healthy < desired || desired == 0) {
+			return overBudget(pod, budget, healthy, desired)
 		}
 		if _, err := p.put(budget, revisionOf(budget)); err != nil {
 			return err
+		}
+		for _, other := range pods {
+			if other.Name != pod.Name && object.PodReady(other) && len(p.conditions) < maxCounted {
+				p.unchanged(string(object.KeyOf(other)), revisionOf(other))
+			}
 		}
 	}
 	return nil
 }
 
-// countHealthy returns how many pods of a budget are healthy and how many must be.
-func (p *plan) countHealthy(budget *policyv1.PodDisruptionBudget, selector labels.Selector) (have, want int) {
-	expected := 0
-	for _, pod := range object.List[*corev1.Pod](p.view, budget.Namespace) {
-		if !selector.Matches(labels.Set(pod.Labels)) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-			continue
-		}
-		expected++
-		if healthy(pod) && !object.Deleting(pod) {
-			have++
-			p.unchanged(string(object.KeyOf(pod)), revisionOf(pod))
-		}
-	}
-	switch {
-	case budget.Spec.MaxUnavailable != nil:
-		n, _ := intstr.GetScaledValueFromIntOrPercent(budget.Spec.MaxUnavailable, expected, true)
-		want = max(expected-n, 0)
-	case budget.Spec.MinAvailable != nil:
-		want, _ = intstr.GetScaledValueFromIntOrPercent(budget.Spec.MinAvailable, expected, true)
-	}
-	return have, want
+// maxCounted bounds how many pods an eviction is conditional on. Of more, one may
+// fail by itself while another is evicted; evictions still never add up.
+const maxCounted = 400
+
+// podsOf returns the pods that a budget is about.
+func (p *plan) podsOf(budget *policyv1.PodDisruptionBudget) []*corev1.Pod {
+	return slices.DeleteFunc(object.List[*corev1.Pod](p.view, budget.Namespace), func(pod *corev1.Pod) bool {
+		return !object.BudgetSelects(budget, pod)
+	})
 }
 
-func healthy(pod *corev1.Pod) bool {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
+// expected returns how many of pods there should be: the scales of all that
+// control them, and those that nobody does.
+func (p *plan) expected(pods []*corev1.Pod) (n int) {
+	counted := make(map[types.UID]bool)
+	for _, pod := range pods {
+		owner, ok := p.scaled(pod)
+		if !ok {
+			n++
+			continue
+		}
+		if !counted[owner.UID] {
+			counted[owner.UID] = true
+			n += int(owner.Spec.Replicas)
 		}
 	}
-	return false
+	return n
+}
+
+// scaled returns the scale of what controls pod: of the outermost that has one, a
+// Deployment rather than its ReplicaSet.
+func (p *plan) scaled(pod *corev1.Pod) (scale *autoscalingv1.Scale, ok bool) {
+	for obj := object.Object(pod); ; {
+		ref := object.ControllerOf(obj)
+		if ref == nil {
+			return scale, ok
+		}
+		gv, err := schema.ParseGroupVersion(ref.APIVersion)
+		if err != nil {
+			return scale, ok
+		}
+		r, err := p.kinds.ForKind(gv.Group, gv.Version, ref.Kind)
+		if err != nil || !r.Scale {
+			return scale, ok
+		}
+		owner, err := p.load(r, obj.GetNamespace(), ref.Name)
+		if err != nil || owner.obj.GetUID() != ref.UID {
+			return scale, ok
+		}
+		of, err := scaleOf(owner.obj)
+		if err != nil {
+			return scale, ok
+		}
+		obj, scale, ok = owner.obj, of, true
+	}
 }
 
 // overBudget refuses an eviction, with the numbers that refuse it.

@@ -39,6 +39,6 @@ func (s objectService) Get(ctx context.Context, req *holdfastv1.GetRequest) (*ho
 		resp.Object, err = encodeScale(obj, req.GetEncoding())
 		return resp, err
 	}
-	resp.Object, err = encodeStored(r, kv.Key, kv.Value, kv.Mod, req.GetEncoding())
+	resp.Object, err = s.encodeStored(r, kv, read.view, req.GetEncoding())
 	return resp, err
 }

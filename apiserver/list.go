@@ -7,8 +7,20 @@ import (
 	"iter"
 	"strings"
 
+	"connectrpc.com/connect/v2"
+
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
+)
+
+const (
+	// listBytes bounds an answer of List: what one message can bring, and what a peer
+	// can afford to hold several of.
+	listBytes = 64 << 20
+	// objectOverhead is what an object takes in an answer besides its bytes, about.
+	objectOverhead = 64
+	// pagesOf is the limit that an error proposes.
+	pagesOf = 5000
 )
 
 // List returns the objects of one kind from one revision. A continue token
@@ -51,17 +63,32 @@ func (s objectService) List(ctx context.Context, req *holdfastv1.ListRequest) (*
 		return nil, err
 	}
 	resp := &holdfastv1.ListResponse{Answer: s.answer(read)}
-	last := ""
+	enc := encoder{resource: r, kinds: s.catalog(read.view), prefix: prefix, namespace: req.GetNamespace(), encoding: req.GetEncoding(), slab: objectSlab}
+	limit, size, last := int(req.GetLimit()), 0, ""
 	for kv := range keysAfter(read.view, prefix, page.Key) {
-		obj, err := match.encode(r, kv.Key, kv.Value, kv.Mod, req.GetEncoding())
+		obj, err := match.encode(&enc, kv)
 		if err != nil {
 			return nil, err
 		}
 		if obj == nil {
 			continue
 		}
-		if req.GetLimit() > 0 && len(resp.Objects) == int(req.GetLimit()) {
-			resp.Continue = pageToken{Revision: read.view.Revision(), Key: last}.String()
+		size += len(obj.GetData()) + len(kv.Key) + objectOverhead
+		if limit == 0 && size > listBytes {
+			return nil, withInfo(connect.Errorf(connect.CodeResourceExhausted,
+				"list %s: there are more than %d MiB of them: ask for pages, with limit %d and then continue, or narrow the list by namespace or selector",
+				r.Plural, listBytes>>20, pagesOf), &holdfastv1.ErrorInfo{Reason: "RequestEntityTooLarge"})
+		}
+		if limit > 0 && (len(resp.Objects) == limit || size > listBytes && len(resp.Objects) > 0) {
+			next := pageToken{Revision: read.view.Revision(), Key: last}
+			if match.all() {
+				// Counted once for all pages: the revision stays.
+				if next.Left = page.Left - int64(len(resp.Objects)); page.Key == "" {
+					next.Left = read.view.Count(last+"\x00", prefixEnd(prefix))
+				}
+				resp.Remaining = next.Left
+			}
+			resp.Continue = next.String()
 			break
 		}
 		resp.Objects = append(resp.Objects, obj)
@@ -87,7 +114,8 @@ func prefixEnd(prefix string) string {
 // pageToken is where a list goes on. Its text form is opaque to clients.
 type pageToken struct {
 	Revision int64  `json:"r"`
-	Key      string `json:"k"` // the last one returned
+	Key      string `json:"k"`           // the last one returned
+	Left     int64  `json:"n,omitempty"` // how many come after it, if that is known
 }
 
 func (t pageToken) String() string {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/raftstore"
 )
 
 // matcher is a request's selectors.
@@ -47,11 +48,11 @@ func (m matcher) matches(obj object.Object) bool {
 }
 
 // selects is matches for stored bytes.
-func (m matcher) selects(key string, value []byte) (bool, error) {
+func (m matcher) selects(kinds catalog, key string, value []byte) (bool, error) {
 	if m.all() {
 		return true, nil
 	}
-	obj, err := object.Decode(value, 0)
+	obj, err := kinds.Decode(value, 0)
 	if err != nil {
 		return false, fmt.Errorf("stored object %s: %w", key, err)
 	}
@@ -59,10 +60,10 @@ func (m matcher) selects(key string, value []byte) (bool, error) {
 }
 
 // encode returns a stored object as it goes out, nil if it is not selected.
-func (m matcher) encode(r object.Resource, key string, value []byte, revision int64, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
-	ok, err := m.selects(key, value)
+func (m matcher) encode(enc *encoder, kv raftstore.KeyValue) (*holdfastv1.Object, error) {
+	ok, err := m.selects(enc.kinds, kv.Key, kv.Value)
 	if err != nil || !ok {
 		return nil, err
 	}
-	return encodeStored(r, key, value, revision, encoding)
+	return enc.object(kv.Key, kv.Value, kv.Mod)
 }

@@ -151,10 +151,7 @@ func (p *plan) out(w written, revision int64, encoding holdfastv1.Encoding) (*ho
 	case w.changed:
 		w.obj.SetResourceVersion(strconv.FormatInt(revision, 10))
 	}
-	if w.data != nil && encoding != holdfastv1.Encoding_ENCODING_JSON {
-		return encodeStored(object.ResourceOf(w.obj), string(object.KeyOf(w.obj)), w.data, revisionOf(w.obj), encoding)
-	}
-	return encodeObject(w.obj, encoding)
+	return encodeObject(w.obj, w.data, encoding)
 }
 
 // outAs is out for what the caller asked for as a subresource.

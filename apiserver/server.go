@@ -111,8 +111,11 @@ type Server struct {
 	desired    *desiredIndex
 	sessions   *sessions
 	usage      *usage
-	streams    streamCount // of the raw-store service, as are these
+	users      *fairQueue
+	agents     *fairQueue
+	streams    streamCount
 	events     *eventCache
+	changes    *changeCache
 	peers      knownPeers
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
@@ -168,12 +171,15 @@ func New(cfg Config) (*Server, error) {
 		sessions:   newSessions(),
 		usage:      newUsage(),
 		events:     newEventCache(),
+		changes:    newChangeCache(),
+		users:      newFairQueue(userLane),
+		agents:     newFairQueue(agentLane),
 	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
 	s.metrics = newMetrics(cfg.Registerer, s)
 
-	s.rpc = connect.NewServer(s.observe, s.authorize, s.bound)
+	s.rpc = connect.NewServer(s.observe, s.authorize, s.limit, s.bound)
 	holdfastv1connect.RegisterObjectServiceHandler(s.rpc, objectService{s})
 	holdfastv1connect.RegisterPodServiceHandler(s.rpc, podService{s})
 	holdfastv1connect.RegisterUsageServiceHandler(s.rpc, usageService{s})

@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -178,35 +177,4 @@ func ageOf(r reading) *durationpb.Duration {
 		return nil
 	}
 	return durationpb.New(*r.age)
-}
-
-// maxStreams bounds the sessions and watch streams of one identity on this peer:
-// each takes some tens of KiB.
-const maxStreams = 10_000
-
-// streamCount counts the streams of each identity.
-type streamCount struct {
-	mu   sync.Mutex
-	open map[string]int
-}
-
-// admit counts a stream of the caller until release is called, or refuses it.
-func (c *streamCount) admit(ctx context.Context) (release func(), err error) {
-	who := actor(ctx)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.open == nil {
-		c.open = make(map[string]int)
-	}
-	if c.open[who] >= maxStreams {
-		return nil, connect.Errorf(connect.CodeResourceExhausted, "%s has %d sessions and watches open on this peer, the limit: close some, or use another peer", who, maxStreams)
-	}
-	c.open[who]++
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.open[who]--; c.open[who] == 0 {
-			delete(c.open, who)
-		}
-	}, nil
 }

@@ -31,11 +31,6 @@ const (
 // being confirmed share the next confirmation. All that is done when the sender is
 // free goes into one message.
 func (s storeService) Session(ctx context.Context, stream storev1connect.StoreServiceSessionServerStream) error {
-	release, err := s.streams.admit(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ss := &storeSession{

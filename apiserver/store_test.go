@@ -527,26 +527,3 @@ func TestStoreStatus(t *testing.T) {
 		t.Errorf("status %v", status)
 	}
 }
-
-// TestStreamLimit: nobody can open streams without end.
-func TestStreamLimit(t *testing.T) {
-	var count streamCount
-	ctx := withIdentity(t.Context(), alice)
-	var releases []func()
-	for range maxStreams {
-		release, err := count.admit(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		releases = append(releases, release)
-	}
-	_, err := count.admit(ctx)
-	wantCode(t, err, connect.CodeResourceExhausted, "admin/alice has 10000")
-	if _, err := count.admit(withIdentity(t.Context(), pki.Identity{Cluster: testCluster, Role: pki.RoleAdmin, Name: "bob"})); err != nil {
-		t.Errorf("bob: %v", err)
-	}
-	releases[0]()
-	if _, err := count.admit(ctx); err != nil {
-		t.Errorf("after one is closed: %v", err)
-	}
-}

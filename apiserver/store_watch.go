@@ -32,11 +32,6 @@ const (
 // Watch serves the watches of a stream, all by one goroutine that takes turns among
 // those that have something to tell: see raftstore.WatchSet.
 func (s storeService) Watch(ctx context.Context, stream storev1connect.StoreServiceWatchServerStream) error {
-	release, err := s.streams.admit(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
 	ws := &storeWatches{
 		storeService: s, stream: stream, set: s.store.NewWatchSet(), byID: make(map[uint64]*storeWatch),
 		byWatcher: make(map[*raftstore.Watcher]*storeWatch), period: defaultBookmark,

@@ -2,17 +2,20 @@ package apiserver
 
 import (
 	"context"
+	"time"
 
-	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
 
 const (
-	// A message of initial objects ends at so many bytes or objects.
-	initialBytes   = 512 << 10
+	// A message ends at so many bytes, if it can, and so many initial objects.
+	watchBytes     = 512 << 10
 	initialObjects = 500
+
+	defaultBookmarkInterval = time.Minute
+	minBookmarkInterval     = 100 * time.Millisecond
 )
 
 // Watch streams changes out of the store's history: a cursor, not a buffer, so a
@@ -26,6 +29,10 @@ const (
 // With selectors, an object that begins to match comes as added, and one that
 // ceases to as deleted, as it last was when it matched, at the revision of that
 // change.
+//
+// A bookmark tells how far the watch has come when nothing else did for the
+// bookmark interval; it comes also when nothing has happened at all, so that a
+// client can tell an idle cluster from a dead connection.
 func (s objectService) Watch(ctx context.Context, req *holdfastv1.WatchRequest, stream holdfastv1connect.ObjectServiceWatchServerStream) error {
 	r, err := s.resource(ctx, req.GetKind())
 	if err != nil {
@@ -38,13 +45,22 @@ func (s objectService) Watch(ctx context.Context, req *holdfastv1.WatchRequest, 
 	if err != nil {
 		return err
 	}
+	interval := defaultBookmarkInterval
+	if req.GetBookmarkInterval() != nil {
+		if interval = req.GetBookmarkInterval().AsDuration(); interval < minBookmarkInterval {
+			return badRequest("bookmark_interval", "is %s, the least is %s", interval, minBookmarkInterval)
+		}
+	}
 	if req.GetFromRevision() < 0 {
 		return badRequest("from_revision", "is %d: use 0 for the current objects first, or a revision to go on from", req.GetFromRevision())
 	}
 	if r.Kind == eventKind {
 		return s.watchEvents(ctx, r, req, match, stream)
 	}
-	w := watch{Server: s.Server, resource: r, match: match, encoding: req.GetEncoding(), prefix: r.Prefix(req.GetNamespace()), stream: stream}
+	w := watch{
+		Server: s.Server, match: match, prefix: r.Prefix(req.GetNamespace()), interval: interval, stream: stream,
+		enc: encoder{resource: r, prefix: r.Prefix(req.GetNamespace()), namespace: req.GetNamespace(), encoding: req.GetEncoding()},
+	}
 	after := req.GetFromRevision()
 	if after == 0 {
 		read, err := s.read(ctx, req.GetRead())
@@ -70,26 +86,27 @@ func (s objectService) Watch(ctx context.Context, req *holdfastv1.WatchRequest, 
 // watch is one open Watch of stored objects.
 type watch struct {
 	*Server
-	resource object.Resource
+	enc      encoder
 	match    matcher
-	encoding holdfastv1.Encoding
 	prefix   string
+	interval time.Duration // of bookmarks
 	stream   holdfastv1connect.ObjectServiceWatchServerStream
 }
 
 // initial sends the objects of view, in messages of a limited size.
-func (w watch) initial(view raftstore.View) error {
+func (w *watch) initial(view raftstore.View) error {
+	w.enc.kinds, w.enc.slab = w.catalog(view), objectSlab
 	msg := &holdfastv1.WatchResponse{}
 	size := 0
 	for kv := range view.Prefix(w.prefix) {
-		obj, err := w.match.encode(w.resource, kv.Key, kv.Value, kv.Mod, w.encoding)
+		obj, err := w.match.encode(&w.enc, kv)
 		if err != nil {
 			return err
 		}
 		if obj == nil {
 			continue
 		}
-		if size += len(obj.GetData()); size > initialBytes || len(msg.GetChanges()) >= initialObjects {
+		if size += len(obj.GetData()); size > watchBytes && len(msg.GetChanges()) > 0 || len(msg.GetChanges()) >= initialObjects {
 			if err := w.stream.Send(msg); err != nil {
 				return err
 			}
@@ -97,50 +114,98 @@ func (w watch) initial(view raftstore.View) error {
 		}
 		msg.Changes = append(msg.Changes, &holdfastv1.Change{Type: holdfastv1.ChangeType_CHANGE_TYPE_ADDED, Object: obj})
 	}
+	w.enc.slab, w.enc.room = 0, nil
 	msg.Revision, msg.Synced = view.Revision(), true
 	return w.stream.Send(msg)
 }
 
 // follow sends what changes after a revision until ctx ends.
-func (w watch) follow(ctx context.Context, after int64) error {
-	cursor := w.store.Watch(w.prefix, after)
+func (w *watch) follow(ctx context.Context, after int64) error {
+	set, cursor := w.store.NewWatchSet(), w.store.Watch(w.prefix, after)
+	set.Add(cursor)
+	defer set.Remove(cursor)
+	bookmark := time.NewTimer(w.interval)
+	defer bookmark.Stop()
 	for {
-		events, upTo, err := cursor.Next(ctx)
+		polled, events, upTo, err := set.Poll()
 		if err != nil {
-			return storeError("watch "+w.resource.Plural, err)
+			return storeError("watch "+w.enc.resource.Plural, err)
 		}
-		msg := &holdfastv1.WatchResponse{Revision: upTo, Synced: true}
-		for _, event := range events {
-			change, err := w.change(event)
+		if polled != nil {
+			sent, err := w.tell(events, upTo)
 			if err != nil {
 				return err
 			}
-			if change != nil {
-				msg.Changes = append(msg.Changes, change)
+			if sent {
+				bookmark.Reset(w.interval)
 			}
+			continue
 		}
-		if err := w.stream.Send(msg); err != nil {
-			return err
+		select {
+		case <-set.Ready():
+		case <-bookmark.C:
+			bookmark.Reset(w.interval)
+			// Behind the newest there are events: they say it themselves.
+			if upTo, current := set.Position(cursor); current {
+				if err := w.stream.Send(&holdfastv1.WatchResponse{Revision: upTo, Synced: true}); err != nil {
+					return err
+				}
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
 
+// tell sends what events mean to this watch, whole revisions at a time, and reports
+// whether that was anything.
+func (w *watch) tell(events []raftstore.Event, upTo int64) (sent bool, err error) {
+	if len(events) == 0 {
+		return false, nil
+	}
+	w.enc.kinds = w.catalog(w.store.View())
+	msg, size := &holdfastv1.WatchResponse{Synced: true}, 0
+	for i, event := range events {
+		change, err := w.change(event)
+		if err != nil {
+			return sent, err
+		}
+		if change != nil {
+			msg.Changes = append(msg.Changes, change)
+			size += len(change.GetObject().GetData())
+		}
+		last := i+1 == len(events)
+		if !last && (size < watchBytes || events[i+1].Revision == event.Revision) || len(msg.GetChanges()) == 0 {
+			continue
+		}
+		if msg.Revision = event.Revision; last {
+			msg.Revision = upTo
+		}
+		if err := w.stream.Send(msg); err != nil {
+			return sent, err
+		}
+		msg, size, sent = &holdfastv1.WatchResponse{Synced: true}, 0, true
+	}
+	return sent, nil
+}
+
 // change is what event means to this watch, nil if nothing.
-func (w watch) change(event raftstore.Event) (*holdfastv1.Change, error) {
+func (w *watch) change(event raftstore.Event) (*holdfastv1.Change, error) {
+	shared := w.changes.of(event)
 	var before, now bool
 	var err error
 	if event.Prev != nil {
-		if before, err = w.match.selects(event.Key, event.Prev.Value); err != nil {
+		if before, err = shared.before.matches(w.enc.kinds, w.match); err != nil {
 			return nil, err
 		}
 	}
 	if event.Type == raftstore.EventPut {
-		if now, err = w.match.selects(event.Key, event.KV.Value); err != nil {
+		if now, err = shared.now.matches(w.enc.kinds, w.match); err != nil {
 			return nil, err
 		}
 	}
 	change := &holdfastv1.Change{}
-	value := event.KV.Value
+	side := &shared.now
 	switch {
 	case now && before:
 		change.Type = holdfastv1.ChangeType_CHANGE_TYPE_MODIFIED
@@ -148,10 +213,10 @@ func (w watch) change(event raftstore.Event) (*holdfastv1.Change, error) {
 		change.Type = holdfastv1.ChangeType_CHANGE_TYPE_ADDED
 	case before:
 		change.Type = holdfastv1.ChangeType_CHANGE_TYPE_DELETED
-		value = event.Prev.Value
+		side = &shared.before
 	default:
 		return nil, nil
 	}
-	change.Object, err = encodeStored(w.resource, event.Key, value, event.Revision, w.encoding)
+	change.Object, err = side.message(&w.enc)
 	return change, err
 }

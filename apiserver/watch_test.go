@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -77,7 +78,7 @@ func TestWatch(t *testing.T) {
 
 		all := startWatch(t, objects, &holdfastv1.WatchRequest{})
 		web := startWatch(t, objects, &holdfastv1.WatchRequest{LabelSelector: "app=web"})
-		empty := startWatch(t, objects, &holdfastv1.WatchRequest{Namespace: "other"})
+		empty := startWatch(t, objects, &holdfastv1.WatchRequest{Namespace: "other", BookmarkInterval: durationpb.New(5 * time.Second)})
 		want := func(stream holdfastv1connect.ObjectServiceWatchClientStream, text string, args ...any) {
 			t.Helper()
 			if got, want := receive(t, stream), fmt.Sprintf(text, args...); got != want {
@@ -127,6 +128,12 @@ func TestWatch(t *testing.T) {
 		}
 		if took := time.Since(start); took > 10*time.Second {
 			t.Errorf("a bookmark took %s", took)
+		}
+		// So does he when nothing happens at all.
+		start = time.Now()
+		msg, err = empty.Receive()
+		if err != nil || len(msg.GetChanges()) != 0 || msg.GetRevision() != r5 || !msg.GetSynced() || time.Since(start) != 5*time.Second {
+			t.Errorf("bookmark of an idle store after %s: %v, %v", time.Since(start), msg, err)
 		}
 	})
 }
