@@ -34,6 +34,12 @@ var rules = []rule{
 		"net": "documents are made of what is embedded",
 		"os":  "no I/O: the schemas are embedded",
 	}},
+	{pkg: "object/patch", may: []string{"object", "object/openapi"}, ban: map[string]string{
+		"net":       "a patch is bytes, and so is what comes out",
+		"os":        "no I/O",
+		"log/slog":  "pure functions report through what they return",
+		"math/rand": "identity and chance are stamped by the peer that proposes",
+	}},
 	{pkg: "raftstore/mvcc", may: []string{"proto", "raftstore/mvcc"}, ban: map[string]string{
 		"github.com/hashicorp/raft": "the state machine must be replayable without a cluster",
 		"net":                       "applying an entry does no I/O",

@@ -1,0 +1,164 @@
+package patch
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/holdfast-io/holdfast/object"
+)
+
+// TestEveryKind applies an object of each kind in which every field is set: what
+// comes out is what went in, a second time changes nothing, and an apply of
+// nothing takes all of it away again.
+func TestEveryKind(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, r := range object.Resources() {
+		t.Run(r.Kind, func(t *testing.T) {
+			wanted := object.New(r)
+			fill(reflect.ValueOf(wanted).Elem(), 0)
+			wanted.GetObjectKind().SetGroupVersionKind(object.New(r).GetObjectKind().GroupVersionKind())
+			wanted.SetManagedFields(nil)
+			wanted.SetResourceVersion("")
+			wanted.SetUID("")
+			if !r.Namespaced {
+				wanted.SetNamespace("")
+			}
+			if r.Status {
+				setStatus(wanted, reflect.Zero(reflect.TypeOf(statusOf(wanted))).Interface())
+			}
+			config, err := object.EncodeJSON(wanted)
+			if err != nil {
+				t.Fatal(err)
+			}
+			by := By{Manager: "alice", Now: now}
+			got, err := Apply(builtin{}, nil, config, false, by)
+			if err != nil {
+				t.Fatal(err)
+			}
+			entries := got.GetManagedFields()
+			if len(entries) != 1 {
+				t.Fatalf("managed fields are %v", entries)
+			}
+			var set fieldpath.Set
+			if err := set.FromJSON(bytes.NewReader(entries[0].FieldsV1.Raw)); err != nil || set.Empty() {
+				t.Fatalf("fields %s: %v", entries[0].FieldsV1.Raw, err)
+			}
+			got.SetManagedFields(nil)
+			object.Default(wanted)
+			if a, b := encoded(t, got), encoded(t, wanted); !bytes.Equal(a, b) {
+				t.Errorf("applied\n%s\ngot\n%s", b, a)
+			}
+
+			got.SetManagedFields(entries)
+			got.SetUID("1")
+			by.Now = now.Add(time.Hour)
+			again, err := Apply(builtin{}, got, config, false, by)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a, b := encoded(t, again), encoded(t, got); !bytes.Equal(a, b) {
+				t.Errorf("applied again:\n%s\nwas\n%s", a, b)
+			}
+
+			nothing, err := json.Marshal(map[string]any{
+				"apiVersion": r.APIVersion(), "kind": r.Kind, "metadata": map[string]any{"name": wanted.GetName(), "namespace": wanted.GetNamespace()},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			bare, err := Apply(builtin{}, got, nothing, false, by)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bare.GetManagedFields() != nil {
+				t.Errorf("owns %v after an apply of nothing", bare.GetManagedFields())
+			}
+			empty := object.New(r)
+			empty.SetName(wanted.GetName())
+			empty.SetNamespace(wanted.GetNamespace())
+			empty.SetUID("1")
+			empty.SetCreationTimestamp(bare.GetCreationTimestamp())
+			empty.SetGeneration(bare.GetGeneration())
+			empty.SetSelfLink(bare.GetSelfLink())
+			object.Default(empty)
+			if a, b := encoded(t, bare), encoded(t, empty); !bytes.Equal(a, b) {
+				t.Errorf("after an apply of nothing:\n%s\nwant\n%s", a, b)
+			}
+		})
+	}
+}
+
+// fill sets every field below v.
+func fill(v reflect.Value, depth int) {
+	switch at := v.Addr().Interface().(type) {
+	case *metav1.Time:
+		*at = metav1.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+		return
+	case *metav1.MicroTime:
+		*at = metav1.NewMicroTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+		return
+	case *intstr.IntOrString:
+		*at = intstr.FromString("50%")
+		return
+	case *runtime.RawExtension:
+		at.Raw = []byte(`{"a":{"b":[1]},"apiVersion":"v1","kind":"ConfigMap"}`)
+		return
+	case *metav1.FieldsV1:
+		at.Raw = []byte(`{"f:a":{}}`)
+		return
+	case *types.UID:
+		*at = "1"
+		return
+	case json.Unmarshaler:
+		if json.Unmarshal([]byte(`"1"`), at) == nil { // a quantity
+			return
+		}
+	}
+	const deepest = 12 // types within themselves
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		v.SetInt(3)
+	case reflect.Float64:
+		v.SetFloat(1.5)
+	case reflect.Pointer:
+		if depth < deepest {
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem(), depth+1)
+		}
+	case reflect.Slice:
+		if depth < deepest {
+			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+			if v.Type().Elem().Kind() == reflect.Uint8 {
+				v.SetBytes([]byte("x"))
+				return
+			}
+			fill(v.Index(0), depth+1)
+		}
+	case reflect.Map:
+		if depth < deepest {
+			value := reflect.New(v.Type().Elem()).Elem()
+			fill(value, depth+1)
+			v.Set(reflect.MakeMap(v.Type()))
+			v.SetMapIndex(reflect.ValueOf("x").Convert(v.Type().Key()), value)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() && v.Type().Field(i).Tag.Get("json") != "-" {
+				fill(v.Field(i), depth+1)
+			}
+		}
+	}
+}

@@ -1,0 +1,310 @@
+package patch
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/holdfast-io/holdfast/object"
+)
+
+// By is who writes, and what of the object.
+type By struct {
+	// Manager is the name under which fields are owned: "kubectl", "holdfast".
+	Manager string
+	// Subresource is "" for all but the status, "status" for that alone, "scale"
+	// for the number of replicas.
+	Subresource string
+	// Now is stamped on what changes.
+	Now time.Time
+}
+
+// Apply merges config, the object as by.Manager wants it, JSON or YAML, into
+// old, which is nil if there is no such object. Fields that the manager applied
+// before and that are no longer in config go, unless somebody else owns them too.
+// force takes over the fields that others own; without it they make a
+// [*ConflictError].
+//
+// The result has its defaults and is not validated. If config changes nothing,
+// it is equal to old, times included. A uid or resourceVersion in config that is
+// not old's is refused with [ErrPrecondition]. Faults of config have the lines of
+// its text.
+func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (object.Object, error) {
+	if by.Manager == "" {
+		return nil, because(ErrMalformed, "a field manager is required to apply: say who owns the fields that are set")
+	}
+	if err := CheckManager(by.Manager); err != nil {
+		return nil, err
+	}
+	text, err := toJSON(config)
+	if err != nil {
+		return nil, err
+	}
+	if by.Subresource == scaleSubresource {
+		if text, err = scaleConfig(old, text); err != nil {
+			return nil, err
+		}
+		config = text
+	}
+	wanted, err := kinds.Decode(config, 0)
+	if err != nil {
+		return nil, err
+	}
+	if wanted.GetManagedFields() != nil {
+		return nil, because(ErrMalformed, "metadata.managedFields cannot be applied: leave it out")
+	}
+	live := old
+	if old == nil {
+		live = kinds.New(object.ResourceOf(wanted))
+		live.SetName(wanted.GetName())
+		live.SetNamespace(wanted.GetNamespace())
+	} else if wanted.GetNamespace() == "" {
+		wanted.SetNamespace(old.GetNamespace())
+	}
+	if err := sameIdentity(live, wanted); err != nil {
+		return nil, err
+	}
+	// Not wanted itself: it no longer knows which fields were given.
+	var fields map[string]any
+	if err := utiljson.Unmarshal(text, &fields); err != nil {
+		return nil, because(ErrMalformed, "%v", err)
+	}
+
+	m, err := managerFor(kinds, live, by.Subresource)
+	if err != nil {
+		return nil, err
+	}
+	times := timesOf(live)
+	out, err := m.fields.Apply(times.marked(live), &unstructured.Unstructured{Object: fields}, by.Manager, force)
+	if err != nil {
+		return nil, applyError(err)
+	}
+	next, err := m.typed(out)
+	if err != nil {
+		return nil, err
+	}
+	times.restore(next, by.Now)
+	keep(live, next, by.Subresource)
+	object.Default(next)
+	if old != nil && sameButTimes(old, next) {
+		return old.DeepCopyObject().(object.Object), nil
+	}
+	return next, nil
+}
+
+// Track notes in next.managedFields who owns the fields that it has not from
+// old, which is nil if next is new. What next itself has in managedFields
+// replaces what old has, as it does in Kubernetes: an empty list, or a list of
+// one empty entry, ends the tracking of the object; none is as old's.
+//
+// An object that exists and has no managed fields is not tracked before somebody
+// applies it: see DESIGN.md. On an error next has old's managed fields.
+func Track(kinds Kinds, old, next object.Object, by By) error {
+	live := old
+	if old == nil {
+		live = kinds.New(object.ResourceOf(next))
+	}
+	err := track(kinds, live, next, by)
+	if err != nil {
+		next.SetManagedFields(live.GetManagedFields())
+		return fmt.Errorf("managed fields of %s: %w", object.Title(next), err)
+	}
+	return nil
+}
+
+func track(kinds Kinds, live, next object.Object, by By) error {
+	if err := CheckManager(by.Manager); err != nil {
+		return err
+	}
+	if live.GetUID() != "" && len(live.GetManagedFields()) == 0 && len(next.GetManagedFields()) == 0 {
+		next.SetManagedFields(nil) // not tracked: nothing to compute
+		return nil
+	}
+	m, err := managerFor(kinds, next, by.Subresource)
+	if err != nil {
+		return err
+	}
+	times := timesOf(live, next)
+	out := times.marked(next)
+	if _, err := m.fields.Update(times.marked(live), out, by.Manager); err != nil {
+		return err
+	}
+	times.restore(out, by.Now)
+	next.SetManagedFields(out.GetManagedFields())
+	return nil
+}
+
+// CheckManager returns an error if name cannot be that of a field manager.
+func CheckManager(name string) error {
+	if errs := metav1validation.ValidateFieldManager(name, field.NewPath("fieldManager")); len(errs) > 0 {
+		return because(ErrMalformed, "%v", errs.ToAggregate())
+	}
+	return nil
+}
+
+// applyError makes an error of apimachinery's one of ours.
+func applyError(err error) error {
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	if !ok || !apierrors.IsConflict(err) {
+		// "failed to create typed patch object (default/web; /v1, Kind=Service): .spec.ports: …"
+		_, text, found := strings.Cut(err.Error(), "): ")
+		if !found {
+			text = err.Error()
+		}
+		return because(ErrInapplicable, "%s", text)
+	}
+	conflict := &ConflictError{Message: status.ErrStatus.Message}
+	for _, cause := range status.ErrStatus.Details.Causes {
+		c := Conflict{Field: cause.Field, Message: cause.Message}
+		if quoted, err := strconv.QuotedPrefix(strings.TrimPrefix(cause.Message, "conflict with ")); err == nil {
+			c.Manager, _ = strconv.Unquote(quoted)
+		}
+		conflict.Conflicts = append(conflict.Conflicts, c)
+	}
+	// They come in any order of their managers; the message has them sorted.
+	slices.SortStableFunc(conflict.Conflicts, func(a, b Conflict) int { return cmp.Compare(a.Message, b.Message) })
+	return conflict
+}
+
+// times stands for the times of managed fields while apimachinery computes with
+// them: it stamps what changes with its own clock. Each time is replaced by a mark
+// far in the past, in the same order; what then has no mark was stamped.
+type times []metav1.Time
+
+func timesOf(objects ...object.Object) times {
+	var all times
+	for _, obj := range objects {
+		for _, entry := range obj.GetManagedFields() {
+			if entry.Time != nil {
+				all = append(all, *entry.Time)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b metav1.Time) int { return a.Compare(b.Time) })
+	return slices.CompactFunc(all, func(a, b metav1.Time) bool { return a.Time.Equal(b.Time) })
+}
+
+// marked returns a copy of obj with the marks.
+func (ts times) marked(obj object.Object) object.Object {
+	out := obj.DeepCopyObject().(object.Object)
+	entries := out.GetManagedFields()
+	for i, entry := range entries {
+		if entry.Time != nil {
+			at, _ := slices.BinarySearchFunc(ts, *entry.Time, func(a, b metav1.Time) int { return a.Compare(b.Time) })
+			mark := metav1.Unix(int64(at), 0)
+			entries[i].Time = &mark
+		}
+	}
+	if entries != nil {
+		out.SetManagedFields(entries)
+	}
+	return out
+}
+
+// restore puts the times back, and now where there is no mark.
+func (ts times) restore(obj object.Object, now time.Time) {
+	entries := obj.GetManagedFields()
+	for i, entry := range entries {
+		if entry.Time == nil {
+			continue
+		}
+		stamp := metav1.NewTime(now.UTC().Truncate(time.Second))
+		if mark := entry.Time.Unix(); mark < int64(len(ts)) {
+			stamp = ts[mark]
+		}
+		entries[i].Time = &stamp
+	}
+	slices.SortStableFunc(entries, compareEntries)
+	obj.SetManagedFields(entries)
+}
+
+// compareEntries orders managed fields as Kubernetes does: by operation, then by
+// time.
+func compareEntries(a, b metav1.ManagedFieldsEntry) int {
+	seconds := func(t *metav1.Time) int64 {
+		if t == nil {
+			return 0
+		}
+		return t.Unix()
+	}
+	return cmp.Or(
+		cmp.Compare(a.Operation, b.Operation),
+		cmp.Compare(seconds(a.Time), seconds(b.Time)),
+		cmp.Compare(a.Manager, b.Manager),
+		cmp.Compare(a.APIVersion, b.APIVersion),
+		cmp.Compare(a.Subresource, b.Subresource),
+	)
+}
+
+// keep takes from live what a write to the subresource does not change: the
+// status for a write of the object, all but the status for one of the status.
+func keep(live, next object.Object, subresource string) {
+	switch subresource {
+	case "":
+		if object.ResourceOf(live).Status {
+			setStatus(next, statusOf(live))
+		}
+	case statusSubresource:
+		status, entries := statusOf(next), next.GetManagedFields()
+		become(next, live)
+		setStatus(next, status)
+		next.SetManagedFields(entries)
+	}
+}
+
+// sameButTimes reports whether two objects are equal, the times of their managed
+// fields aside.
+func sameButTimes(a, b object.Object) bool {
+	return apiequality.Semantic.DeepEqual(withoutTimes(a), withoutTimes(b))
+}
+
+func withoutTimes(obj object.Object) object.Object {
+	out := obj.DeepCopyObject().(object.Object)
+	entries := out.GetManagedFields()
+	for i := range entries {
+		entries[i].Time = nil
+	}
+	slices.SortFunc(entries, compareEntries)
+	out.SetManagedFields(entries)
+	return out
+}
+
+// scaleConfig makes a Scale that is applied the part of its object that it is.
+func scaleConfig(old object.Object, text []byte) ([]byte, error) {
+	if old == nil {
+		return nil, because(ErrInapplicable, "there is no object to scale")
+	}
+	if isCustom(old) {
+		return nil, because(ErrInapplicable, "the scale of a custom kind cannot be applied: patch it, or apply the object")
+	}
+	var scale autoscalingv1.Scale
+	if err := utiljson.Unmarshal(text, &scale); err != nil {
+		return nil, because(ErrMalformed, "%v", err)
+	}
+	if scale.Kind != "Scale" || scale.APIVersion != autoscalingv1.SchemeGroupVersion.String() {
+		return nil, because(ErrMalformed, "what is applied to the scale must be a Scale of autoscaling/v1, is %s %s", scale.APIVersion, scale.Kind)
+	}
+	r := object.ResourceOf(old)
+	meta := map[string]any{"name": scale.Name, "namespace": scale.Namespace, "uid": scale.UID, "resourceVersion": scale.ResourceVersion}
+	maps.DeleteFunc(meta, func(_ string, value any) bool { return reflect.ValueOf(value).IsZero() })
+	return json.Marshal(map[string]any{
+		"apiVersion": r.APIVersion(), "kind": r.Kind, "metadata": meta,
+		"spec": map[string]any{"replicas": scale.Spec.Replicas},
+	})
+}
