@@ -56,9 +56,10 @@ type Pods struct{ service podService }
 // Pods returns the calls of PodService.
 func (s *Server) Pods() Pods { return Pods{podService{s}} }
 
-// Replies is a call with one request, from its handler's side.
-type Replies[Out any] interface {
-	// SendHeaders says that the call has begun. It may be called again.
+// Replies is a call with one request, from its handler's side. SendHeaders says that
+// the call has begun; it may be called again. An alias, so that whoever uses Pods can
+// name the same interface without importing this package.
+type Replies[Out any] = interface {
 	SendHeaders() error
 	Send(*Out) error
 }
@@ -66,9 +67,10 @@ type Replies[Out any] interface {
 // Conversation is a call with messages both ways, from its handler's side. Receive
 // is called by one goroutine and Send by another. Receive returns io.EOF when the
 // caller has said all, and an error soon after the call's context ends.
-type Conversation[In, Out any] interface {
+type Conversation[In, Out any] = interface {
 	Receive() (*In, error)
-	Replies[Out]
+	SendHeaders() error
+	Send(*Out) error
 }
 
 // Logs is PodService.Logs.

@@ -109,7 +109,7 @@ vocabulary and manifests, in one binary.
 
 Exit codes: 0 done; 1 error; 2 wrong usage; 3 not found; 4 refused; 5 rollout
 failed; 6 timed out waiting; 7 no quorum or no peer reachable; 130 interrupted.
-exec passes on the exit code of the command that it ran.`,
+exec and attach pass on the exit code of what they ran.`,
 		Example: `  holdfast dev                        # a cluster on this machine
   holdfast apply -f examples/web.yaml # run something on it
   holdfast get pods -o wide`,
@@ -139,7 +139,7 @@ exec passes on the exit code of the command that it ran.`,
 		id       string
 		commands []*cobra.Command
 	}{
-		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(), a.execCommand()}},
+		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.copyCommand(), a.topCommand()}},
 		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand(), a.verifyCommand(), a.backupCommand(), a.recoverCommand()}},
 		{"machines", a.machineCommands()},
 		{"cli", []*cobra.Command{a.inspectCommand(), a.contextCommand(), a.kubeconfigCommand(), a.proxyCommand(), a.versionCommand(), a.completionCommand()}},

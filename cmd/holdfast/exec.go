@@ -12,7 +12,6 @@ import (
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
-	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
 type execFlags struct {
@@ -48,18 +47,9 @@ the first pod that is ready is taken.`,
 }
 
 func (a *app) runExec(ctx context.Context, f execFlags, pod string, command []string) error {
-	res, name, err := parseWorkload(pod)
+	r, pod, err := a.dialPod(ctx, pod)
 	if err != nil {
 		return err
-	}
-	r, err := a.dial()
-	if err != nil {
-		return err
-	}
-	if pod = name; res.Kind != "Pod" {
-		if pod, err = a.readyPod(ctx, r, res, name); err != nil {
-			return err
-		}
 	}
 	start := &holdfastv1.ExecStart{
 		Namespace: a.inNamespace(), Pod: pod, Container: f.container,
@@ -81,25 +71,18 @@ func (a *app) runExec(ctx context.Context, f execFlags, pod string, command []st
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := r.pods.Exec(ctx)
+	s, err := openExec(ctx, r, start)
 	if err != nil {
 		return a.explain(ctx, r, "exec in pod/"+pod, err)
 	}
-	defer stream.Close()
-	s := &execSession{stream: stream}
-	if err := s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
-		return a.explain(ctx, r, "exec in pod/"+pod, err)
-	}
+	defer s.stream.Close()
 	if f.stdin {
 		// It may be blocked in a read of the terminal for ever; it ends with the
 		// process.
 		go s.pump(a.stdin)
 	}
 	if f.tty && console != nil {
-		stop := console.onResize(func(size *holdfastv1.TerminalSize) {
-			_ = s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Resize{Resize: size}})
-		})
-		defer stop()
+		defer console.onResize(s.resize)()
 	}
 	code, err := s.receive(a.stdout, a.stderr)
 	if err != nil {
@@ -109,6 +92,23 @@ func (a *app) runExec(ctx context.Context, f execFlags, pod string, command []st
 		return exit(code)
 	}
 	return nil
+}
+
+// dialPod returns the connection, and the name of the pod that POD or KIND/NAME
+// means.
+func (a *app) dialPod(ctx context.Context, arg string) (*remote, string, error) {
+	res, name, err := parseWorkload(arg)
+	if err != nil {
+		return nil, "", err
+	}
+	r, err := a.dial()
+	if err != nil {
+		return nil, "", err
+	}
+	if res.Kind != "Pod" {
+		name, err = a.readyPod(ctx, r, res, name)
+	}
+	return r, name, err
 }
 
 // readyPod returns the name of the first ready pod of a workload.
@@ -133,11 +133,30 @@ func (a *app) readyPod(ctx context.Context, r *remote, res object.Resource, name
 	return "", failf(exitRefused, "none of the %d pods of %s/%s is ready", len(pods), kindName(res), name)
 }
 
-// execSession is an open exec. Receive and send may go on at once; sends take
-// turns.
+// execSession is an open exec or attach, which say the same things. Receive and send
+// may go on at once; sends take turns.
 type execSession struct {
-	stream holdfastv1connect.PodServiceExecClientStream
-	mu     sync.Mutex
+	stream interface {
+		Send(*holdfastv1.ExecRequest) error
+		Receive() (*holdfastv1.ExecResponse, error)
+		Close() error
+	}
+	mu sync.Mutex
+}
+
+// openExec starts a command.
+func openExec(ctx context.Context, r *remote, start *holdfastv1.ExecStart) (*execSession, error) {
+	stream, err := r.pods.Exec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &execSession{stream: stream}
+	// io.EOF: receiving says why.
+	if err := s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
+		stream.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *execSession) send(req *holdfastv1.ExecRequest) error {
@@ -146,21 +165,22 @@ func (s *execSession) send(req *holdfastv1.ExecRequest) error {
 	return s.stream.Send(req)
 }
 
+func (s *execSession) resize(size *holdfastv1.TerminalSize) {
+	_ = s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Resize{Resize: size}})
+}
+
 // pump passes input on until it ends.
 func (s *execSession) pump(from io.Reader) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 {
-			if s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Stdin{Stdin: append([]byte(nil), buf[:n]...)}}) != nil {
-				return // the command has ended
-			}
-		}
-		if err != nil {
-			_ = s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_CloseStdin{CloseStdin: true}})
-			return
-		}
+	_, _ = io.Copy(s, from)
+	_ = s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_CloseStdin{CloseStdin: true}})
+}
+
+// Write sends input. It fails once the command has ended.
+func (s *execSession) Write(p []byte) (int, error) {
+	if err := s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Stdin{Stdin: append([]byte(nil), p...)}}); err != nil {
+		return 0, err
 	}
+	return len(p), nil
 }
 
 // receive writes what the command writes, and returns its exit code.

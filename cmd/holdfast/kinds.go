@@ -83,6 +83,17 @@ func parseSlashed(args []string) ([]selection, error) {
 // holdsWorkload tells the kinds that have pods, and so logs.
 func holdsWorkload(r object.Resource) bool { return r.Kind == "Pod" || r.Group == "apps" }
 
+// makesPods tells the kinds that are pods or have some of their own.
+func makesPods(r object.Resource) bool {
+	switch r.Kind {
+	case "Pod", "ReplicationController", "Job":
+		return true
+	case "ControllerRevision":
+		return false
+	}
+	return r.Group == "apps"
+}
+
 // parseWorkload reads POD or KIND/NAME of something that has pods.
 func parseWorkload(arg string) (object.Resource, string, error) {
 	kind, name, ok := strings.Cut(arg, "/")
@@ -93,7 +104,7 @@ func parseWorkload(arg string) (object.Resource, string, error) {
 	if err != nil {
 		return res, "", failf(exitUsage, "%w", err)
 	}
-	if !holdsWorkload(res) || name == "" {
+	if !makesPods(res) || name == "" {
 		return res, "", failf(exitUsage, "%s have no logs, and nothing to run a command in: name a pod, or what makes pods, such as web-7f2ab or deploy/web", res.Plural)
 	}
 	return res, name, nil

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -14,47 +16,75 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 type logsFlags struct {
-	container  string
-	follow     bool
-	tail       int64
-	timestamps bool
-	previous   bool
-	since      time.Duration
+	container     string
+	allContainers bool
+	labels        string
+	follow        bool
+	tail          int64
+	timestamps    bool
+	previous      bool
+	prefix        bool
+	prefixSet     bool
+	since         time.Duration
+	sinceTime     string
+	limitBytes    int64
+	maxRequests   int
 }
 
 func (a *app) logsCommand() *cobra.Command {
 	var f logsFlags
 	cmd := &cobra.Command{
-		Use:   "logs POD | KIND/NAME",
+		Use:   "logs POD | KIND/NAME | -l LABELS",
 		Short: "Show what containers have written",
-		Long: `Show what a pod's container has written, or all pods of a workload together, each
-line with its pod's name before it.
+		Long: `Show what a pod's container has written, or all pods of a workload, or with some
+labels, together: then each line has its pod's name before it, and that of its
+container with --all-containers.
 
-With -f it goes on with new lines until the container has ended, and with a
-workload also takes in pods that are started later. The death of a peer on the
-way does not end it: it goes on through another one, without losing lines.`,
+With -f it goes on with new lines until the container has ended; with a workload or
+labels it also takes in what is started later. The death of a peer on the way does
+not end it: it goes on through another one, without losing lines.`,
 		Example: `  holdfast logs web-7f2ab
   holdfast logs -f deployment/web --tail 10
+  holdfast logs -l app=web --all-containers --since 10m
   holdfast logs web-7f2ab --previous`,
-		Args:              exactArgs(1, "one POD or KIND/NAME"),
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case f.labels == "" && len(args) != 1:
+				return failf(exitUsage, "%d arguments given, want one POD or KIND/NAME, or -l LABELS", len(args))
+			case f.labels != "" && len(args) > 0:
+				return failf(exitUsage, "a name and --selector do not go together")
+			}
+			return nil
+		},
 		ValidArgsFunction: a.completePods,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.runLogs(cmd.Context(), f, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.prefixSet = cmd.Flags().Changed("prefix")
+			return a.runLogs(cmd.Context(), f, args)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.container, "container", "c", "", "which container, if the pod has several")
+	flags.BoolVar(&f.allContainers, "all-containers", false, "all containers of each pod")
+	flags.StringVarP(&f.labels, "selector", "l", "", "all pods with these labels, such as app=web,tier!=cache")
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with new lines")
 	flags.Int64Var(&f.tail, "tail", -1, "only the last so many lines of each log; -1 means all")
 	flags.BoolVar(&f.timestamps, "timestamps", false, "the time before each line")
 	flags.BoolVarP(&f.previous, "previous", "p", false, "the log of the container's run before the last restart")
+	flags.BoolVar(&f.prefix, "prefix", false, "the pod's name before each line, or never with --prefix=false (default: if there may be several)")
 	flags.DurationVar(&f.since, "since", 0, "only lines that are not older, such as 10m")
+	flags.StringVar(&f.sinceTime, "since-time", "", "only lines since then, such as 2026-01-31T12:00:00Z")
+	flags.Int64Var(&f.limitBytes, "limit-bytes", 0, "at most so many bytes of each log; 0 means all")
+	flags.IntVar(&f.maxRequests, "max-log-requests", 20, "how many logs may be open at the same time with --follow")
 	return cmd
 }
 
@@ -68,23 +98,56 @@ func exactArgs(n int, which string) cobra.PositionalArgs {
 	}
 }
 
-func (a *app) runLogs(ctx context.Context, f logsFlags, arg string) error {
-	if f.previous && f.follow {
+func (a *app) runLogs(ctx context.Context, f logsFlags, args []string) error {
+	switch {
+	case f.previous && f.follow:
 		return failf(exitUsage, "--previous shows a run that has ended: there is nothing to follow")
+	case f.allContainers && f.container != "":
+		return failf(exitUsage, "--container and --all-containers do not go together")
+	case f.since > 0 && f.sinceTime != "":
+		return failf(exitUsage, "--since and --since-time do not go together")
+	case f.limitBytes < 0:
+		return failf(exitUsage, "--limit-bytes %d: want at least 1, or 0 for all", f.limitBytes)
+	case f.maxRequests < 1:
+		return failf(exitUsage, "--max-log-requests %d: want at least 1", f.maxRequests)
 	}
-	res, name, err := parseWorkload(arg)
-	if err != nil {
+	l := &logReader{app: a, f: f, out: &lineWriter{w: a.stdout}}
+	switch {
+	case f.since > 0:
+		l.since = timestamppb.New(a.now().Add(-f.since))
+	case f.sinceTime != "":
+		at, err := time.Parse(time.RFC3339, f.sinceTime)
+		if err != nil {
+			return failf(exitUsage, "--since-time %s: want a time such as 2026-01-31T12:00:00Z", f.sinceTime)
+		}
+		l.since = timestamppb.New(at)
+	}
+	var res object.Resource
+	name, selector, what := "", f.labels, "selected"
+	if len(args) > 0 {
+		var err error
+		if res, name, err = parseWorkload(args[0]); err != nil {
+			return err
+		}
+		what = "of " + kindName(res) + "/" + name
+	}
+	var err error
+	if l.r, err = a.dial(); err != nil {
 		return err
 	}
-	r, err := a.dial()
-	if err != nil {
-		return err
-	}
-	out := &lineWriter{w: a.stdout}
 	if res.Kind == "Pod" {
-		return a.interruptedSilently(ctx, a.podLog(ctx, r, f, name, "", out))
+		return a.interruptedSilently(ctx, l.pod(ctx, name))
 	}
-	return a.interruptedSilently(ctx, a.workloadLogs(ctx, r, f, res, name, out))
+	if name != "" {
+		obj, _, err := a.get(ctx, l.r, res, a.inNamespace(), name, nil)
+		if err != nil {
+			return err
+		}
+		if selector, err = podSelector(obj); err != nil {
+			return err
+		}
+	}
+	return a.interruptedSilently(ctx, l.pods(ctx, selector, what))
 }
 
 // interruptedSilently makes Ctrl-C the normal end that it is for what never ends
@@ -96,21 +159,89 @@ func (a *app) interruptedSilently(ctx context.Context, err error) error {
 	return err
 }
 
-// podLog writes the log of one container. It goes on through another peer when
-// a stream breaks, from the time of the last line that it has written.
-func (a *app) podLog(ctx context.Context, r *remote, f logsFlags, pod, prefix string, out *lineWriter) error {
+// logReader reads the logs that a command asks for.
+type logReader struct {
+	app   *app
+	r     *remote
+	f     logsFlags
+	since *timestamppb.Timestamp
+	out   *lineWriter
+}
+
+// prefix is what stands before each line of a container's log.
+func (l *logReader) prefix(pod, container string, several bool) string {
+	switch {
+	case l.f.prefixSet && !l.f.prefix || !several && !l.f.prefix:
+		return ""
+	case l.f.allContainers:
+		return "[" + pod + " " + container + "] "
+	}
+	return "[" + pod + "] "
+}
+
+// pod reads one pod.
+func (l *logReader) pod(ctx context.Context, name string) error {
+	if !l.f.allContainers {
+		return l.log(ctx, name, l.f.container, l.prefix(name, l.f.container, false), l.f.tail)
+	}
+	obj, _, err := l.app.get(ctx, l.r, mustResource("pods"), l.app.inNamespace(), name, nil)
+	if err != nil {
+		return err
+	}
+	runs := l.runs(obj.(*corev1.Pod))
+	if l.f.follow && len(runs) > l.f.maxRequests {
+		return l.tooMany(len(runs))
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, run := range runs {
+		group.Go(func() error {
+			return l.log(ctx, name, run.container, l.prefix(name, run.container, true), l.f.tail)
+		})
+	}
+	return group.Wait()
+}
+
+func (l *logReader) tooMany(n int) error {
+	return failf(exitRefused, "%d logs to follow are more than --max-log-requests %d: choose fewer, or raise it", n, l.f.maxRequests)
+}
+
+// logRun is one run of a container that has a log.
+type logRun struct {
+	container string
+	restarts  int32
+}
+
+// runs returns those of a pod that are asked for and have begun, init containers
+// first. An empty container is the pod's only one.
+func (l *logReader) runs(pod *corev1.Pod) []logRun {
+	var out []logRun
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		if s.State.Running == nil && s.State.Terminated == nil && s.LastTerminationState.Terminated == nil {
+			continue
+		}
+		if l.f.allContainers || s.Name == l.f.container || l.f.container == "" && len(pod.Spec.Containers) == 1 && s.Name == pod.Spec.Containers[0].Name {
+			out = append(out, logRun{s.Name, s.RestartCount})
+		}
+	}
+	if len(out) == 0 && l.f.container == "" && len(pod.Spec.Containers) > 1 && hasStarted(pod) {
+		out = append(out, logRun{}) // the peer says what there is to choose from
+	}
+	return out
+}
+
+// log writes the log of one container. It goes on through another peer when a
+// stream breaks, from the time of the last line that it has written.
+func (l *logReader) log(ctx context.Context, pod, container, prefix string, tail int64) error {
+	a, f := l.app, l.f
 	req := &holdfastv1.LogsRequest{
-		Namespace: a.inNamespace(), Pod: pod, Container: f.container,
-		Follow: f.follow, TailLines: f.tail, Previous: f.previous,
+		Namespace: a.inNamespace(), Pod: pod, Container: container,
+		Follow: f.follow, TailLines: tail, Previous: f.previous, Since: l.since,
 		Timestamps: true, // to know where to go on
 	}
-	if f.since > 0 {
-		req.Since = timestamppb.New(a.now().Add(-f.since))
-	}
-	log := &resumableLog{out: out, prefix: prefix, timestamps: f.timestamps}
+	log := &resumableLog{out: l.out, prefix: prefix, timestamps: f.timestamps, left: f.limitBytes, limited: f.limitBytes > 0}
 	var lost time.Time
 	for pause := watchRetry; ; pause = min(2*pause, watchRetryMax) {
-		progress, err := log.once(ctx, r, req)
+		progress, err := log.once(ctx, l.r, req)
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
@@ -123,7 +254,7 @@ func (a *app) podLog(ctx context.Context, r *remote, f logsFlags, pod, prefix st
 		code := connect.CodeOf(err)
 		again := code == connect.CodeUnavailable || code == connect.CodeCanceled || code == connect.CodeUnknown
 		if !again || !f.follow || log.begun() && a.now().Sub(lost) > watchPatience || !log.begun() && a.now().Sub(lost) > a.requestTimeout {
-			return a.explain(ctx, r, "logs of pod/"+pod, err)
+			return a.explain(ctx, l.r, "logs of pod/"+pod, err)
 		}
 		log.resume(req)
 		select {
@@ -139,6 +270,8 @@ type resumableLog struct {
 	out        *lineWriter
 	prefix     string
 	timestamps bool
+	limited    bool
+	left       int64 // bytes that may still be written, if limited
 
 	last  time.Time // of the last line written
 	atIt  int       // how many lines of that time were written
@@ -178,6 +311,9 @@ func (l *resumableLog) once(ctx context.Context, r *remote, req *holdfastv1.Logs
 		}
 		progress = true
 		l.take(res.GetData())
+		if l.limited && l.left <= 0 {
+			return true, nil
+		}
 	}
 }
 
@@ -221,7 +357,12 @@ func (l *resumableLog) line(line []byte) {
 			}
 		}
 	}
-	l.out.line(l.prefix, text)
+	text = append(text[:len(text):len(text)], '\n')
+	if l.limited {
+		text = text[:min(int64(len(text)), l.left)]
+		l.left -= int64(len(text))
+	}
+	l.out.write(l.prefix, text)
 }
 
 // lineWriter writes whole lines from several goroutines.
@@ -230,66 +371,81 @@ type lineWriter struct {
 	w  io.Writer
 }
 
-func (w *lineWriter) line(prefix string, text []byte) {
+func (w *lineWriter) write(prefix string, line []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, _ = w.w.Write(append(append([]byte(prefix), text...), '\n'))
+	if len(line) > 0 {
+		_, _ = w.w.Write(append([]byte(prefix), line...))
+	}
 }
 
-// workloadLogs writes the logs of all pods of a workload together.
-func (a *app) workloadLogs(ctx context.Context, r *remote, f logsFlags, res object.Resource, name string, out *lineWriter) error {
-	obj, _, err := a.get(ctx, r, res, a.inNamespace(), name, nil)
-	if err != nil {
-		return err
-	}
-	selector, err := podSelector(obj)
-	if err != nil {
-		return err
-	}
+// pods reads all pods with some labels together.
+func (l *logReader) pods(ctx context.Context, selector, what string) error {
+	a := l.app
 	group, groupCtx := errgroup.WithContext(ctx)
-	began := map[string]bool{}
-	begin := func(pod *corev1.Pod) {
-		if began[string(pod.UID)] || !hasStarted(pod) {
-			return
-		}
-		began[string(pod.UID)] = true
-		group.Go(func() error {
-			err := a.podLog(groupCtx, r, f, pod.Name, "["+pod.Name+"] ", out)
-			if f.follow && isNotFound(err) {
-				return nil // deleted meanwhile
-			}
-			return err
-		})
+	type key struct {
+		uid string
+		run logRun
 	}
-	if !f.follow {
-		pods, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("pods")), Namespace: a.inNamespace(), LabelSelector: selector}, "pods")
-		if err != nil {
-			return err
-		}
-		for _, pod := range pods {
-			begin(pod.(*corev1.Pod))
-		}
-		if err := group.Wait(); err != nil {
-			return err
-		}
-		if len(began) == 0 {
-			a.note("None of the %d pods of %s/%s has started.", len(pods), kindName(res), name)
+	var (
+		began = map[key]bool{}
+		open  atomic.Int64
+	)
+	begin := func(pod *corev1.Pod, tail int64) error {
+		for _, run := range l.runs(pod) {
+			k := key{string(pod.UID), run}
+			if began[k] {
+				continue
+			}
+			began[k] = true
+			if n := open.Add(1); l.f.follow && n > int64(l.f.maxRequests) {
+				return l.tooMany(int(n))
+			}
+			if run.restarts > 0 && began[key{k.uid, logRun{run.container, run.restarts - 1}}] {
+				tail = -1 // all of the next run
+			}
+			group.Go(func() error {
+				defer open.Add(-1)
+				err := l.log(groupCtx, pod.Name, run.container, l.prefix(pod.Name, run.container, true), tail)
+				if l.f.follow && isNotFound(err) {
+					return nil // deleted meanwhile
+				}
+				return err
+			})
 		}
 		return nil
 	}
-	group.Go(func() error {
-		return a.watch(groupCtx, r, []*holdfastv1.WatchRequest{{
-			Kind: wireKind(mustResource("pods")), Namespace: a.inNamespace(), LabelSelector: selector,
-		}}, 0, func(u update) error {
-			for _, c := range u.changes {
-				if pod, ok := c.obj.(*corev1.Pod); ok && c.kind != holdfastv1.ChangeType_CHANGE_TYPE_DELETED {
-					begin(pod)
+	req := &holdfastv1.WatchRequest{Kind: wireKind(mustResource("pods")), Namespace: a.inNamespace(), LabelSelector: selector}
+	if l.f.follow {
+		group.Go(func() error {
+			return a.watch(groupCtx, l.r, []*holdfastv1.WatchRequest{req}, 0, func(u update) error {
+				for _, c := range u.changes {
+					if pod, ok := c.obj.(*corev1.Pod); ok && c.kind != holdfastv1.ChangeType_CHANGE_TYPE_DELETED {
+						if err := begin(pod, l.f.tail); err != nil {
+							return err
+						}
+					}
 				}
-			}
-			return nil
+				return nil
+			})
 		})
-	})
-	return group.Wait()
+		return group.Wait()
+	}
+	group.SetLimit(l.f.maxRequests)
+	pods, _, err := a.list(ctx, l.r, &holdfastv1.ListRequest{Kind: req.GetKind(), Namespace: req.GetNamespace(), LabelSelector: selector}, "pods")
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods {
+		_ = begin(pod.(*corev1.Pod), l.f.tail) // only following has a limit
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if len(began) == 0 {
+		a.note("None of the %d pods %s has started.", len(pods), what)
+	}
+	return nil
 }
 
 // podSelector returns the label selector of a workload's pods.
@@ -300,6 +456,18 @@ func podSelector(obj object.Object) (string, error) {
 		selector = obj.Spec.Selector
 	case *appsv1.ReplicaSet:
 		selector = obj.Spec.Selector
+	case *appsv1.StatefulSet:
+		selector = obj.Spec.Selector
+	case *appsv1.DaemonSet:
+		selector = obj.Spec.Selector
+	case *batchv1.Job:
+		selector = obj.Spec.Selector
+	case *corev1.ReplicationController:
+		return labels.Set(obj.Spec.Selector).String(), nil
+	case *corev1.Service:
+		if len(obj.Spec.Selector) > 0 {
+			return labels.Set(obj.Spec.Selector).String(), nil
+		}
 	}
 	if selector == nil {
 		return "", fmt.Errorf("%s selects no pods", title(obj))

@@ -21,6 +21,7 @@ const fieldManager = "holdfast-cli"
 type remote struct {
 	objects holdfastv1connect.ObjectServiceClient
 	pods    holdfastv1connect.PodServiceClient
+	usage   holdfastv1connect.UsageServiceClient
 	cluster holdfastv1connect.ClusterServiceClient
 	store   storev1connect.StoreServiceClient
 	ops     holdfastv1connect.OperationsServiceClient
@@ -34,6 +35,7 @@ func newRemote(conn *connect.Client) *remote {
 	return &remote{
 		objects: holdfastv1connect.NewObjectServiceClient(conn),
 		pods:    holdfastv1connect.NewPodServiceClient(conn),
+		usage:   holdfastv1connect.NewUsageServiceClient(conn),
 		cluster: holdfastv1connect.NewClusterServiceClient(conn),
 		store:   storev1connect.NewStoreServiceClient(conn),
 		ops:     holdfastv1connect.NewOperationsServiceClient(conn),
