@@ -94,7 +94,7 @@ func validateObjectRef(ref *autoscalingv2.CrossVersionObjectReference, hint stri
 		if part.value == "" {
 			errs = append(errs, field.Required(at.Child(part.name), hint))
 		} else {
-			errs = append(errs, invalidEach(at.Child(part.name), part.value, path.IsValidPathSegmentName(part.value))...)
+			errs = append(errs, invalid(at.Child(part.name), part.value, path.IsValidPathSegmentName(part.value))...)
 		}
 	}
 	return errs
@@ -179,11 +179,11 @@ func validateUsage(name corev1.ResourceName, target *autoscalingv2.MetricTarget,
 }
 
 func validateMetricName(id *autoscalingv2.MetricIdentifier, at *field.Path) field.ErrorList {
-	errs := validateLabelSelector(id.Selector, at.Child("selector"))
+	errs := validateSelector(id.Selector, at.Child("selector"))
 	if id.Name == "" {
 		return append(errs, field.Required(at.Child("name"), "must specify a metric name"))
 	}
-	return append(errs, invalidEach(at.Child("name"), id.Name, path.IsValidPathSegmentName(id.Name))...)
+	return append(errs, invalid(at.Child("name"), id.Name, path.IsValidPathSegmentName(id.Name))...)
 }
 
 func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path) field.ErrorList {

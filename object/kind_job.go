@@ -166,7 +166,7 @@ func validateJobSelector(job *batchv1.Job, path *field.Path) field.ErrorList {
 	case spec.Selector == nil:
 		return field.ErrorList{field.Required(at, "the selector that was made for the job is gone: put it back")}
 	}
-	errs := validateLabelSelector(spec.Selector, at)
+	errs := validateSelector(spec.Selector, at)
 	if len(errs) > 0 {
 		return errs
 	}

@@ -47,7 +47,7 @@ func validateBudget(spec *policyv1.PodDisruptionBudgetSpec, path *field.Path) fi
 		}
 		errs = append(errs, wrong...)
 	}
-	errs = append(errs, validateLabelSelector(spec.Selector, path.Child("selector"))...)
+	errs = append(errs, validateSelector(spec.Selector, path.Child("selector"))...)
 	if p := spec.UnhealthyPodEvictionPolicy; p != nil {
 		errs = append(errs, oneOf(*p, []policyv1.UnhealthyPodEvictionPolicyType{policyv1.IfHealthyBudget, policyv1.AlwaysAllow}, path.Child("unhealthyPodEvictionPolicy"))...)
 	}

@@ -101,7 +101,7 @@ func validateStatefulSet(s *appsv1.StatefulSet, path *field.Path) field.ErrorLis
 		errs = append(errs, notNegative(&spec.Ordinals.Start, path.Child("ordinals", "start"))...)
 	}
 	if spec.ServiceName != "" {
-		errs = append(errs, invalidEach(path.Child("serviceName"), spec.ServiceName, validation.IsDNS1035Label(spec.ServiceName))...)
+		errs = append(errs, invalid(path.Child("serviceName"), spec.ServiceName, validation.IsDNS1035Label(spec.ServiceName))...)
 	}
 	if policy := spec.PersistentVolumeClaimRetentionPolicy; policy != nil {
 		at := path.Child("persistentVolumeClaimRetentionPolicy")
@@ -185,7 +185,7 @@ func validateClaims(s *appsv1.StatefulSet, path *field.Path) field.ErrorList {
 			errs = append(errs, field.Duplicate(meta.Child("name"), claim.Name))
 		default:
 			// Each pod has a volume of that name.
-			errs = append(errs, invalidEach(meta.Child("name"), claim.Name, apivalidation.NameIsDNSLabel(claim.Name, false))...)
+			errs = append(errs, invalid(meta.Child("name"), claim.Name, apivalidation.NameIsDNSLabel(claim.Name, false))...)
 		}
 		taken[claim.Name] = true
 		errs = append(errs, validateLabels(claim.Labels, meta.Child("labels"))...)

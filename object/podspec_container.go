@@ -67,7 +67,7 @@ func (s *podScope) validateContainer(c *corev1.Container, kind containerKind, pa
 	if c.Name == "" {
 		errs = append(errs, field.Required(path.Child("name"), "give the container a name"))
 	} else {
-		errs = append(errs, invalidEach(path.Child("name"), c.Name, validation.IsDNS1123Label(c.Name))...)
+		errs = append(errs, invalid(path.Child("name"), c.Name, validation.IsDNS1123Label(c.Name))...)
 	}
 	errs = append(errs, validateImage(c.Image, path.Child("image"))...)
 	errs = append(errs, oneOf(c.ImagePullPolicy, pullPolicies, path.Child("imagePullPolicy"))...)
@@ -172,7 +172,7 @@ func validatePorts(ports []corev1.ContainerPort, path *field.Path) field.ErrorLi
 		at := path.Index(i)
 		if port.Name != "" {
 			msgs := validation.IsValidPortName(port.Name)
-			errs = append(errs, invalidEach(at.Child("name"), port.Name, msgs)...)
+			errs = append(errs, invalid(at.Child("name"), port.Name, msgs)...)
 			if len(msgs) == 0 && names[port.Name] {
 				errs = append(errs, field.Duplicate(at.Child("name"), port.Name))
 			}
@@ -181,10 +181,10 @@ func validatePorts(ports []corev1.ContainerPort, path *field.Path) field.ErrorLi
 		if port.ContainerPort == 0 {
 			errs = append(errs, field.Required(at.Child("containerPort"), "say which port the container listens on, 1 to 65535"))
 		} else {
-			errs = append(errs, invalidEach(at.Child("containerPort"), port.ContainerPort, validation.IsValidPortNum(int(port.ContainerPort)))...)
+			errs = append(errs, invalid(at.Child("containerPort"), port.ContainerPort, validation.IsValidPortNum(int(port.ContainerPort)))...)
 		}
 		if port.HostPort != 0 {
-			errs = append(errs, invalidEach(at.Child("hostPort"), port.HostPort, validation.IsValidPortNum(int(port.HostPort)))...)
+			errs = append(errs, invalid(at.Child("hostPort"), port.HostPort, validation.IsValidPortNum(int(port.HostPort)))...)
 		}
 		if port.HostIP != "" {
 			errs = append(errs, validation.IsValidIP(at.Child("hostIP"), port.HostIP)...)
@@ -197,9 +197,9 @@ func validatePorts(ports []corev1.ContainerPort, path *field.Path) field.ErrorLi
 // validatePortRef checks a port that is named by number or name.
 func validatePortRef(port intstr.IntOrString, path *field.Path) field.ErrorList {
 	if port.Type == intstr.String {
-		return invalidEach(path, port.StrVal, validation.IsValidPortName(port.StrVal))
+		return invalid(path, port.StrVal, validation.IsValidPortName(port.StrVal))
 	}
-	return invalidEach(path, port.IntVal, validation.IsValidPortNum(int(port.IntVal)))
+	return invalid(path, port.IntVal, validation.IsValidPortNum(int(port.IntVal)))
 }
 
 // Environment
@@ -239,7 +239,7 @@ func validateFieldRef(ref *corev1.ObjectFieldSelector, allowed []string, path *f
 	case name == "metadata.annotations":
 		key = strings.ToLower(key)
 	}
-	return append(errs, invalidEach(at, ref.FieldPath, validation.IsQualifiedName(key))...)
+	return append(errs, invalid(at, ref.FieldPath, validation.IsQualifiedName(key))...)
 }
 
 // Resources that a container can be told about itself, and in which units.
@@ -285,7 +285,7 @@ func (s *podScope) validateEnv(c *corev1.Container, path *field.Path) field.Erro
 		if e.Name == "" {
 			errs = append(errs, field.Required(at.Child("name"), "give the variable a name"))
 		} else {
-			errs = append(errs, invalidEach(at.Child("name"), e.Name, validation.IsRelaxedEnvVarName(e.Name))...)
+			errs = append(errs, invalid(at.Child("name"), e.Name, validation.IsRelaxedEnvVarName(e.Name))...)
 		}
 		if e.ValueFrom != nil {
 			errs = append(errs, s.validateEnvSource(&e, at.Child("valueFrom"))...)
@@ -334,7 +334,7 @@ func (s *podScope) validateEnvSource(e *corev1.EnvVar, at *field.Path) field.Err
 		if ref.Key == "" {
 			errs = append(errs, field.Required(at.Child("key"), "say which variable of the file"))
 		} else {
-			errs = append(errs, invalidEach(at.Child("key"), ref.Key, validation.IsRelaxedEnvVarName(ref.Key))...)
+			errs = append(errs, invalid(at.Child("key"), ref.Key, validation.IsRelaxedEnvVarName(ref.Key))...)
 		}
 	}
 	return errs
@@ -357,7 +357,7 @@ func validateKeyRef(name, key, of string, path *field.Path) field.ErrorList {
 	if key == "" {
 		return append(errs, field.Required(path.Child("key"), "say which key of the "+of))
 	}
-	return append(errs, invalidEach(path.Child("key"), key, validation.IsConfigMapKey(key))...)
+	return append(errs, invalid(path.Child("key"), key, validation.IsConfigMapKey(key))...)
 }
 
 func validateEnvFrom(sources []corev1.EnvFromSource, path *field.Path) field.ErrorList {
@@ -365,7 +365,7 @@ func validateEnvFrom(sources []corev1.EnvFromSource, path *field.Path) field.Err
 	for i, from := range sources {
 		at := path.Index(i)
 		if from.Prefix != "" {
-			errs = append(errs, invalidEach(at.Child("prefix"), from.Prefix, validation.IsRelaxedEnvVarName(from.Prefix))...)
+			errs = append(errs, invalid(at.Child("prefix"), from.Prefix, validation.IsRelaxedEnvVarName(from.Prefix))...)
 		}
 		switch {
 		case from.ConfigMapRef == nil && from.SecretRef == nil:
@@ -498,14 +498,14 @@ func validateHandler(h handler, kinds string, path *field.Path) field.ErrorList 
 		errs = append(errs, validatePortRef(get.Port, at.Child("port"))...)
 		errs = append(errs, oneOf(get.Scheme, []corev1.URIScheme{corev1.URISchemeHTTP, corev1.URISchemeHTTPS}, at.Child("scheme"))...)
 		for i, header := range get.HTTPHeaders {
-			errs = append(errs, invalidEach(at.Child("httpHeaders").Index(i).Child("name"), header.Name, validation.IsHTTPHeaderName(header.Name))...)
+			errs = append(errs, invalid(at.Child("httpHeaders").Index(i).Child("name"), header.Name, validation.IsHTTPHeaderName(header.Name))...)
 		}
 	}
 	if h.tcp != nil {
 		errs = append(errs, validatePortRef(h.tcp.Port, path.Child("tcpSocket", "port"))...)
 	}
 	if h.grpc != nil {
-		errs = append(errs, invalidEach(path.Child("grpc", "port"), h.grpc.Port, validation.IsValidPortNum(int(h.grpc.Port)))...)
+		errs = append(errs, invalid(path.Child("grpc", "port"), h.grpc.Port, validation.IsValidPortNum(int(h.grpc.Port)))...)
 	}
 	return errs
 }

@@ -152,7 +152,7 @@ func (s *podScope) validatePodResources(spec *field.Path) field.ErrorList {
 		case taken[claim.Name]:
 			errs = append(errs, field.Duplicate(at.Child("name"), claim.Name))
 		default:
-			errs = append(errs, invalidEach(at.Child("name"), claim.Name, validation.IsDNS1123Label(claim.Name))...)
+			errs = append(errs, invalid(at.Child("name"), claim.Name, validation.IsDNS1123Label(claim.Name))...)
 		}
 		taken[claim.Name] = true
 		if (claim.ResourceClaimName == nil) == (claim.ResourceClaimTemplateName == nil) {

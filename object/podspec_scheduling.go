@@ -41,7 +41,7 @@ func (s *podScope) validateScheduling(path *field.Path) field.ErrorList {
 func validateToleration(t *corev1.Toleration, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if t.Key != "" {
-		errs = append(errs, invalidEach(path.Child("key"), t.Key, validation.IsQualifiedName(t.Key))...)
+		errs = append(errs, invalid(path.Child("key"), t.Key, validation.IsQualifiedName(t.Key))...)
 	}
 	switch t.Operator {
 	case corev1.TolerationOpExists:
@@ -52,7 +52,7 @@ func validateToleration(t *corev1.Toleration, path *field.Path) field.ErrorList 
 		if t.Key == "" {
 			errs = append(errs, field.Invalid(path.Child("operator"), t.Operator, "must be Exists when `key` is empty, which means \"match all values and all keys\""))
 		}
-		errs = append(errs, invalidEach(path.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
+		errs = append(errs, invalid(path.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))...)
 	default:
 		errs = append(errs, field.NotSupported(path.Child("operator"), t.Operator, []corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists}))
 	}
@@ -142,7 +142,7 @@ func validateNodeTerm(t *corev1.NodeSelectorTerm, path *field.Path) field.ErrorL
 			errs = append(errs, oneOf(req.Operator, nodeOperators, at.Child("operator"))...)
 		}
 		for j, value := range req.Values {
-			errs = append(errs, invalidEach(values.Index(j), value, validation.IsValidLabelValue(value))...)
+			errs = append(errs, invalid(values.Index(j), value, validation.IsValidLabelValue(value))...)
 		}
 	}
 	for i, req := range t.MatchFields {
@@ -155,7 +155,7 @@ func validateNodeTerm(t *corev1.NodeSelectorTerm, path *field.Path) field.ErrorL
 			errs = append(errs, field.Required(at.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"))
 		}
 		for j, value := range req.Values {
-			errs = append(errs, invalidEach(at.Child("values").Index(j), value, apivalidation.NameIsDNSSubdomain(value, false))...)
+			errs = append(errs, invalid(at.Child("values").Index(j), value, apivalidation.NameIsDNSSubdomain(value, false))...)
 		}
 	}
 	return errs
@@ -164,10 +164,10 @@ func validateNodeTerm(t *corev1.NodeSelectorTerm, path *field.Path) field.ErrorL
 var nodeOperators = []corev1.NodeSelectorOperator{corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn, corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist, corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt}
 
 func validatePodTerm(t *corev1.PodAffinityTerm, path *field.Path) field.ErrorList {
-	errs := validateLabelSelector(t.LabelSelector, path.Child("labelSelector"))
-	errs = append(errs, validateLabelSelector(t.NamespaceSelector, path.Child("namespaceSelector"))...)
+	errs := validateSelector(t.LabelSelector, path.Child("labelSelector"))
+	errs = append(errs, validateSelector(t.NamespaceSelector, path.Child("namespaceSelector"))...)
 	for i, ns := range t.Namespaces {
-		errs = append(errs, invalidEach(path.Child("namespaces").Index(i), ns, apivalidation.ValidateNamespaceName(ns, false))...)
+		errs = append(errs, invalid(path.Child("namespaces").Index(i), ns, apivalidation.ValidateNamespaceName(ns, false))...)
 	}
 	errs = append(errs, validateLabelKeys(t.MatchLabelKeys, t.LabelSelector, path, "matchLabelKeys")...)
 	errs = append(errs, validateLabelKeys(t.MismatchLabelKeys, t.LabelSelector, path, "mismatchLabelKeys")...)
@@ -183,7 +183,7 @@ func validateTopologyKey(key string, path *field.Path) field.ErrorList {
 	if key == "" {
 		return field.ErrorList{field.Required(path, `can not be empty: name a label of nodes, for example "kubernetes.io/hostname"`)}
 	}
-	return invalidEach(path, key, validation.IsQualifiedName(key))
+	return invalid(path, key, validation.IsQualifiedName(key))
 }
 
 // validateLabelKeys checks labels whose values are taken from the pod itself.
@@ -194,7 +194,7 @@ func validateLabelKeys(keys []string, selector *metav1.LabelSelector, path *fiel
 	}
 	var errs field.ErrorList
 	for i, key := range keys {
-		errs = append(errs, invalidEach(path.Index(i), key, validation.IsQualifiedName(key))...)
+		errs = append(errs, invalid(path.Index(i), key, validation.IsQualifiedName(key))...)
 		_, chosen := selector.MatchLabels[key]
 		for _, expr := range selector.MatchExpressions {
 			chosen = chosen || expr.Key == key
@@ -236,7 +236,7 @@ func validateSpread(constraints []corev1.TopologySpreadConstraint, path *field.P
 		if p := c.NodeTaintsPolicy; p != nil {
 			errs = append(errs, oneOf(*p, policies, at.Child("nodeTaintsPolicy"))...)
 		}
-		errs = append(errs, validateLabelSelector(c.LabelSelector, at.Child("labelSelector"))...)
+		errs = append(errs, validateSelector(c.LabelSelector, at.Child("labelSelector"))...)
 		errs = append(errs, validateLabelKeys(c.MatchLabelKeys, c.LabelSelector, at, "matchLabelKeys")...)
 	}
 	return errs

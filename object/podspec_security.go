@@ -21,10 +21,10 @@ func (s *podScope) validatePodSecurity(path *field.Path) field.ErrorList {
 	path = path.Child("securityContext")
 	errs = append(errs, userAndGroup(sc.RunAsUser, sc.RunAsGroup, path)...)
 	if sc.FSGroup != nil {
-		errs = append(errs, invalidEach(path.Child("fsGroup"), *sc.FSGroup, validation.IsValidGroupID(*sc.FSGroup))...)
+		errs = append(errs, invalid(path.Child("fsGroup"), *sc.FSGroup, validation.IsValidGroupID(*sc.FSGroup))...)
 	}
 	for i, gid := range sc.SupplementalGroups {
-		errs = append(errs, invalidEach(path.Child("supplementalGroups").Index(i), gid, validation.IsValidGroupID(gid))...)
+		errs = append(errs, invalid(path.Child("supplementalGroups").Index(i), gid, validation.IsValidGroupID(gid))...)
 	}
 	if p := sc.SupplementalGroupsPolicy; p != nil {
 		errs = append(errs, oneOf(*p, []corev1.SupplementalGroupsPolicy{corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict}, path.Child("supplementalGroupsPolicy"))...)
@@ -80,10 +80,10 @@ func (s *podScope) validateSecurityContext(sc *corev1.SecurityContext, path *fie
 func userAndGroup(user, group *int64, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if user != nil {
-		errs = append(errs, invalidEach(path.Child("runAsUser"), *user, validation.IsValidUserID(*user))...)
+		errs = append(errs, invalid(path.Child("runAsUser"), *user, validation.IsValidUserID(*user))...)
 	}
 	if group != nil {
-		errs = append(errs, invalidEach(path.Child("runAsGroup"), *group, validation.IsValidGroupID(*group))...)
+		errs = append(errs, invalid(path.Child("runAsGroup"), *group, validation.IsValidGroupID(*group))...)
 	}
 	return errs
 }

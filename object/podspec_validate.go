@@ -66,7 +66,7 @@ func validatePodSpecOf(s *podScope, path *field.Path) field.ErrorList {
 		if secret.Name == "" {
 			errs = append(errs, field.Required(path.Child("imagePullSecrets").Index(i).Child("name"), "name the secret with the registry's credentials"))
 		} else {
-			errs = append(errs, invalidEach(path.Child("imagePullSecrets").Index(i).Child("name"), secret.Name, apivalidation.NameIsDNSSubdomain(secret.Name, false))...)
+			errs = append(errs, invalid(path.Child("imagePullSecrets").Index(i).Child("name"), secret.Name, apivalidation.NameIsDNSSubdomain(secret.Name, false))...)
 		}
 	}
 	if os := spec.OS; os != nil {
@@ -81,7 +81,7 @@ func (s *podScope) validateNames(path *field.Path) field.ErrorList {
 	spec := s.spec
 	name := func(child, value string, check func(string, bool) []string) {
 		if value != "" {
-			errs = append(errs, invalidEach(path.Child(child), value, check(value, false))...)
+			errs = append(errs, invalid(path.Child(child), value, check(value, false))...)
 		}
 	}
 	name("nodeName", spec.NodeName, apivalidation.NameIsDNSSubdomain)
@@ -90,14 +90,14 @@ func (s *podScope) validateNames(path *field.Path) field.ErrorList {
 	name("hostname", spec.Hostname, apivalidation.NameIsDNSLabel)
 	name("subdomain", spec.Subdomain, apivalidation.NameIsDNSLabel)
 	if class := spec.RuntimeClassName; class != nil {
-		errs = append(errs, invalidEach(path.Child("runtimeClassName"), *class, apivalidation.NameIsDNSSubdomain(*class, false))...)
+		errs = append(errs, invalid(path.Child("runtimeClassName"), *class, apivalidation.NameIsDNSSubdomain(*class, false))...)
 	}
 	if p := spec.PreemptionPolicy; p != nil {
 		errs = append(errs, oneOf(*p, []corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever}, path.Child("preemptionPolicy"))...)
 	}
 	if h := spec.HostnameOverride; h != nil {
 		at := path.Child("hostnameOverride")
-		errs = append(errs, invalidEach(at, *h, validation.IsDNS1123Subdomain(*h))...)
+		errs = append(errs, invalid(at, *h, validation.IsDNS1123Subdomain(*h))...)
 		if len(*h) > 64 {
 			errs = append(errs, field.TooLong(at, "", 64))
 		}
@@ -172,7 +172,7 @@ func validateDNS(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		}
 		for i, search := range config.Searches {
 			if search != "." {
-				errs = append(errs, invalidEach(searches.Index(i), search, validation.IsDNS1123SubdomainWithUnderscore(strings.TrimSuffix(search, ".")))...)
+				errs = append(errs, invalid(searches.Index(i), search, validation.IsDNS1123SubdomainWithUnderscore(strings.TrimSuffix(search, ".")))...)
 			}
 		}
 		for i, option := range config.Options {
@@ -185,7 +185,7 @@ func validateDNS(spec *corev1.PodSpec, path *field.Path) field.ErrorList {
 		at := path.Child("hostAliases").Index(i)
 		errs = append(errs, validation.IsValidIP(at.Child("ip"), alias.IP)...)
 		for j, host := range alias.Hostnames {
-			errs = append(errs, invalidEach(at.Child("hostnames").Index(j), host, validation.IsDNS1123Subdomain(host))...)
+			errs = append(errs, invalid(at.Child("hostnames").Index(j), host, validation.IsDNS1123Subdomain(host))...)
 		}
 	}
 	return errs
@@ -234,7 +234,7 @@ func validateOwnSelector(selector *metav1.LabelSelector, set map[string]string, 
 	case len(selector.MatchLabels)+len(selector.MatchExpressions) == 0:
 		return field.ErrorList{field.Invalid(at, field.OmitValueType{}, "an empty selector would take every pod of the namespace: name labels that the template sets")}
 	}
-	if wrong := validateLabelSelector(selector, at); len(wrong) > 0 {
+	if wrong := validateSelector(selector, at); len(wrong) > 0 {
 		return wrong
 	}
 	s, err := metav1.LabelSelectorAsSelector(selector)

@@ -39,7 +39,7 @@ func (s *podScope) validateVolumes(at *field.Path) field.ErrorList {
 		case s.volumes[v.Name] != nil:
 			errs = append(errs, field.Duplicate(at.Child("name"), v.Name))
 		default:
-			errs = append(errs, invalidEach(at.Child("name"), v.Name, validation.IsDNS1123Label(v.Name))...)
+			errs = append(errs, invalid(at.Child("name"), v.Name, validation.IsDNS1123Label(v.Name))...)
 			s.volumes[v.Name] = v // also with a wrong name, or every mount would be wrong too
 		}
 		errs = append(errs, s.validateVolume(v, at)...)
@@ -148,7 +148,7 @@ func (s *podScope) validateVolume(v *corev1.Volume, at *field.Path) field.ErrorL
 		if src.CSI.Driver == "" {
 			required("", "driver", "name the driver", at)
 		} else {
-			errs = append(errs, invalidEach(at.Child("driver"), src.CSI.Driver, validation.IsDNS1123Subdomain(strings.ToLower(src.CSI.Driver)))...)
+			errs = append(errs, invalid(at.Child("driver"), src.CSI.Driver, validation.IsDNS1123Subdomain(strings.ToLower(src.CSI.Driver)))...)
 		}
 		if ref := src.CSI.NodePublishSecretRef; ref != nil {
 			required(ref.Name, "name", "name the secret", at.Child("nodePublishSecretRef"))

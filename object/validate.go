@@ -141,6 +141,27 @@ func notNegative(v *int32, path *field.Path) field.ErrorList {
 	return field.ErrorList{field.Invalid(path, *v, apivalidation.IsNegativeErrorMsg)}
 }
 
+// invalid makes an error of each message about a value.
+func invalid(path *field.Path, value any, messages []string) field.ErrorList {
+	var errs field.ErrorList
+	for _, msg := range messages {
+		errs = append(errs, field.Invalid(path, value, msg))
+	}
+	return errs
+}
+
+// validateSelector checks a selector in itself; nil is fine.
+func validateSelector(selector *metav1.LabelSelector, path *field.Path) field.ErrorList {
+	if selector == nil {
+		return nil
+	}
+	errs := validateLabels(selector.MatchLabels, path.Child("matchLabels"))
+	for i, expr := range selector.MatchExpressions {
+		errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(expr, metavalidation.LabelSelectorValidationOptions{}, path.Child("matchExpressions").Index(i))...)
+	}
+	return errs
+}
+
 func validateQualifiedName(name string, path *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(path, "")}
