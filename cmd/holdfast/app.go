@@ -139,8 +139,8 @@ exec and attach pass on the exit code of what they ran.`,
 		id       string
 		commands []*cobra.Command
 	}{
-		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.copyCommand(), a.topCommand()}},
-		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand(), a.verifyCommand(), a.backupCommand(), a.recoverCommand()}},
+		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.patchCommand(), a.scaleCommand(), a.labelCommand(), a.annotateCommand(), a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.copyCommand(), a.topCommand()}},
+		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand(), a.verifyCommand(), a.cordonCommand(), a.uncordonCommand(), a.taintCommand(), a.backupCommand(), a.recoverCommand()}},
 		{"machines", a.machineCommands()},
 		{"cli", []*cobra.Command{a.inspectCommand(), a.contextCommand(), a.kubeconfigCommand(), a.proxyCommand(), a.versionCommand(), a.completionCommand()}},
 	} {
