@@ -62,6 +62,10 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.OperationsServiceSurveyProcedure:  {pki.RoleAdmin},
 	holdfastv1connect.OperationsServiceRecoverProcedure: {pki.RoleAdmin},
 
+	// Says no more than /readyz.
+	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
+	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
+
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
 	agentv1connect.AgentServiceRegisterProcedure:     {pki.RoleNode},

@@ -148,7 +148,8 @@ func (s *Server) serving(procedure string) error {
 // term, which are not in doubt; its store refuses the rest by itself.
 func servesAlways(procedure string) bool {
 	switch procedure {
-	case holdfastv1connect.ClusterServiceStatusProcedure,
+	case healthCheckProcedure, healthWatchProcedure,
+		holdfastv1connect.ClusterServiceStatusProcedure,
 		holdfastv1connect.ClusterServiceListPeersProcedure,
 		storev1connect.StoreServiceStatusProcedure,
 		holdfastv1connect.OperationsServiceSurveyProcedure,

@@ -149,7 +149,7 @@ func (p *plan) out(w written, revision int64, encoding holdfastv1.Encoding) (*ho
 	case w.changed && p.dryRun:
 		w.obj.SetResourceVersion("")
 	case w.changed:
-		w.obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+		w.obj.SetResourceVersion(revisionText(revision))
 	}
 	return encodeObject(w.obj, w.data, encoding)
 }
@@ -160,7 +160,7 @@ func (p *plan) outAs(w written, revision int64, encoding holdfastv1.Encoding, su
 		return p.out(w, revision, encoding)
 	}
 	if w.changed {
-		w.obj.SetResourceVersion(strconv.FormatInt(revision, 10))
+		w.obj.SetResourceVersion(revisionText(revision))
 	}
 	return encodeScale(w.obj, encoding)
 }
@@ -180,3 +180,6 @@ func namespaceOf(obj object.Object) (string, bool) {
 	}
 	return ns.Name, true
 }
+
+// revisionText is a revision as a resourceVersion.
+func revisionText(revision int64) string { return strconv.FormatInt(revision, 10) }

@@ -192,6 +192,7 @@ func New(cfg Config) (*Server, error) {
 	peerv1connect.RegisterMembershipServiceHandler(s.rpc, membershipService{s})
 	peerv1connect.RegisterHealthServiceHandler(s.rpc, healthService{s})
 	peerv1connect.RegisterEventServiceHandler(s.rpc, eventService{s})
+	s.registerHealth()
 	return s, nil
 }
 
@@ -267,18 +268,4 @@ func (s *Server) Handler() http.Handler {
 		mux.Handle("/", s.cfg.Kube(s))
 	}
 	return s.authenticate(mux)
-}
-
-// ready returns nil when this peer can answer: its state is restored and it
-// knows a leader.
-func (s *Server) ready() error {
-	select {
-	case <-s.store.Ready():
-	default:
-		return errors.New("the store is being restored from disk")
-	}
-	if leader, _ := s.store.Leader(); leader == "" {
-		return errors.New("no leader is known: an election is going on, or a majority of peers cannot be reached")
-	}
-	return nil
 }

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +18,9 @@ type ownerState struct {
 	// gone: nothing with the reference's uid is under key any more. A key that is
 	// empty is of a kind that is not served; such an owner is taken to be there.
 	gone bool
-	key  object.Key
+	// ending: it is being deleted in the foreground, after what it owns.
+	ending bool
+	key    object.Key
 	// other is what has the owner's name now, if anything has.
 	other object.Object
 }
@@ -27,7 +30,9 @@ type ownerState struct {
 type collectionPlan struct {
 	action collectionAction
 	keep   []metav1.OwnerReference // dropReferences: what is left of them
-	reason string
+	// foreground: delete it in the foreground, too.
+	foreground bool
+	reason     string
 }
 
 type collectionAction int8
@@ -50,34 +55,110 @@ func (a collectionAction) String() string {
 }
 
 // planCollection decides what becomes of obj when what it depends on may be gone.
-// nodeGone says that obj is a pod bound to a node that is not in the cluster. It
-// is pure: testdata/collector states its whole behavior.
+// nodeGone says that obj is a pod bound to a node that is not in the cluster, owns
+// that there are objects that depend on obj. It is pure: testdata/collector states
+// its whole behavior.
 //
 // An object whose owners are all gone is deleted, as Kubernetes' background
-// deletion does. Owners are told by their uid: another object of the same name
+// deletion does; so is one whose owners wait for that, and then what it owns comes
+// before it as well. Owners are told by their uid: another object of the same name
 // is not the owner. A pod whose node has been removed is erased: no agent is left
 // to report its end, and removing the node says that the machine is gone.
-func planCollection(obj object.Object, owners []ownerState, nodeGone bool) collectionPlan {
+func planCollection(obj object.Object, owners []ownerState, owns, nodeGone bool) collectionPlan {
 	if nodeGone {
 		return collectionPlan{action: collectErase, reason: "its node was removed from the cluster"}
 	}
-	var gone *ownerState
+	var lost *ownerState
 	var keep []metav1.OwnerReference
+	ending := false
 	for i := range owners {
-		if owners[i].gone {
-			gone = &owners[i]
-		} else {
+		switch {
+		case owners[i].gone, owners[i].ending:
+			lost = &owners[i]
+			ending = ending || owners[i].ending
+		default:
 			keep = append(keep, owners[i].ref)
 		}
 	}
-	switch {
-	case gone == nil || object.Deleting(obj):
+	if lost == nil || object.Deleting(obj) {
 		return collectionPlan{}
-	case len(keep) > 0:
-		return collectionPlan{action: collectDropReferences, keep: keep, reason: fmt.Sprintf("owner %s %s is gone, others are not", gone.ref.Kind, gone.ref.Name)}
-	default:
-		return collectionPlan{action: collectDelete, reason: fmt.Sprintf("owner %s %s is gone", gone.ref.Kind, gone.ref.Name)}
 	}
+	reason := fmt.Sprintf("owner %s %s is gone", lost.ref.Kind, lost.ref.Name)
+	if lost.ending {
+		reason = fmt.Sprintf("owner %s %s is being deleted", lost.ref.Kind, lost.ref.Name)
+	}
+	if len(keep) > 0 {
+		return collectionPlan{action: collectDropReferences, keep: keep, reason: reason + ", others are not"}
+	}
+	return collectionPlan{action: collectDelete, foreground: ending && owns, reason: reason}
+}
+
+// endingPlan is the outcome of one pass over an object that is being deleted and
+// waits for something to become of what it owns.
+type endingPlan struct {
+	release []object.Object // dependents that lose their reference to it
+	done    string          // the finalizer that has done its work; empty: not yet
+	more    bool            // there is more to release
+}
+
+// planEnding decides the next step of deleting owner, which has the finalizer
+// foregroundDeletion, and waits until everything is gone that blocks its deletion,
+// or the finalizer orphan, and lets go of everything. It is pure:
+// testdata/ending states its whole behavior. The dependents released are changed.
+func planEnding(owner object.Object, dependents []object.Object) endingPlan {
+	var plan endingPlan
+	switch waitsFor(owner) {
+	case metav1.FinalizerOrphanDependents:
+		room := newBudget()
+		for _, obj := range dependents {
+			if plan.more = !room.spend(obj); plan.more {
+				break
+			}
+			obj.SetOwnerReferences(slices.DeleteFunc(obj.GetOwnerReferences(), func(ref metav1.OwnerReference) bool { return ref.UID == owner.GetUID() }))
+			plan.release = append(plan.release, obj)
+		}
+		if len(dependents) == 0 {
+			plan.done = metav1.FinalizerOrphanDependents
+		}
+	case metav1.FinalizerDeleteDependents:
+		blocks := func(obj object.Object) bool {
+			return slices.ContainsFunc(obj.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
+				return ref.UID == owner.GetUID() && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
+			})
+		}
+		if !slices.ContainsFunc(dependents, blocks) {
+			plan.done = metav1.FinalizerDeleteDependents
+		}
+	}
+	return plan
+}
+
+// waitsFor returns the finalizer with which obj, which is being deleted, waits for
+// its dependents; empty if it does not.
+func waitsFor(obj object.Object) string {
+	for _, finalizer := range []string{metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents} {
+		if object.Deleting(obj) && slices.Contains(obj.GetFinalizers(), finalizer) {
+			return finalizer
+		}
+	}
+	return ""
+}
+
+// outcome turns the plan into writes.
+func (p endingPlan) outcome(owner object.Object, now time.Time) outcome {
+	o := outcome{more: p.more || len(p.release) > 0}
+	o.txn.Reason = fmt.Sprintf("owner %s %s is being deleted", object.ResourceOf(owner).Kind, owner.GetName())
+	switch {
+	case p.done != "":
+		owner.SetFinalizers(slices.DeleteFunc(owner.GetFinalizers(), func(f string) bool { return f == p.done }))
+		o.remove(owner, now)
+	case len(p.release) > 0:
+		o.unchanged(owner)
+		for _, obj := range p.release {
+			o.update(obj)
+		}
+	}
+	return o
 }
 
 // ownersOf holds obj's owner references against r.
@@ -92,6 +173,7 @@ func ownersOf(r object.Reader, obj object.Object) []ownerState {
 				owner.other = other
 			}
 			owner.gone = !found || other.GetUID() != ref.UID
+			owner.ending = !owner.gone && waitsFor(other) == metav1.FinalizerDeleteDependents
 		}
 		owners = append(owners, owner)
 	}
@@ -104,13 +186,13 @@ func newCollector() *controller {
 	return &controller{
 		name: "collector",
 		all: func(s state) []object.Key {
-			uids := make(map[types.UID]bool, len(s.entries))
+			uids := make(map[types.UID]bool, len(s.entries)) // of owners that stay
 			for _, e := range s.entries {
-				uids[e.uid] = true
+				uids[e.uid] = e.waitsFor != metav1.FinalizerDeleteDependents
 			}
 			var keys []object.Key
 			for key, e := range s.entries {
-				if e.node != "" && !nodeExists(s.index, e.node) {
+				if e.node != "" && !nodeExists(s.index, e.node) || e.waitsFor != "" {
 					keys = append(keys, key)
 					continue
 				}
@@ -127,6 +209,15 @@ func newCollector() *controller {
 			var keys []object.Key
 			if c.before.uid != "" && c.before.uid != c.now.uid { // an owner may be gone
 				keys = append(keys, x.dependents[c.before.uid].sorted()...)
+			}
+			for _, uid := range c.before.owners { // one that waits may be done
+				if key, ok := x.waiting[uid]; ok {
+					keys = append(keys, key)
+				}
+			}
+			if c.now.waitsFor != c.before.waitsFor {
+				keys = append(keys, c.key)
+				keys = append(keys, x.dependents[c.now.uid].sorted()...)
 			}
 			if c.after == nil {
 				if c.before.resource.Kind == nodeResource.Kind {
@@ -151,8 +242,19 @@ func newCollector() *controller {
 			pod, isPod := obj.(*corev1.Pod)
 			nodeGone := isPod && pod.Spec.NodeName != "" && !nodeExists(s.index, pod.Spec.NodeName)
 			owners := ownersOf(s, obj)
-			plan := planCollection(obj, owners, nodeGone)
-			return plan.outcome(obj, owners, now)
+			if plan := planCollection(obj, owners, len(s.dependents[obj.GetUID()]) > 0, nodeGone); plan.action != collectNothing {
+				return plan.outcome(obj, owners, now)
+			}
+			if waitsFor(obj) == "" {
+				return outcome{}
+			}
+			var dependents []object.Object
+			for _, key := range s.dependents[obj.GetUID()].sorted() {
+				if dependent, ok := get(s, key); ok {
+					dependents = append(dependents, dependent)
+				}
+			}
+			return planEnding(obj, dependents).outcome(obj, now)
 		},
 	}
 }
@@ -178,13 +280,16 @@ func (p collectionPlan) outcome(obj object.Object, owners []ownerState, now time
 		return o
 	case collectDelete:
 		o.tell(obj, "OwnerGone", "deleted: %s", p.reason)
+		if p.foreground {
+			obj.SetFinalizers(append(obj.GetFinalizers(), metav1.FinalizerDeleteDependents))
+		}
 		o.remove(obj, now)
 	case collectDropReferences:
 		obj.SetOwnerReferences(p.keep)
 		o.update(obj)
 	}
 	for _, owner := range owners {
-		if !owner.gone {
+		if !owner.gone && !owner.ending {
 			continue
 		}
 		if owner.other != nil {

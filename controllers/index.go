@@ -29,6 +29,7 @@ type index struct {
 	selecting   map[string]map[object.Key]labels.Selector // owners that adopt, by their prefix in the namespace
 	nodes       map[string]nodeFacts                      // by name
 	terminating map[string]bool                           // namespaces that are being deleted
+	waiting     map[types.UID]object.Key                  // what is being deleted and waits for its dependents
 }
 
 type keySet map[object.Key]struct{}
@@ -44,6 +45,7 @@ type entry struct {
 	uid        types.UID
 	controller object.Key  // empty: nobody controls it
 	owners     []types.UID // all owners
+	waitsFor   string      // see waitsFor
 	node       string      // a pod's
 	labels     labels.Set  // of what can be adopted
 }
@@ -74,6 +76,7 @@ func newIndex() *index {
 		selecting:   map[string]map[object.Key]labels.Selector{},
 		nodes:       map[string]nodeFacts{},
 		terminating: map[string]bool{},
+		waiting:     map[types.UID]object.Key{},
 	}
 }
 
@@ -87,6 +90,9 @@ func (x *index) put(key object.Key, obj object.Object) change {
 	}
 	if now.node != "" {
 		add(x.onNode, now.node, key)
+	}
+	if now.waitsFor != "" {
+		x.waiting[now.uid] = key
 	}
 	if now.labels != nil && now.controller == "" {
 		add(x.orphans, now.resource.Prefix(now.namespace), key)
@@ -124,6 +130,9 @@ func (x *index) forget(key object.Key) entry {
 		drop(x.dependents, uid, key)
 	}
 	drop(x.onNode, old.node, key)
+	if old.waitsFor != "" {
+		delete(x.waiting, old.uid)
+	}
 	prefix := old.resource.Prefix(old.namespace)
 	drop(x.orphans, prefix, key)
 	if owners := x.selecting[prefix]; owners != nil {
@@ -173,7 +182,7 @@ func (x *index) sortedNodes() []nodeFacts {
 }
 
 func entryOf(obj object.Object) entry {
-	e := entry{resource: object.ResourceOf(obj), namespace: obj.GetNamespace(), uid: obj.GetUID()}
+	e := entry{resource: object.ResourceOf(obj), namespace: obj.GetNamespace(), uid: obj.GetUID(), waitsFor: waitsFor(obj)}
 	for _, ref := range obj.GetOwnerReferences() {
 		e.owners = append(e.owners, ref.UID)
 	}
