@@ -2,6 +2,7 @@ package patch
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
@@ -19,7 +21,7 @@ import (
 // TestApply plays writes on one object. A file is a write: its name says how,
 // "1 apply alice force", its text is what is written. How is apply, update,
 // merge, strategic or json, with "/status" or "/scale" behind it, by a manager.
-// After each write come its outcome and who owns what; "show" prints the object.
+// After each write come its outcome and who owns what; "show" prints fields of the object.
 func TestApply(t *testing.T) {
 	golden.Run(t, "testdata/apply/*.txtar", func(t *testing.T, in golden.Input) string {
 		p := player{kinds: testKinds(t, in), now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
@@ -46,7 +48,7 @@ type player struct {
 
 func (p *player) step(t *testing.T, words []string, text []byte) {
 	if words[0] == "show" {
-		p.show(t)
+		p.show(t, strings.Fields(string(text)))
 		return
 	}
 	how, subresource, _ := strings.Cut(words[0], "/")
@@ -136,14 +138,24 @@ func (p *player) owners(t *testing.T) {
 	}
 }
 
-func (p *player) show(t *testing.T) {
-	bare := p.obj.DeepCopyObject().(object.Object)
-	bare.SetManagedFields(nil)
-	text, err := object.EncodeYAML(bare)
-	if err != nil {
+// show prints fields of the object: not all of them, since defaults are not this
+// package's.
+func (p *player) show(t *testing.T, fields []string) {
+	var all map[string]any
+	if err := json.Unmarshal(encoded(t, p.obj), &all); err != nil {
 		t.Fatal(err)
 	}
-	p.out.Write(text)
+	for _, name := range fields {
+		value, _, err := unstructured.NestedFieldNoCopy(all, strings.Split(name, ".")...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&p.out, "%s: %s\n", name, text)
+	}
 }
 
 func encoded(t *testing.T, obj object.Object) []byte {

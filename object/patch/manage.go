@@ -1,6 +1,7 @@
 package patch
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -90,6 +91,9 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 	if err != nil {
 		return nil, err
 	}
+	if live, err = spelledOut(kinds, live); err != nil {
+		return nil, err
+	}
 	times := timesOf(live)
 	out, err := m.fields.Apply(times.marked(live), &unstructured.Unstructured{Object: fields}, by.Manager, force)
 	if err != nil {
@@ -100,6 +104,7 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 		return nil, err
 	}
 	times.restore(next, by.Now)
+	stampApplied(live, next, by)
 	keep(live, next, by.Subresource)
 	object.Default(next)
 	if old != nil && sameButTimes(old, next) {
@@ -114,27 +119,42 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 // one empty entry, ends the tracking of the object; none is as old's.
 //
 // An object that exists and has no managed fields is not tracked before somebody
-// applies it: see DESIGN.md. On an error next has old's managed fields.
+// applies it. A new object's only owner is noted without its fields: see
+// DESIGN.md for both. On an error next has old's managed fields.
 func Track(kinds Kinds, old, next object.Object, by By) error {
+	if err := CheckManager(by.Manager); err != nil {
+		return err
+	}
+	if old == nil && ownerless(next) {
+		next.SetManagedFields([]metav1.ManagedFieldsEntry{ownerOfAll(next, by)})
+		return nil
+	}
+	if old != nil && len(old.GetManagedFields()) == 0 && len(next.GetManagedFields()) == 0 {
+		next.SetManagedFields(nil)
+		return nil
+	}
 	live := old
 	if old == nil {
 		live = kinds.New(object.ResourceOf(next))
 	}
-	err := track(kinds, live, next, by)
-	if err != nil {
+	if err := track(kinds, live, next, by); err != nil {
 		next.SetManagedFields(live.GetManagedFields())
 		return fmt.Errorf("managed fields of %s: %w", object.Title(next), err)
 	}
 	return nil
 }
 
-func track(kinds Kinds, live, next object.Object, by By) error {
-	if err := CheckManager(by.Manager); err != nil {
+func track(kinds Kinds, old, next object.Object, by By) error {
+	live, err := spelledOut(kinds, old)
+	if err != nil {
 		return err
 	}
-	if live.GetUID() != "" && len(live.GetManagedFields()) == 0 && len(next.GetManagedFields()) == 0 {
-		next.SetManagedFields(nil) // not tracked: nothing to compute
-		return nil
+	if _, short := ownsAll(next); short || next.GetManagedFields() == nil {
+		next.SetManagedFields(old.GetManagedFields())
+		if live != old && sameButTimes(old, next) {
+			return nil // nothing to spell out for
+		}
+		next.SetManagedFields(live.GetManagedFields())
 	}
 	m, err := managerFor(kinds, next, by.Subresource)
 	if err != nil {
@@ -148,6 +168,59 @@ func track(kinds Kinds, live, next object.Object, by By) error {
 	times.restore(out, by.Now)
 	next.SetManagedFields(out.GetManagedFields())
 	return nil
+}
+
+// ownerless reports whether no entry of managedFields says anything.
+func ownerless(obj object.Object) bool {
+	return !slices.ContainsFunc(obj.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager != "" || e.FieldsV1 != nil })
+}
+
+// allFields stands for all fields of an object that has one owner: an entry of
+// no fields, which nothing else makes.
+var allFields = []byte("{}")
+
+// ownerOfAll is the entry of a new object's manager. What it owns follows from
+// the object as long as nobody else writes it: [spelledOut] says it then.
+func ownerOfAll(obj object.Object, by By) metav1.ManagedFieldsEntry {
+	now := metav1.NewTime(by.Now.UTC().Truncate(time.Second))
+	return metav1.ManagedFieldsEntry{
+		Manager: cmp.Or(by.Manager, "unknown"), Operation: metav1.ManagedFieldsOperationUpdate,
+		APIVersion: object.ResourceOf(obj).APIVersion(), Time: &now,
+		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: allFields},
+	}
+}
+
+// ownsAll returns the entry if it is the only one and stands for all fields.
+func ownsAll(obj object.Object) (metav1.ManagedFieldsEntry, bool) {
+	entries := obj.GetManagedFields()
+	if len(entries) != 1 || entries[0].Operation != metav1.ManagedFieldsOperationUpdate || entries[0].FieldsV1 == nil || !bytes.Equal(entries[0].FieldsV1.Raw, allFields) {
+		return metav1.ManagedFieldsEntry{}, false
+	}
+	return entries[0], true
+}
+
+// spelledOut returns obj with the fields of an owner of all, or obj itself if
+// there is none.
+func spelledOut(kinds Kinds, obj object.Object) (object.Object, error) {
+	owner, ok := ownsAll(obj)
+	if !ok {
+		return obj, nil
+	}
+	m, err := managerFor(kinds, obj, "")
+	if err != nil {
+		return nil, err
+	}
+	out := obj.DeepCopyObject().(object.Object)
+	out.SetManagedFields(nil)
+	if _, err := m.fields.Update(m.empty, out, owner.Manager); err != nil {
+		return nil, err
+	}
+	entries := out.GetManagedFields()
+	for i := range entries {
+		entries[i].Time = owner.Time
+	}
+	out.SetManagedFields(entries)
+	return out, nil
 }
 
 // CheckManager returns an error if name cannot be that of a field manager.
@@ -232,6 +305,30 @@ func (ts times) restore(obj object.Object, now time.Time) {
 	}
 	slices.SortStableFunc(entries, compareEntries)
 	obj.SetManagedFields(entries)
+}
+
+// stampApplied stamps the applier's entry if its fields are others than before.
+// apimachinery does not, where the object itself stays as it is: the applier then
+// shares fields with others, or gives them up to them.
+func stampApplied(live, next object.Object, by By) {
+	find := func(entries []metav1.ManagedFieldsEntry) *metav1.ManagedFieldsEntry {
+		i := slices.IndexFunc(entries, func(e metav1.ManagedFieldsEntry) bool {
+			return e.Operation == metav1.ManagedFieldsOperationApply && e.Manager == by.Manager && e.Subresource == by.Subresource
+		})
+		if i < 0 {
+			return nil
+		}
+		return &entries[i]
+	}
+	entries := next.GetManagedFields()
+	is, was := find(entries), find(live.GetManagedFields())
+	if is == nil || was != nil && bytes.Equal(is.FieldsV1.Raw, was.FieldsV1.Raw) {
+		return
+	}
+	now := metav1.NewTime(by.Now.UTC().Truncate(time.Second))
+	is.Time = &now
+	slices.SortStableFunc(entries, compareEntries)
+	next.SetManagedFields(entries)
 }
 
 // compareEntries orders managed fields as Kubernetes does: by operation, then by
