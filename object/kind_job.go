@@ -23,7 +23,7 @@ var kindJob = define(Resource{Group: "batch", Version: "v1", Kind: "Job", Plural
 	rules[*batchv1.Job]{
 		supported:      below("spec", supportedJobSpec) + supportedPodTemplate + "status",
 		defaults:       defaultJob,
-		prepare:        prepareJob,
+		stamp:          stampJob,
 		validate:       validateJob,
 		validateUpdate: validateJobUpdate,
 		selectable: func(job *batchv1.Job, set fields.Set) {
@@ -111,9 +111,9 @@ func jobLabels(job *batchv1.Job) map[string]string {
 	}
 }
 
-// prepareJob gives a new job the selector that is its own: by its uid, which no
+// stampJob gives a new job the selector that is its own: by its uid, which no
 // other job will ever have. What is there already stays, for validation to see.
-func prepareJob(job *batchv1.Job) {
+func stampJob(job *batchv1.Job) {
 	spec := &job.Spec
 	if deref(spec.ManualSelector) {
 		return
