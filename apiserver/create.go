@@ -64,6 +64,7 @@ func (s objectService) Create(ctx context.Context, req *holdfastv1.CreateRequest
 func (p *plan) create(in decoded, index int) (written, error) {
 	obj := in.obj.DeepCopyObject().(object.Object)
 	p.admit(obj, nil, index)
+	object.Stamp(obj)
 	if err := p.track(obj, nil, "create", ""); err != nil {
 		return written{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,6 +80,8 @@ func keepSystemFields(obj, old object.Object) {
 	obj.SetResourceVersion("")
 	copyField(obj, old, "Status")
 	switch obj := obj.(type) {
+	case *batchv1.Job:
+		object.Stamp(obj)
 	case *corev1.Pod:
 		if obj.Spec.NodeName == "" {
 			obj.Spec.NodeName = old.(*corev1.Pod).Spec.NodeName

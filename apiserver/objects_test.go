@@ -14,7 +14,10 @@ import (
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/types/known/durationpb"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/holdfast-io/holdfast/internal/golden"
 	"github.com/holdfast-io/holdfast/object"
@@ -338,6 +341,8 @@ func brief(obj object.Object) string {
 	switch obj := obj.(type) {
 	case *corev1.Pod:
 		fmt.Fprintf(&b, " node=%s phase=%s image=%s", obj.Spec.NodeName, obj.Status.Phase, obj.Spec.Containers[0].Image)
+	case *batchv1.Job:
+		fmt.Fprintf(&b, " parallelism=%d selector=%s labels of pods=%s", *obj.Spec.Parallelism, metav1.FormatLabelSelector(obj.Spec.Selector), labels.FormatLabels(obj.Spec.Template.Labels))
 	case *appsv1.Deployment:
 		fmt.Fprintf(&b, " replicas=%d ready=%d", *obj.Spec.Replicas, obj.Status.ReadyReplicas)
 	case *corev1.ConfigMap:

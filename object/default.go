@@ -18,12 +18,12 @@ func Default(obj Object) {
 	kindOfObject(obj).defaults(obj)
 }
 
-// StampNew finishes an object that is about to be stored for the first time, with
-// what follows from its name and uid, which are set by then: a Job's selector, a
-// Pod's quality of service. Call it after [Default] and before [Validate]. A
-// second call changes nothing.
-func StampNew(obj Object) {
-	kindOfObject(obj).prepare(obj)
+// Stamp writes into obj what follows from its name and uid, which are set by then,
+// and from its spec, for ever: a Job's selector and labels, a Pod's quality of
+// service. What is there stays, so that a successor whose manifest does not say it
+// gets the same again. Call it after [Default]. A second call changes nothing.
+func Stamp(obj Object) {
+	kindOfObject(obj).stamp(obj)
 }
 
 func setIfZero[T comparable](field *T, value T) {

@@ -29,7 +29,7 @@ type kind struct {
 	validName      nameRule
 	read           func(Object)
 	defaults       func(Object)
-	prepare        func(Object)
+	stamp          func(Object)
 	validate       func(Object) field.ErrorList
 	validateUpdate func(obj, old Object) field.ErrorList
 	selectable     func(Object, fields.Set)
@@ -86,8 +86,8 @@ type rules[T Object] struct {
 	read func(T)
 	// defaults fills in what Kubernetes documents. A second call changes nothing.
 	defaults func(T)
-	// prepare finishes a new object that has its name and uid.
-	prepare func(T)
+	// stamp writes what follows from the object's name and uid; see Stamp.
+	stamp func(T)
 	// validate looks at everything but metadata and status.
 	validate func(T) field.ErrorList
 	// validateUpdate looks at changes of what cannot change.
@@ -118,7 +118,7 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 		validName:      subdomainNames,
 		read:           func(Object) {},
 		defaults:       func(Object) {},
-		prepare:        func(Object) {},
+		stamp:          func(Object) {},
 		validate:       func(Object) field.ErrorList { return nil },
 		validateUpdate: func(_, _ Object) field.ErrorList { return nil },
 		selectable:     func(Object, fields.Set) {},
@@ -140,8 +140,8 @@ func define[T Object](r Resource, empty func() T, of rules[T]) kind {
 	if f := of.defaults; f != nil {
 		k.defaults = func(obj Object) { f(obj.(T)) }
 	}
-	if f := of.prepare; f != nil {
-		k.prepare = func(obj Object) { f(obj.(T)) }
+	if f := of.stamp; f != nil {
+		k.stamp = func(obj Object) { f(obj.(T)) }
 	}
 	if f := of.validate; f != nil {
 		k.validate = func(obj Object) field.ErrorList { return f(obj.(T)) }

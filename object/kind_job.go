@@ -23,7 +23,7 @@ var kindJob = define(Resource{Group: "batch", Version: "v1", Kind: "Job", Plural
 	rules[*batchv1.Job]{
 		supported:      below("spec", supportedJobSpec) + supportedPodTemplate + "status",
 		defaults:       defaultJob,
-		prepare:        prepareJob,
+		stamp:          stampJob,
 		validate:       validateJob,
 		validateUpdate: validateJobUpdate,
 		selectable: func(job *batchv1.Job, set fields.Set) {
@@ -111,9 +111,9 @@ func jobLabels(job *batchv1.Job) map[string]string {
 	}
 }
 
-// prepareJob gives a new job the selector that is its own: by its uid, which no
+// stampJob gives a new job the selector that is its own: by its uid, which no
 // other job will ever have. What is there already stays, for validation to see.
-func prepareJob(job *batchv1.Job) {
+func stampJob(job *batchv1.Job) {
 	spec := &job.Spec
 	if deref(spec.ManualSelector) {
 		return
@@ -161,19 +161,13 @@ func validateJobSelector(job *batchv1.Job, path *field.Path) field.ErrorList {
 	switch {
 	case deref(spec.ManualSelector):
 		return validateOwnSelector(spec.Selector, spec.Template.Labels, path)
-	case spec.Selector == nil && job.UID == "":
-		return nil
+	case job.UID == "":
+		return validateUnstamped(job, at, meta)
 	case spec.Selector == nil:
 		return field.ErrorList{field.Required(at, "the selector that was made for the job is gone: put it back")}
 	}
 	errs := validateSelector(spec.Selector, at)
 	if len(errs) > 0 {
-		return errs
-	}
-	if job.UID == "" {
-		if _, generated := spec.Selector.MatchLabels[batchv1.ControllerUidLabel]; generated || len(spec.Selector.MatchLabels) > 0 || len(spec.Selector.MatchExpressions) > 0 {
-			errs = append(errs, notGenerated(spec.Selector, at))
-		}
 		return errs
 	}
 	want := jobLabels(job)
@@ -186,6 +180,28 @@ func validateJobSelector(job *batchv1.Job, path *field.Path) field.ErrorList {
 	}
 	if s, err := metav1.LabelSelectorAsSelector(spec.Selector); err == nil && !s.Matches(labels.Set(want)) {
 		errs = append(errs, notGenerated(spec.Selector, at))
+	}
+	return errs
+}
+
+// validateUnstamped checks a job that has no uid yet: nothing may be there of what
+// follows from that.
+func validateUnstamped(job *batchv1.Job, selector, labels *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if s := job.Spec.Selector; s != nil {
+		if errs = validateLabelSelector(s, selector); len(errs) == 0 && len(s.MatchLabels)+len(s.MatchExpressions) > 0 {
+			errs = append(errs, notGenerated(s, selector))
+		}
+	}
+	for _, key := range []string{batchv1.ControllerUidLabel, legacyControllerUIDLabel} {
+		if got, ok := job.Spec.Template.Labels[key]; ok {
+			errs = append(errs, field.Invalid(labels.Key(key), got, "will be the job's uid: leave it out"))
+		}
+	}
+	for _, key := range []string{batchv1.JobNameLabel, legacyJobNameLabel} {
+		if got, ok := job.Spec.Template.Labels[key]; ok && got != job.Name {
+			errs = append(errs, field.Invalid(labels.Key(key), got, fmt.Sprintf("must be '%s': leave it out", job.Name)))
+		}
 	}
 	return errs
 }

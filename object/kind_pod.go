@@ -19,7 +19,7 @@ var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singul
 			status
 		`,
 		defaults:       defaultPod,
-		prepare:        preparePod,
+		stamp:          stampPod,
 		validate:       validatePod,
 		validateUpdate: validatePodUpdate,
 		selectable: func(pod *corev1.Pod, set fields.Set) {
@@ -37,8 +37,8 @@ var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singul
 		describe: func(d *describer, pod *corev1.Pod, _ []Object) { d.pod(pod) },
 	})
 
-// preparePod writes into a new pod's status what follows from its spec.
-func preparePod(pod *corev1.Pod) {
+// stampPod writes into a new pod's status what follows from its spec.
+func stampPod(pod *corev1.Pod) {
 	setIfZero(&pod.Status.QOSClass, QOSClass(pod))
 	if len(pod.Spec.SchedulingGates) > 0 && PodCondition(pod, corev1.PodScheduled) == nil {
 		SetPodCondition(pod, corev1.PodCondition{

@@ -34,7 +34,7 @@ func TestEverythingSet(t *testing.T) {
 		ValidateUpdate(New(r), obj)
 		Describe(obj, []Object{obj}, nil, now)
 		Print([]Object{obj, New(r)}, now)
-		StampNew(obj)
+		Stamp(obj)
 		Describe(New(r), nil, nil, now)
 		Validate(New(r))
 	}
@@ -59,7 +59,7 @@ func TestNewJobs(t *testing.T) {
 		}
 		job.Spec.Template.Spec = corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "a", Image: "a:1"}}}
 		Default(job)
-		StampNew(job)
+		Stamp(job)
 		want := metav1.LabelSelector{}
 		labels := map[string]string{}
 		for text, into := range map[string]any{c.selector: &want, c.labels: &labels} {
@@ -81,16 +81,16 @@ func TestNewJobs(t *testing.T) {
 			t.Errorf("%s: faults are\n%s\nwant\n%s", c.name, got, c.faults)
 		}
 		once := job.DeepCopy()
-		StampNew(job)
+		Stamp(job)
 		if diff := cmp.Diff(once, job); diff != "" {
-			t.Errorf("%s: a second StampNew changes:\n%s", c.name, diff)
+			t.Errorf("%s: a second Stamp changes:\n%s", c.name, diff)
 		}
 	}
 }
 
 func TestNewPods(t *testing.T) {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{SchedulingGates: []corev1.PodSchedulingGate{{Name: "example.com/wait"}}}}
-	StampNew(pod)
+	Stamp(pod)
 	if pod.Status.QOSClass != corev1.PodQOSBestEffort {
 		t.Errorf("quality of service is %q", pod.Status.QOSClass)
 	}
@@ -98,7 +98,7 @@ func TestNewPods(t *testing.T) {
 		t.Errorf("a new pod with gates is %q, want SchedulingGated", got)
 	}
 	free := &corev1.Pod{}
-	StampNew(free)
+	Stamp(free)
 	if len(free.Status.Conditions) != 0 {
 		t.Errorf("a new pod without gates has conditions %v", free.Status.Conditions)
 	}
