@@ -838,6 +838,232 @@ func TestExec(t *testing.T) {
 	})
 }
 
+// TestLogsLimit: a log ends after so many bytes, within a line if need be.
+func TestLogsLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		a.says(complete(t, 10, newPod("web", corev1.Container{Name: "main", Image: "web:1", Command: []string{"sh", "-c", "echo one; echo two; echo three; sleep 100"}})))
+		n.start()
+		settle(5 * time.Second)
+		for limit, want := range map[int64]string{0: "one\ntwo\nthree\n", 4: "one\n", 6: "one\ntw", 14: "one\ntwo\nthree\n", 1000: "one\ntwo\nthree\n"} {
+			c := a.wish(t, logsOf("web", "main", func(r *holdfastv1.LogsRequest) { r.LimitBytes = limit; r.Follow = limit > 0 && limit < 14 }))
+			<-c.ended
+			if got := c.out.String(); got != want || c.err != nil {
+				t.Errorf("up to %d bytes: %q, error %v, want %q", limit, got, c.err, want)
+			}
+		}
+	})
+}
+
+func attachTo(pod string, stdin bool) *agentv1.SessionsResponse {
+	return &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_Attach{Attach: &holdfastv1.AttachStart{Namespace: "default", Pod: pod, Stdin: stdin}}}
+}
+
+// TestAttach covers attach by the reverse tunnel: output from then on, stdin, the
+// exit code, a caller who goes, and what cannot be had.
+func TestAttach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		reader := newPod("reader", corev1.Container{Name: "main", Image: "web:1", Stdin: true, Command: []string{"sh", "-c", "echo before; cat; exit 3"}})
+		once := newPod("once", corev1.Container{Name: "main", Image: "web:1", Stdin: true, StdinOnce: true, Command: []string{"sh", "-c", "cat; echo over >&2; exit 5"}})
+		once.Spec.RestartPolicy = corev1.RestartPolicyNever
+		dead := newPod("dead", corev1.Container{Name: "main", Image: "fake/exit:0"})
+		dead.Spec.RestartPolicy = corev1.RestartPolicyNever
+		a.says(complete(t, 10, reader, once, dead, newPod("web")))
+		n.start()
+		settle(5 * time.Second)
+		say := func(c *sessionCall, text string) {
+			c.say <- &agentv1.SessionResponse{Attach: &holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_Stdin{Stdin: []byte(text)}}}
+			settle(time.Second)
+		}
+
+		first := a.wish(t, attachTo("reader", true))
+		settle(time.Second)
+		if !first.start {
+			t.Error("no word that nothing is missed from then on")
+		}
+		say(first, "one\n")
+		close(first.leave)
+		<-first.ended
+		settle(time.Second)
+		second := a.wish(t, attachTo("reader", true))
+		watcher := a.wish(t, attachTo("reader", false))
+		settle(time.Second)
+		say(second, "two\n")
+		if first.out.String() != "one\n" || second.out.String() != "two\n" || watcher.out.String() != "two\n" {
+			t.Errorf("attached one after the other saw %q, %q, %q", first.out.String(), second.out.String(), watcher.out.String())
+		}
+		a.send(t, increment(t, 11, deleted(reader, 1)))
+		<-second.ended
+		<-watcher.ended
+		if second.code != 143 && second.code != 137 {
+			t.Errorf("exit code %d, want that of a stopped container", second.code)
+		}
+
+		c := a.wish(t, attachTo("once", true))
+		settle(time.Second)
+		say(c, "all\n")
+		c.say <- &agentv1.SessionResponse{Attach: &holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_CloseStdin{CloseStdin: true}}}
+		<-c.ended
+		if c.out.String() != "all\n" || c.stderr.String() != "over\n" || c.code != 5 {
+			t.Errorf("stdin once gave %q, %q, code %d", c.out.String(), c.stderr.String(), c.code)
+		}
+
+		for _, bad := range []struct {
+			wish       *agentv1.SessionsResponse
+			code, text string
+		}{
+			{attachTo("nope", false), "not_found", "default/nope"},
+			{attachTo("dead", false), "failed_precondition", "it is exited"},
+			{attachTo("web", true), "failed_precondition", "stdin: true"},
+		} {
+			c := a.wish(t, bad.wish)
+			<-c.ended
+			if c.err.GetCode() != bad.code || !strings.Contains(c.err.GetMessage(), bad.text) {
+				t.Errorf("%v: error is %v, want %s with %q", bad.wish, c.err, bad.code, bad.text)
+			}
+		}
+	})
+}
+
+// TestHeldCallerGoes: a command that does not read holds its caller back, and ends
+// all the same when the caller goes.
+func TestHeldCallerGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		a.says(complete(t, 10, newPod("web")))
+		n.start()
+		settle(5 * time.Second)
+		c := a.wish(t, execIn("web", true, "sleep", "1000000"))
+		settle(time.Second)
+		piece := &holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Stdin{Stdin: make([]byte, 256<<10)}}
+		held := false
+		for range 100 {
+			select {
+			case c.in <- piece:
+				synctest.Wait()
+			default:
+				held = true
+			}
+		}
+		if !held {
+			t.Error("25 MB went to a command that does not read")
+		}
+		close(c.leave)
+		settle(30 * time.Second) // the bubble would not end with the command still there
+	})
+}
+
+func portOf(pod string, port uint32) *agentv1.SessionsResponse {
+	return &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_PortForward{PortForward: &holdfastv1.PortForwardStart{Namespace: "default", Pod: pod, Port: port}}}
+}
+
+// TestPortForward covers connections by the reverse tunnel: data both ways, the end of
+// each direction, a caller who goes, a container that ends, and what cannot be had.
+func TestPortForward(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		web := newPod("web")
+		a.says(complete(t, 10, web))
+		n.start()
+		settle(5 * time.Second)
+		data := func(text string) *agentv1.SessionResponse {
+			return &agentv1.SessionResponse{PortForward: &holdfastv1.PortForwardRequest{Message: &holdfastv1.PortForwardRequest_Data{Data: []byte(text)}}}
+		}
+		end := &agentv1.SessionResponse{PortForward: &holdfastv1.PortForwardRequest{Message: &holdfastv1.PortForwardRequest_CloseWrite{CloseWrite: true}}}
+
+		c := a.wish(t, portOf("web", 7))
+		settle(time.Second)
+		if !c.start {
+			t.Fatalf("not connected: %v", c.err)
+		}
+		c.say <- data("to ")
+		c.say <- data("and fro")
+		settle(time.Second)
+		if c.out.String() != "to and fro" || c.closed {
+			t.Errorf("%q came back, closed %t", c.out.String(), c.closed)
+		}
+		c.say <- end
+		<-c.ended
+		if !c.closed || c.err != nil {
+			t.Errorf("after the end the pod has closed %t, error %v", c.closed, c.err)
+		}
+
+		c = a.wish(t, portOf("web", 80))
+		c.say <- data("GET /path HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
+		settle(time.Second)
+		if !strings.HasSuffix(c.out.String(), "web:1 in pod default/web: GET /path\n") || !c.closed {
+			t.Errorf("%q came back, closed %t", c.out.String(), c.closed)
+		}
+		close(c.leave)
+		<-c.ended
+
+		for _, bad := range []struct {
+			wish       *agentv1.SessionsResponse
+			code, text string
+		}{
+			{portOf("web", 81), "failed_precondition", "connection refused: nothing listens there"},
+			{portOf("nope", 80), "not_found", "default/nope"},
+			{portOf("web", 0), "invalid_argument", "no such port"},
+		} {
+			c := a.wish(t, bad.wish)
+			<-c.ended
+			if c.err.GetCode() != bad.code || !strings.Contains(c.err.GetMessage(), bad.text) {
+				t.Errorf("%v: error is %v, want %s with %q", bad.wish, c.err, bad.code, bad.text)
+			}
+		}
+
+		open := a.wish(t, portOf("web", 7))
+		settle(time.Second)
+		a.send(t, increment(t, 11, deleted(web, 1)))
+		settle(5 * time.Second)
+		if !open.closed {
+			t.Error("the connection goes on without its container")
+		}
+		close(open.leave)
+		<-open.ended
+	})
+}
+
+// TestUsage: what runs is measured and reported, first soon and then at the peer's
+// pace, to whichever peer is in use.
+func TestUsage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		a.says(complete(t, 10, newPod("web", corev1.Container{Name: "x", Image: "web:1"}, corev1.Container{Name: "b", Image: "web:1"})))
+		n.start()
+		settle(50 * time.Second)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if len(a.usage) != 3 {
+			t.Fatalf("%d reports in 50 s, want 3", len(a.usage))
+		}
+		for i, want := range []time.Duration{2 * time.Second, 22 * time.Second, 42 * time.Second} {
+			if got := a.usageAt[i].Sub(a.usageAt[0]) + 2*time.Second; got != want {
+				t.Errorf("report %d came after %v, want %v", i, got, want)
+			}
+		}
+		last := a.usage[2]
+		if len(last.GetPods()) != 1 || last.GetNode().GetMemoryBytes() <= 0 || last.GetNode().GetWindow().AsDuration() != 20*time.Second {
+			t.Fatalf("report is %v", last)
+		}
+		pod := last.GetPods()[0]
+		if pod.GetUid() != "uid-web" || pod.GetWindow().AsDuration() != 20*time.Second || len(pod.GetContainers()) != 2 || pod.GetContainers()[0].GetName() != "b" {
+			t.Errorf("pod's usage is %v", pod)
+		}
+		for _, c := range pod.GetContainers() {
+			if c.GetCpuNanocores() != 1e6 || c.GetMemoryBytes() != 2<<20 {
+				t.Errorf("container's usage is %v, want what the fake uses", c)
+			}
+		}
+	})
+}
+
 // TestExecTTY covers a shell on a terminal.
 func TestExecTTY(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -45,6 +45,8 @@ type testPeer struct {
 	first      func() []*agentv1.DesiredResponse // what each Desired stream begins with
 	streams    []chan *agentv1.DesiredResponse
 	heartbeats []time.Time
+	usage   []*agentv1.ReportUsageRequest
+	usageAt []time.Time
 	reports    []*agentv1.PodStatusReport // in order
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall
@@ -59,7 +61,9 @@ type sessionCall struct {
 	start  bool
 	err    *agentv1.SessionError
 	in     chan *holdfastv1.ExecRequest
-	leave  chan struct{} // closed: the caller goes
+	say    chan *agentv1.SessionResponse // of other kinds than exec
+	closed bool                          // the pod has closed its side of a connection
+	leave  chan struct{}                 // closed: the caller goes
 }
 
 func newPeer(name string) *testPeer {
@@ -179,6 +183,17 @@ func (p *testPeer) ReportStatus(_ context.Context, req *agentv1.ReportStatusRequ
 	return &agentv1.ReportStatusResponse{}, nil
 }
 
+func (p *testPeer) ReportUsage(_ context.Context, req *agentv1.ReportUsageRequest) (*agentv1.ReportUsageResponse, error) {
+	if _, err := p.up(); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.usage = append(p.usage, req)
+	p.usageAt = append(p.usageAt, time.Now())
+	return &agentv1.ReportUsageResponse{Period: durationpb.New(20 * time.Second)}, nil
+}
+
 func (p *testPeer) Sessions(ctx context.Context, _ *agentv1.SessionsRequest, stream agentv1connect.AgentServiceSessionsServerStream) error {
 	cut, err := p.up()
 	if err != nil {
@@ -213,7 +228,7 @@ func (p *testPeer) wish(t *testing.T, m *agentv1.SessionsResponse) *sessionCall 
 	if len(p.wishes) == 0 {
 		t.Fatalf("peer %s has no Sessions stream", p.name)
 	}
-	c := &sessionCall{ended: make(chan struct{}), in: make(chan *holdfastv1.ExecRequest, 10), leave: make(chan struct{}), code: -1}
+	c := &sessionCall{ended: make(chan struct{}), in: make(chan *holdfastv1.ExecRequest, 10), say: make(chan *agentv1.SessionResponse, 10), leave: make(chan struct{}), code: -1}
 	m.SessionId = fmt.Sprintf("s%d", len(p.calls))
 	p.calls[m.SessionId] = c
 	p.wishes[len(p.wishes)-1] <- m
@@ -241,6 +256,10 @@ func (p *testPeer) Session(ctx context.Context, stream agentv1connect.AgentServi
 			select {
 			case in := <-c.in:
 				if stream.Send(&agentv1.SessionResponse{Exec: in}) != nil {
+					return
+				}
+			case m := <-c.say:
+				if stream.Send(m) != nil {
 					return
 				}
 			case <-ctx.Done():
@@ -272,6 +291,21 @@ func (c *sessionCall) take(m *agentv1.SessionRequest) {
 		c.out.Write(m.Logs.GetData())
 	case *agentv1.SessionRequest_Error:
 		c.err = m.Error
+	case *agentv1.SessionRequest_Attach:
+		switch m := m.Attach.GetMessage().(type) {
+		case *holdfastv1.AttachResponse_Started:
+			c.start = true
+		case *holdfastv1.AttachResponse_Stdout:
+			c.out.Write(m.Stdout)
+		case *holdfastv1.AttachResponse_Stderr:
+			c.stderr.Write(m.Stderr)
+		case *holdfastv1.AttachResponse_ExitCode:
+			c.code = m.ExitCode
+		}
+	case *agentv1.SessionRequest_PortForward:
+		c.start = c.start || m.PortForward.GetConnected()
+		c.closed = c.closed || m.PortForward.GetCloseWrite()
+		c.out.Write(m.PortForward.GetData())
 	case *agentv1.SessionRequest_Exec:
 		switch m := m.Exec.GetMessage().(type) {
 		case *holdfastv1.ExecResponse_Started:

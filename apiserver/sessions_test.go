@@ -421,3 +421,220 @@ func TestForeignSession(t *testing.T) {
 		}
 	})
 }
+
+// serveAttach is an agent's end of an attach: it gives stdin back and exits with 7.
+func serveAttach(wish *agentv1.SessionsResponse, stream agentv1connect.AgentServiceSessionClientStream) {
+	send := func(out *holdfastv1.AttachResponse) {
+		stream.Send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Attach{Attach: out}})
+	}
+	send(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Started{Started: &holdfastv1.AttachStarted{Tty: true}}})
+	send(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Stderr{Stderr: fmt.Appendf(nil, "%s/%s stdin=%t", wish.GetAttach().GetPod(), wish.GetAttach().GetContainer(), wish.GetAttach().GetStdin())}})
+	stream.Send(&agentv1.SessionRequest{}) // says nothing: whether the caller is there
+	for {
+		msg, err := stream.Receive()
+		if err != nil || msg.GetAttach().GetCloseStdin() {
+			break
+		}
+		send(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Stdout{Stdout: msg.GetAttach().GetStdin()}})
+	}
+	send(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_ExitCode{ExitCode: 7}})
+	stream.CloseSend()
+	for {
+		if _, err := stream.Receive(); err != nil {
+			return
+		}
+	}
+}
+
+// TestAttach: through the peer that has the agent, another one, and in process.
+func TestAttach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		c.put(boundPod("web", "n1"))
+		startAgent(t, c.agent("peer-2", "n1"), serveAttach)
+		for _, peer := range []string{"peer-1", "peer-2"} {
+			stream, err := c.pods(peer).Attach(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			stream.Send(&holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_Start{Start: &holdfastv1.AttachStart{Pod: "web", Stdin: true}}})
+			stream.Send(&holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_Stdin{Stdin: []byte("hello")}})
+			stream.CloseSend()
+			var got []string
+			for {
+				m, err := stream.Receive()
+				if errors.Is(err, io.EOF) {
+					break
+				}
+				if err != nil {
+					t.Fatalf("through %s: %v", peer, err)
+				}
+				got = append(got, fmt.Sprint(m.GetStarted().GetTty(), string(m.GetStdout()), string(m.GetStderr()), m.GetExitCode()))
+			}
+			if want := "[true0 falseweb/main stdin=true0 falsehello0 false7]"; fmt.Sprint(got) != want {
+				t.Errorf("through %s: %q, want %q", peer, got, want)
+			}
+			stream.Close()
+		}
+	})
+}
+
+// channelTalk is a conversation of a caller in the same process.
+type channelTalk[In, Out any] struct {
+	in  chan *In
+	out chan *Out
+	ctx context.Context
+}
+
+func (c channelTalk[In, Out]) SendHeaders() error { return nil }
+
+func (c channelTalk[In, Out]) Receive() (*In, error) {
+	select {
+	case m, ok := <-c.in:
+		if !ok {
+			return nil, io.EOF
+		}
+		return m, nil
+	case <-c.ctx.Done():
+		return nil, c.ctx.Err()
+	}
+}
+
+func (c channelTalk[In, Out]) Send(m *Out) error {
+	select {
+	case c.out <- m:
+		return nil
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+}
+
+// servePort is an agent's end of a connection: it gives back what comes, and closes
+// once nothing more does. Port 9 refuses.
+func servePort(wish *agentv1.SessionsResponse, stream agentv1connect.AgentServiceSessionClientStream) {
+	send := func(out *holdfastv1.PortForwardResponse) {
+		stream.Send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_PortForward{PortForward: out}})
+	}
+	if wish.GetPortForward().GetPort() == 9 {
+		stream.Send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Error{Error: &agentv1.SessionError{Code: "failed_precondition", Message: "connection refused"}}})
+	} else {
+		send(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_Connected{Connected: true}})
+		for {
+			msg, err := stream.Receive()
+			if err != nil {
+				return
+			}
+			if msg.GetPortForward().GetCloseWrite() {
+				break
+			}
+			send(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_Data{Data: msg.GetPortForward().GetData()}})
+		}
+		send(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_CloseWrite{CloseWrite: true}})
+	}
+	stream.CloseSend()
+	for {
+		if _, err := stream.Receive(); err != nil {
+			return
+		}
+	}
+}
+
+// TestPortForward: one connection a call, with its own error and end, from Connect
+// and in process.
+func TestPortForward(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		c.put(boundPod("web", "n1"), boundPod("unbound", ""))
+		startAgent(t, c.agent("peer-2", "n1"), servePort)
+		start := func(pod string, port uint32) *holdfastv1.PortForwardRequest {
+			return &holdfastv1.PortForwardRequest{Message: &holdfastv1.PortForwardRequest_Start{Start: &holdfastv1.PortForwardStart{Pod: pod, Port: port}}}
+		}
+		data := func(text string) *holdfastv1.PortForwardRequest {
+			return &holdfastv1.PortForwardRequest{Message: &holdfastv1.PortForwardRequest_Data{Data: []byte(text)}}
+		}
+		for _, peer := range []string{"peer-1", "peer-2"} {
+			stream, err := c.pods(peer).PortForward(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			stream.Send(start("web", 80))
+			if first, err := stream.Receive(); err != nil || !first.GetConnected() {
+				t.Fatalf("through %s: first message %v, %v", peer, first, err)
+			}
+			for i := range 20 {
+				text := fmt.Sprint("piece ", i)
+				stream.Send(data(text))
+				if m, err := stream.Receive(); err != nil || string(m.GetData()) != text {
+					t.Fatalf("through %s: got %v, %v, want %q", peer, m, err, text)
+				}
+			}
+			stream.CloseSend() // means the end of data
+			if m, err := stream.Receive(); err != nil || !m.GetCloseWrite() {
+				t.Errorf("through %s: got %v, %v, want the end of data", peer, m, err)
+			}
+			if _, err := stream.Receive(); !errors.Is(err, io.EOF) {
+				t.Errorf("through %s: ended with %v", peer, err)
+			}
+			stream.Close()
+			for _, tt := range []struct {
+				first *holdfastv1.PortForwardRequest
+				code  connect.Code
+				text  string
+			}{
+				{start("web", 9), connect.CodeFailedPrecondition, "connection refused"},
+				{start("web", 0), connect.CodeInvalidArgument, "no port"},
+				{start("web", 65536), connect.CodeInvalidArgument, "no port"},
+				{start("none", 80), connect.CodeNotFound, "default/none not found"},
+				{start("unbound", 80), connect.CodeFailedPrecondition, "runs on no node"},
+				{data("x"), connect.CodeInvalidArgument, "must hold start"},
+			} {
+				stream, err := c.pods(peer).PortForward(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				stream.Send(tt.first)
+				_, err = stream.Receive()
+				wantCode(t, err, tt.code, tt.text)
+				stream.Close()
+			}
+		}
+
+		ctx, cancel := context.WithCancel(t.Context())
+		talk := channelTalk[holdfastv1.PortForwardRequest, holdfastv1.PortForwardResponse]{
+			in: make(chan *holdfastv1.PortForwardRequest), out: make(chan *holdfastv1.PortForwardResponse), ctx: ctx,
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- c.servers["peer-1"].Pods().PortForward(ctx, talk) }()
+		talk.in <- start("web", 80)
+		if !(<-talk.out).GetConnected() {
+			t.Error("in process: the first message is not connected")
+		}
+		talk.in <- data("x")
+		if got := string((<-talk.out).GetData()); got != "x" {
+			t.Errorf("in process: got %q", got)
+		}
+		cancel()
+		if err := <-ended; err == nil {
+			t.Error("in process: no error though the caller has gone")
+		}
+	})
+}
+
+// TestPodsEndWithTheServer: calls in process end when the server does.
+func TestPodsEndWithTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		c.put(boundPod("web", "n1"))
+		startAgent(t, c.agent("peer-1", "n1"), serveAttach)
+		talk := channelTalk[holdfastv1.AttachRequest, holdfastv1.AttachResponse]{
+			in: make(chan *holdfastv1.AttachRequest, 1), out: make(chan *holdfastv1.AttachResponse), ctx: t.Context(),
+		}
+		talk.in <- &holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_Start{Start: &holdfastv1.AttachStart{Pod: "web"}}}
+		ended := make(chan error, 1)
+		go func() { ended <- c.servers["peer-1"].Pods().Attach(t.Context(), talk) }()
+		<-talk.out
+		<-talk.out
+		c.stops["peer-1"]()
+		wantCode(t, <-ended, connect.CodeUnavailable, "shutting down")
+	})
+}
