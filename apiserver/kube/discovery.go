@@ -175,7 +175,7 @@ var (
 // the preferred one first.
 func (h *Handler) discovery(catalog Catalog) []apidiscoveryv2.APIGroupDiscovery {
 	var groups groupList
-	for _, r := range catalog.Resources() {
+	for _, r := range catalog.Versions() {
 		out := apidiscoveryv2.APIResourceDiscovery{
 			Resource: r.Plural, SingularResource: r.Singular, ShortNames: r.ShortNames, Categories: r.Categories,
 			ResponseKind: &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind},

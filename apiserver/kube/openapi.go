@@ -118,7 +118,7 @@ func (h *Handler) serveOpenAPIIndex(w http.ResponseWriter, r *http.Request, cata
 func versionsOf(catalog Catalog) []object.Resource {
 	var out []object.Resource
 	seen := make(map[[2]string]bool)
-	for _, r := range catalog.Resources() {
+	for _, r := range catalog.Versions() {
 		if key := [2]string{r.Group, r.Version}; !seen[key] {
 			seen[key] = true
 			out = append(out, object.Resource{Group: r.Group, Version: r.Version})

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"encoding/json"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -74,10 +73,6 @@ func definitions(columns []object.Column) []metav1.TableColumnDefinition {
 		}
 	}
 	return out
-}
-
-func printColumns(r object.Resource) []object.Column {
-	return object.Print([]object.Object{object.New(r)}, time.Time{}).Columns
 }
 
 // partial is an object without all but its metadata.
