@@ -5,6 +5,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/apiserver"
 	"github.com/holdfast-io/holdfast/apiserver/kube"
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // kubeHandler answers Kubernetes' REST dialect with the API's own handlers.
@@ -12,7 +13,7 @@ func (p *Peer) kubeHandler(api *apiserver.Server) http.Handler {
 	return kube.New(kube.Config{
 		Objects:   api.Objects(),
 		Pods:      api.Pods(),
-		Catalog:   kube.Builtin,
+		Catalog:   object.Builtin,
 		Authorize: api.Authorize,
 		Version:   p.cfg.Version,
 		Ready:     []kube.Check{{Name: "store", Run: api.Ready}},

@@ -21,7 +21,7 @@ import (
 // fields that the kind does not have, if the client wants that. Custom kinds are
 // left to their schema.
 func (c *call) validateFields(data []byte) ([]byte, error) {
-	if c.query.fieldValidation == metav1.FieldValidationStrict || isCustom(c.resource) {
+	if c.query.fieldValidation == metav1.FieldValidationStrict || c.resource.Custom {
 		return data, nil
 	}
 	var tree map[string]any

@@ -50,7 +50,7 @@ type Config struct {
 	Objects Objects
 	Pods    Pods
 	// Catalog returns the kinds that are served now. Required.
-	Catalog func() Catalog
+	Catalog func() *object.Catalog
 	// Authorize returns nil if the caller of ctx may do what the attributes say, and
 	// an error with Connect's code PermissionDenied or Unauthenticated if not.
 	// Required.
@@ -204,14 +204,14 @@ type call struct {
 	r        *http.Request
 	at       path
 	resource object.Resource
-	catalog  Catalog
+	catalog  *object.Catalog
 	query    query
 	accept   media
 	began    time.Time
 	warnings []string
 }
 
-func (h *Handler) serveObjects(w *response, r *http.Request, catalog Catalog, at path) error {
+func (h *Handler) serveObjects(w *response, r *http.Request, catalog *object.Catalog, at path) error {
 	c := &call{Handler: h, w: w, r: r, at: at, catalog: catalog, began: time.Now()}
 	var err error
 	if c.query, err = parseQuery(r.URL.Query()); err != nil {
@@ -240,7 +240,7 @@ func (h *Handler) serveObjects(w *response, r *http.Request, catalog Catalog, at
 	if at.subresource != "" {
 		return c.subresource()
 	}
-	if c.accept, err = negotiate(r.Header.Values("Accept"), isCustom(c.resource)); err != nil {
+	if c.accept, err = negotiate(r.Header.Values("Accept"), c.resource.Custom); err != nil {
 		return err
 	}
 	if at.name == "" {

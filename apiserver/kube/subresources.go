@@ -22,7 +22,7 @@ import (
 // subresource answers what hangs below an object.
 func (c *call) subresource() error {
 	var err error
-	if c.accept, err = negotiate(c.r.Header.Values("Accept"), isCustom(c.resource)); err != nil && c.at.subresource != "log" {
+	if c.accept, err = negotiate(c.r.Header.Values("Accept"), c.resource.Custom); err != nil && c.at.subresource != "log" {
 		return err
 	}
 	method := c.r.Method
