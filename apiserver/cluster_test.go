@@ -97,7 +97,7 @@ func TestStatusWithoutQuorum(t *testing.T) {
 		}
 		_, err = c.objects(cut.ID).Create(t.Context(), &holdfastv1.CreateRequest{Object: message(t, boundPod("b", ""))})
 		wantCode(t, err, connect.CodeUnavailable, "")
-		if err := c.servers[cut.ID].ready(); err == nil || !strings.Contains(err.Error(), "no leader") {
+		if err := c.servers[cut.ID].Ready(); err == nil || !strings.Contains(err.Error(), "no leader") {
 			t.Errorf("ready: %v", err)
 		}
 		// An agent that was here before goes on: what it has is no older than what

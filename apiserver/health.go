@@ -89,7 +89,7 @@ func unlessClosed(c <-chan struct{}) <-chan struct{} {
 }
 
 func (s *Server) health() healthv1.HealthCheckResponse_ServingStatus {
-	if s.ready() != nil {
+	if s.Ready() != nil {
 		return healthv1.HealthCheckResponse_NOT_SERVING
 	}
 	return healthv1.HealthCheckResponse_SERVING
@@ -109,9 +109,9 @@ func (s *Server) hasService(name string) bool {
 	return false
 }
 
-// ready returns nil when this peer can answer: its state is restored, it does not
+// Ready returns nil when this peer can answer: its state is restored, it does not
 // refuse to serve, and it knows a leader.
-func (s *Server) ready() error {
+func (s *Server) Ready() error {
 	select {
 	case <-s.store.Ready():
 	default:

@@ -91,7 +91,7 @@ type Config struct {
 	Registerer prometheus.Registerer
 	Gatherer   prometheus.Gatherer
 	// Kube makes the handler of Kubernetes' REST dialect, which gets all requests
-	// that nothing else here answers. Optional. Callers are authenticated; whether
+	// that nothing else here answers, and those for /healthz and /readyz. Optional. Callers are authenticated; whether
 	// they may do what they ask for is for the handler to find out, by Authorize.
 	Kube func(*Server) http.Handler
 	// Now is the clock that objects are stamped with. Optional; time.Now.
@@ -246,16 +246,6 @@ func (s *Server) Handler() http.Handler {
 			return opts
 		}))
 
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		w.Write([]byte("ok\n"))
-	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := s.ready(); err != nil {
-			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		w.Write([]byte("ok\n"))
-	})
 	if s.cfg.Gatherer != nil {
 		mux.Handle("GET /metrics", s.only(promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{}), pki.RoleAdmin, pki.RolePeer))
 	}
@@ -266,6 +256,17 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /debug/pprof/trace", s.only(http.HandlerFunc(pprof.Trace), pki.RoleAdmin))
 	if s.cfg.Kube != nil {
 		mux.Handle("/", s.cfg.Kube(s))
+		return s.authenticate(mux)
 	}
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := s.Ready(); err != nil {
+			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Write([]byte("ok\n"))
+	})
 	return s.authenticate(mux)
 }

@@ -189,7 +189,7 @@ func validateJobSelector(job *batchv1.Job, path *field.Path) field.ErrorList {
 func validateUnstamped(job *batchv1.Job, selector, labels *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if s := job.Spec.Selector; s != nil {
-		if errs = validateLabelSelector(s, selector); len(errs) == 0 && len(s.MatchLabels)+len(s.MatchExpressions) > 0 {
+		if errs = validateSelector(s, selector); len(errs) == 0 && len(s.MatchLabels)+len(s.MatchExpressions) > 0 {
 			errs = append(errs, notGenerated(s, selector))
 		}
 	}

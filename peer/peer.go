@@ -143,6 +143,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		Logger:     p.log.With("part", "api"),
 		Registerer: p.registry,
 		Gatherer:   p.registry,
+		Kube:       p.kubeHandler,
 	})
 	if err != nil {
 		return err

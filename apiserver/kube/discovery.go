@@ -21,7 +21,7 @@ import (
 // structs, and clients keep it by its ETag.
 
 // serveDiscovery answers /api, /apis, /apis/G, /api/V and /apis/G/V.
-func (h *Handler) serveDiscovery(w http.ResponseWriter, r *http.Request, catalog Catalog, at path) error {
+func (h *Handler) serveDiscovery(w http.ResponseWriter, r *http.Request, catalog *object.Catalog, at path) error {
 	groups := h.discovery(catalog)
 	w.Header().Set("Cache-Control", "no-cache, private")
 	switch at.kind {
@@ -173,9 +173,9 @@ var (
 
 // discovery returns all groups in the catalog's order, the versions of each with
 // the preferred one first.
-func (h *Handler) discovery(catalog Catalog) []apidiscoveryv2.APIGroupDiscovery {
+func (h *Handler) discovery(catalog *object.Catalog) []apidiscoveryv2.APIGroupDiscovery {
 	var groups groupList
-	for _, r := range catalog.Resources() {
+	for _, r := range catalog.Versions() {
 		out := apidiscoveryv2.APIResourceDiscovery{
 			Resource: r.Plural, SingularResource: r.Singular, ShortNames: r.ShortNames, Categories: r.Categories,
 			ResponseKind: &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind},

@@ -11,8 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
-
-	"github.com/holdfast-io/holdfast/object"
 )
 
 // Holdfast reads objects strictly: an unknown field is a fault. Kubernetes lets a
@@ -23,7 +21,7 @@ import (
 // fields that the kind does not have, if the client wants that. Custom kinds are
 // left to their schema.
 func (c *call) validateFields(data []byte) ([]byte, error) {
-	if c.query.fieldValidation == metav1.FieldValidationStrict || c.custom() {
+	if c.query.fieldValidation == metav1.FieldValidationStrict || c.resource.Custom {
 		return data, nil
 	}
 	var tree map[string]any
@@ -32,7 +30,7 @@ func (c *call) validateFields(data []byte) ([]byte, error) {
 		return nil, apierrors.NewBadRequest("the body cannot be read: " + err.Error())
 	}
 	p := &pruner{}
-	p.object(tree, reflect.TypeOf(object.New(c.resource)).Elem(), "")
+	p.object(tree, reflect.TypeOf(c.catalog.New(c.resource)).Elem(), "")
 	if len(strict) == 0 && len(p.dropped) == 0 {
 		return data, nil
 	}

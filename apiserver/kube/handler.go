@@ -11,6 +11,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/holdfast-io/holdfast/apiserver"
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -34,39 +35,7 @@ type Objects interface {
 // Pods reaches into running pods, in process. It asks nobody whether the caller may:
 // the Handler does that first.
 type Pods interface {
-	// Logs blocks until the log ends; to is never called twice at once.
-	Logs(ctx context.Context, req *holdfastv1.LogsRequest, to LogReplies) error
-}
-
-// LogReplies takes a log.
-type LogReplies interface {
-	// SendHeaders says that the log has been found. It may be called again.
-	SendHeaders() error
-	Send(*holdfastv1.LogsResponse) error
-}
-
-// Catalog is the kinds that are served at a moment, custom ones included. It
-// does not change.
-type Catalog interface {
-	Resources() []object.Resource
-	ForPlural(group, version, plural string) (object.Resource, bool)
-	Decode(data []byte, revision int64) (object.Object, error)
-}
-
-// Attributes is what a caller wants to do: something to objects, or, with Path,
-// to what is none.
-type Attributes struct {
-	Verb                         string // "get", "list", "create", …
-	Group, Resource, Subresource string
-	Namespace, Name              string
-	Path                         string
-}
-
-// Caller is who calls.
-type Caller struct {
-	Name   string
-	Groups []string
-	Extra  map[string][]string
+	Logs(context.Context, *holdfastv1.LogsRequest, apiserver.Replies[holdfastv1.LogsResponse]) error
 }
 
 // Check is one line of /readyz?verbose.
@@ -81,13 +50,11 @@ type Config struct {
 	Objects Objects
 	Pods    Pods
 	// Catalog returns the kinds that are served now. Required.
-	Catalog func(context.Context) (Catalog, error)
+	Catalog func() *object.Catalog
 	// Authorize returns nil if the caller of ctx may do what the attributes say, and
 	// an error with Connect's code PermissionDenied or Unauthenticated if not.
 	// Required.
-	Authorize func(context.Context, Attributes) error
-	// Caller returns who calls, false for a stranger. Required.
-	Caller func(context.Context) (Caller, bool)
+	Authorize func(context.Context, apiserver.Attributes) error
 	// Version is Holdfast's own, shown behind Kubernetes'.
 	Version string
 	// Live and Ready are what /livez and /readyz look at. Optional.
@@ -111,13 +78,11 @@ type Handler struct {
 	zips    zips
 }
 
-// New builds a Handler. It starts nothing.
-func New(cfg Config) (*Handler, error) {
-	switch {
-	case cfg.Objects == nil || cfg.Pods == nil:
-		return nil, errors.New("kube: Config.Objects and Config.Pods must be set")
-	case cfg.Catalog == nil || cfg.Authorize == nil || cfg.Caller == nil:
-		return nil, errors.New("kube: Config.Catalog, Config.Authorize and Config.Caller must be set")
+// New builds a Handler. It starts nothing. It panics if something required is not
+// set.
+func New(cfg Config) *Handler {
+	if cfg.Objects == nil || cfg.Pods == nil || cfg.Catalog == nil || cfg.Authorize == nil {
+		panic("kube: Config.Objects, Pods, Catalog and Authorize must be set")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -126,19 +91,13 @@ func New(cfg Config) (*Handler, error) {
 		cfg.Now = time.Now
 	}
 	h := &Handler{cfg: cfg, log: cfg.Logger, now: cfg.Now, streams: make(map[string]PodHandler), version: versionOf(cfg.Version)}
-	return h, nil
+	return h
 }
 
 // HandlePod makes f answer a subresource of pods: "exec", "attach",
 // "portforward". From then on discovery shows it. The caller is authorized
 // before f runs. To be called before the handler serves.
 func (h *Handler) HandlePod(subresource string, f PodHandler) { h.streams[subresource] = f }
-
-// Patterns are the paths, in the notation of http.ServeMux, that belong to the
-// Handler.
-func Patterns() []string {
-	return []string{"/api", "/api/", "/apis", "/apis/", "/openapi/", "/version", "/version/", "/healthz", "/livez", "/readyz"}
-}
 
 // ServeHTTP answers one request. The caller's identity is in its context.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -194,7 +153,7 @@ func (h *Handler) serve(w *response, r *http.Request) error {
 	case "/readyz":
 		return h.serveHealth(w, r, h.cfg.Ready)
 	}
-	if _, known := h.cfg.Caller(r.Context()); !known {
+	if _, known := apiserver.CallerFrom(r.Context()); !known {
 		return apierrors.NewUnauthorized("a client certificate of this cluster is needed: `holdfast kubeconfig` writes a configuration that has one")
 	}
 	if err := refuseImpersonation(r.Header); err != nil {
@@ -205,17 +164,14 @@ func (h *Handler) serve(w *response, r *http.Request) error {
 		return errNoPath
 	}
 	if at.kind != pathObjects {
-		if err := h.cfg.Authorize(r.Context(), Attributes{Verb: strings.ToLower(r.Method), Path: r.URL.Path}); err != nil {
+		if err := h.cfg.Authorize(r.Context(), apiserver.Attributes{Verb: strings.ToLower(r.Method), Path: r.URL.Path}); err != nil {
 			return err
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			return apierrors.NewMethodNotSupported(groupResource("", "paths"), strings.ToLower(r.Method))
 		}
 	}
-	catalog, err := h.cfg.Catalog(r.Context())
-	if err != nil {
-		return err
-	}
+	catalog := h.cfg.Catalog()
 	switch at.kind {
 	case pathCore, pathGroups, pathGroup, pathVersion:
 		return h.serveDiscovery(w, r, catalog, at)
@@ -248,14 +204,14 @@ type call struct {
 	r        *http.Request
 	at       path
 	resource object.Resource
-	catalog  Catalog
+	catalog  *object.Catalog
 	query    query
 	accept   media
 	began    time.Time
 	warnings []string
 }
 
-func (h *Handler) serveObjects(w *response, r *http.Request, catalog Catalog, at path) error {
+func (h *Handler) serveObjects(w *response, r *http.Request, catalog *object.Catalog, at path) error {
 	c := &call{Handler: h, w: w, r: r, at: at, catalog: catalog, began: time.Now()}
 	var err error
 	if c.query, err = parseQuery(r.URL.Query()); err != nil {
@@ -284,7 +240,7 @@ func (h *Handler) serveObjects(w *response, r *http.Request, catalog Catalog, at
 	if at.subresource != "" {
 		return c.subresource()
 	}
-	if c.accept, err = negotiate(r.Header.Values("Accept"), c.custom()); err != nil {
+	if c.accept, err = negotiate(r.Header.Values("Accept"), c.resource.Custom); err != nil {
 		return err
 	}
 	if at.name == "" {
@@ -324,9 +280,6 @@ func (c *call) notAllowed() error {
 func (c *call) kind() *holdfastv1.Kind {
 	return &holdfastv1.Kind{Group: c.resource.Group, Version: c.resource.Version, Kind: c.resource.Kind}
 }
-
-// custom tells whether the kind is defined by a CustomResourceDefinition.
-func (c *call) custom() bool { return false }
 
 // verbOf names a method as Kubernetes' authorization does.
 func verbOf(method string, at path, watch bool) string {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/holdfast-io/holdfast/apiserver"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
@@ -18,7 +19,7 @@ func (c *call) logs() error {
 	if err != nil {
 		return err
 	}
-	if err := c.cfg.Authorize(c.r.Context(), Attributes{Verb: "get", Resource: "pods", Subresource: "log", Namespace: c.at.namespace, Name: c.at.name}); err != nil {
+	if err := c.cfg.Authorize(c.r.Context(), apiserver.Attributes{Verb: "get", Resource: "pods", Subresource: "log", Namespace: c.at.namespace, Name: c.at.name}); err != nil {
 		return c.failed(err)
 	}
 	out := &logStream{call: c, left: limit, limited: limit > 0}

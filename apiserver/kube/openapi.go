@@ -23,7 +23,7 @@ import (
 const openAPIAge = 365 * 24 * time.Hour
 
 // serveOpenAPI answers /openapi/v3, and /openapi/v3/apis/G/V below it.
-func (h *Handler) serveOpenAPI(w http.ResponseWriter, r *http.Request, catalog Catalog, at path) error {
+func (h *Handler) serveOpenAPI(w http.ResponseWriter, r *http.Request, catalog *object.Catalog, at path) error {
 	rest, ok := strings.CutPrefix(at.rest, "v3")
 	if !ok {
 		return errNoPath // v2 is for kubectl before 1.29, in a protobuf of its own
@@ -90,7 +90,7 @@ func openAPIVersion(p string) (group, v string, ok bool) {
 	return "", "", false
 }
 
-func (h *Handler) serveOpenAPIIndex(w http.ResponseWriter, r *http.Request, catalog Catalog) error {
+func (h *Handler) serveOpenAPIIndex(w http.ResponseWriter, r *http.Request, catalog *object.Catalog) error {
 	type entry struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
@@ -115,10 +115,10 @@ func (h *Handler) serveOpenAPIIndex(w http.ResponseWriter, r *http.Request, cata
 
 // versionsOf returns the groups and versions of the catalog, each once, as
 // resources without a kind.
-func versionsOf(catalog Catalog) []object.Resource {
+func versionsOf(catalog *object.Catalog) []object.Resource {
 	var out []object.Resource
 	seen := make(map[[2]string]bool)
-	for _, r := range catalog.Resources() {
+	for _, r := range catalog.Versions() {
 		if key := [2]string{r.Group, r.Version}; !seen[key] {
 			seen[key] = true
 			out = append(out, object.Resource{Group: r.Group, Version: r.Version})

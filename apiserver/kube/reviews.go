@@ -10,6 +10,8 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/holdfast-io/holdfast/apiserver"
 )
 
 // reviews are the questions that are asked by creating something which is not
@@ -31,7 +33,7 @@ func (c *call) whoAmI() error {
 	if err := c.decodeInto(review, "SelfSubjectReview"); err != nil {
 		return err
 	}
-	caller, _ := c.cfg.Caller(c.r.Context())
+	caller, _ := apiserver.CallerFrom(c.r.Context())
 	review.TypeMeta = metav1.TypeMeta{Kind: "SelfSubjectReview", APIVersion: authenticationv1.SchemeGroupVersion.String()}
 	review.CreationTimestamp = metav1.NewTime(c.now())
 	review.Status.UserInfo = authenticationv1.UserInfo{Username: caller.Name, Groups: caller.Groups}
@@ -60,7 +62,7 @@ func (c *call) tokenReview() error {
 
 // mayReview asks whether the caller may ask about others.
 func (c *call) mayReview() error {
-	return c.failed(c.cfg.Authorize(c.r.Context(), Attributes{Verb: "create", Group: c.at.group, Resource: c.at.plural, Namespace: c.at.namespace}))
+	return c.failed(c.cfg.Authorize(c.r.Context(), apiserver.Attributes{Verb: "create", Group: c.at.group, Resource: c.at.plural, Namespace: c.at.namespace}))
 }
 
 func (c *call) selfAccessReview() error {
@@ -78,7 +80,7 @@ func (c *call) selfAccessReview() error {
 }
 
 // mayCaller asks whether the caller may do what wish says.
-func (c *call) mayCaller(wish Attributes) authorizationv1.SubjectAccessReviewStatus {
+func (c *call) mayCaller(wish apiserver.Attributes) authorizationv1.SubjectAccessReviewStatus {
 	err := c.cfg.Authorize(c.r.Context(), wish)
 	if err == nil {
 		return authorizationv1.SubjectAccessReviewStatus{Allowed: true}
@@ -140,7 +142,7 @@ func (c *call) reviewAccess(spec authorizationv1.SubjectAccessReviewSpec) (autho
 	if err := c.mayReview(); err != nil {
 		return none, err
 	}
-	caller, _ := c.cfg.Caller(c.r.Context())
+	caller, _ := apiserver.CallerFrom(c.r.Context())
 	switch {
 	case spec.User == caller.Name && subset(spec.Groups, caller.Groups):
 		return c.mayCaller(wish), nil
@@ -158,14 +160,14 @@ func subset(of, all []string) bool {
 }
 
 // attributesOf is what a review asks about.
-func attributesOf(of *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (Attributes, error) {
+func attributesOf(of *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) (apiserver.Attributes, error) {
 	switch {
 	case (of == nil) == (path == nil):
-		return Attributes{}, apierrors.NewBadRequest("spec: exactly one of resourceAttributes and nonResourceAttributes must be given")
+		return apiserver.Attributes{}, apierrors.NewBadRequest("spec: exactly one of resourceAttributes and nonResourceAttributes must be given")
 	case path != nil:
-		return Attributes{Verb: path.Verb, Path: path.Path}, nil
+		return apiserver.Attributes{Verb: path.Verb, Path: path.Path}, nil
 	}
-	return Attributes{
+	return apiserver.Attributes{
 		Verb: of.Verb, Group: of.Group, Resource: of.Resource, Subresource: of.Subresource, Namespace: of.Namespace, Name: of.Name,
 	}, nil
 }
@@ -186,7 +188,7 @@ func (c *call) selfRulesReview() error {
 		},
 		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/livez", "/readyz", "/version"}}},
 	}
-	if c.cfg.Authorize(c.r.Context(), Attributes{Verb: "*", Group: "*", Resource: "*"}) == nil {
+	if c.cfg.Authorize(c.r.Context(), apiserver.Attributes{Verb: "*", Group: "*", Resource: "*"}) == nil {
 		review.Status.ResourceRules = []authorizationv1.ResourceRule{{Verbs: all, APIGroups: all, Resources: all}}
 		review.Status.NonResourceRules = []authorizationv1.NonResourceRule{{Verbs: all, NonResourceURLs: all}}
 	}

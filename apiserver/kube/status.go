@@ -174,7 +174,7 @@ func invalidStatus(message string, faults []*holdfastv1.Fault, about subject) me
 		}
 	}
 	if !ofObject {
-		return newStatus(http.StatusBadRequest, metav1.StatusReasonBadRequest, message, details)
+		return newStatus(http.StatusBadRequest, metav1.StatusReasonBadRequest, parameterNames.Replace(message), details)
 	}
 	details.Kind = about.kind
 	text := strings.Join(lines, ", ")
@@ -184,6 +184,9 @@ func invalidStatus(message string, faults []*holdfastv1.Fault, about subject) me
 	kind := schema.GroupKind{Group: about.resource.Group, Kind: about.kind}
 	return newStatus(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, fmt.Sprintf("%s %q is invalid: %s", kind.String(), details.Name, text), details)
 }
+
+// parameterNames are the names here of what the handlers call otherwise.
+var parameterNames = strings.NewReplacer("label_selector", "labelSelector", "field_selector", "fieldSelector")
 
 // nameIn returns the name in "Deployment default/web".
 func nameIn(title string) string {

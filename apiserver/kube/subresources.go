@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/holdfast-io/holdfast/apiserver"
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -21,7 +22,7 @@ import (
 // subresource answers what hangs below an object.
 func (c *call) subresource() error {
 	var err error
-	if c.accept, err = negotiate(c.r.Header.Values("Accept"), c.custom()); err != nil && c.at.subresource != "log" {
+	if c.accept, err = negotiate(c.r.Header.Values("Accept"), c.resource.Custom); err != nil && c.at.subresource != "log" {
 		return err
 	}
 	method := c.r.Method
@@ -82,7 +83,7 @@ func (c *call) subresource() error {
 			break
 		}
 		// Not "get" for those that begin with a GET: what runs in a pod is changed.
-		if err := c.cfg.Authorize(c.r.Context(), Attributes{Verb: "create", Resource: "pods", Subresource: c.at.subresource, Namespace: c.at.namespace, Name: c.at.name}); err != nil {
+		if err := c.cfg.Authorize(c.r.Context(), apiserver.Attributes{Verb: "create", Resource: "pods", Subresource: c.at.subresource, Namespace: c.at.namespace, Name: c.at.name}); err != nil {
 			return c.failed(err)
 		}
 		stream(c.w, c.r, c.at.namespace, c.at.name)

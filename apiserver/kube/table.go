@@ -1,8 +1,9 @@
 package kube
 
 import (
+	"cmp"
 	"encoding/json"
-	"time"
+	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -20,7 +21,7 @@ func (c *call) table(objs []object.Object, meta metav1.ListMeta) ([]byte, error)
 }
 
 func (c *call) tableOf(objs []object.Object, meta metav1.ListMeta) (*metav1.Table, error) {
-	columns := printColumns(c.resource)
+	columns := object.PrintColumns(c.resource)
 	cells := make([][]string, len(objs))
 	if len(objs) > 0 {
 		printed := object.Print(objs, c.now())
@@ -36,7 +37,7 @@ func (c *call) tableOf(objs []object.Object, meta metav1.ListMeta) (*metav1.Tabl
 		row := &table.Rows[i]
 		row.Cells = make([]any, len(cells[i]))
 		for j, cell := range cells[i] {
-			row.Cells[j] = cell
+			row.Cells[j] = cellOf(cell, columns[j].Type)
 		}
 		var err error
 		if row.Object, err = c.rowObject(obj); err != nil {
@@ -65,7 +66,10 @@ func (c *call) rowObject(obj object.Object) (runtime.RawExtension, error) {
 func definitions(columns []object.Column) []metav1.TableColumnDefinition {
 	out := make([]metav1.TableColumnDefinition, len(columns))
 	for i, column := range columns {
-		out[i] = metav1.TableColumnDefinition{Name: column.Name, Type: "string"}
+		out[i] = metav1.TableColumnDefinition{
+			Name: column.Name, Type: cmp.Or(column.Type, "string"), Format: column.Format,
+			Description: column.Description, Priority: column.Priority,
+		}
 		if column.Wide && out[i].Priority == 0 {
 			out[i].Priority = 1
 		}
@@ -76,8 +80,14 @@ func definitions(columns []object.Column) []metav1.TableColumnDefinition {
 	return out
 }
 
-func printColumns(r object.Resource) []object.Column {
-	return object.Print([]object.Object{object.New(r)}, time.Time{}).Columns
+// cellOf gives a cell the type that its column has.
+func cellOf(text, typ string) any {
+	if typ == "integer" {
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			return n
+		}
+	}
+	return text
 }
 
 // partial is an object without all but its metadata.

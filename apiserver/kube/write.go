@@ -79,9 +79,9 @@ var patchTypes = map[string]holdfastv1.PatchType{
 func (c *call) patch(subresource string) error {
 	typ, _, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
 	form, known := patchTypes[typ]
-	if err != nil || !known || (form == holdfastv1.PatchType_PATCH_TYPE_STRATEGIC && c.custom()) {
+	if err != nil || !known || (form == holdfastv1.PatchType_PATCH_TYPE_STRATEGIC && c.resource.Custom) {
 		want := []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.ApplyYAMLPatchType)}
-		if !c.custom() {
+		if !c.resource.Custom {
 			want = append(want, string(types.StrategicMergePatchType))
 		}
 		return unsupportedMediaType(c.r.Header.Get("Content-Type"), want...)

@@ -1,0 +1,22 @@
+package peer
+
+import (
+	"net/http"
+
+	"github.com/holdfast-io/holdfast/apiserver"
+	"github.com/holdfast-io/holdfast/apiserver/kube"
+	"github.com/holdfast-io/holdfast/object"
+)
+
+// kubeHandler answers Kubernetes' REST dialect with the API's own handlers.
+func (p *Peer) kubeHandler(api *apiserver.Server) http.Handler {
+	return kube.New(kube.Config{
+		Objects:   api.Objects(),
+		Pods:      api.Pods(),
+		Catalog:   object.Builtin,
+		Authorize: api.Authorize,
+		Version:   p.cfg.Version,
+		Ready:     []kube.Check{{Name: "store", Run: api.Ready}},
+		Logger:    p.log.With("part", "kube"),
+	})
+}
