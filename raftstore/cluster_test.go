@@ -255,7 +255,7 @@ func TestManyWritesShareEntries(t *testing.T) {
 // TestIdleStoreAppendsNothing is promise I8, once history has aged (TestHistoryAges).
 func TestIdleStoreAppendsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		c := storetest.NewCluster(t, 3)
+		c := storetest.NewCluster(t, 3, raftstore.Unhurried)
 		mustTxn(t, c.Peers[1].Store, put("k", "v"))
 		time.Sleep(10 * time.Minute)
 		waitEqual(t, c.Peers)

@@ -54,11 +54,13 @@ func TestCompact(t *testing.T) {
 func TestHistoryAges(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const age, pace = 2 * time.Minute, 5 * time.Second
-		c := storetest.NewCluster(t, 3, func(cfg *raftstore.Config) { cfg.HistoryAge = age })
+		c := storetest.NewCluster(t, 3, raftstore.Unhurried, func(cfg *raftstore.Config) { cfg.HistoryAge = age })
 		var written []time.Time // by revision, less one
 		horizon, moved := int64(1), 0
 		for i := range 150 {
-			mustTxn(t, c.Peers[i%3].Store, put("k", fmt.Sprint(i)))
+			txn := put("k", fmt.Sprint(i))
+			txn.ID = []byte(fmt.Sprint(i)) // so that it is sure of its outcome when the leader changes
+			mustTxn(t, c.Peers[i%3].Store, txn)
 			written = append(written, time.Now())
 			time.Sleep(pace)
 			if i == 75 {

@@ -88,7 +88,8 @@ type Config struct {
 	Transport raft.Transport
 	Storage   *Storage
 
-	minTrailing int // minTrailing; less in tests
+	minTrailing   int           // minTrailing; less in tests
+	commitTimeout time.Duration // commitTimeout; more in tests of idle hours
 	// onApply sees what is applied, and what became of it. For tests.
 	onApply func(id string, entries []*raft.Log, root *mvcc.Root)
 	// onSample may change the evidence for reads that this peer gives. For tests.
@@ -158,6 +159,7 @@ func (cfg *Config) complete() error {
 	orDefault(&cfg.HistoryBytes, 128<<20)
 	orDefault(&cfg.HistoryAge, 5*time.Minute)
 	orDefault(&cfg.minTrailing, minTrailing)
+	orDefault(&cfg.commitTimeout, commitTimeout)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -197,7 +199,7 @@ func (s *Store) raftConfig() *raft.Config {
 	// reads do not rest on it. It must stay below what nudge lowers the heartbeat
 	// timeout to.
 	conf.LeaderLeaseTimeout = s.cfg.HeartbeatTimeout - nudgeStep
-	conf.CommitTimeout = commitTimeout
+	conf.CommitTimeout = s.cfg.commitTimeout
 	conf.MaxAppendEntries = maxAppendEntries
 	conf.BatchApplyCh = true
 	conf.ShutdownOnRemove = false

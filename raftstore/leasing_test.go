@@ -38,7 +38,7 @@ func exists(t *testing.T, p *storetest.Peer, key string) bool {
 func TestLeases(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const ttl = 10 * time.Second
-		c := storetest.NewCluster(t, 3)
+		c := storetest.NewCluster(t, 3, raftstore.Unhurried)
 		var ids []int64
 		for _, p := range c.Peers {
 			ids = append(ids, grantKey(t, p, "k/"+p.ID, ttl))
@@ -311,7 +311,7 @@ func TestLongLeases(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				const ttl = 30 * time.Minute
-				c := storetest.NewCluster(t, 3)
+				c := storetest.NewCluster(t, 3, raftstore.Unhurried)
 				id := grantKey(t, c.Peers[1], "k", ttl)
 				time.Sleep(22 * time.Minute)
 				begin := time.Now().Add(-22 * time.Minute)

@@ -155,7 +155,7 @@ func TestDivergedReplicaIsQuarantined(t *testing.T) {
 func TestIdleClusterChecksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var checks atomic.Int64
-		c := storetest.NewCluster(t, 3, raftstore.OnApply(func(id string, entries []*raft.Log, _ *mvcc.Root) {
+		c := storetest.NewCluster(t, 3, raftstore.Unhurried, raftstore.OnApply(func(id string, entries []*raft.Log, _ *mvcc.Root) {
 			for _, entry := range entries {
 				var cmd raftv1.Command
 				if entry.Type == raft.LogCommand && proto.Unmarshal(entry.Data, &cmd) == nil && cmd.GetHashCheck() != nil && id == "p1" {

@@ -197,8 +197,13 @@ var strikes = []strike{
 	}},
 }
 
-// TestFaultMatrix plays each row of the fault matrix by itself, three times over.
+// TestFaultMatrix plays each row of the fault matrix by itself, three times over, and
+// once under the race detector.
 func TestFaultMatrix(t *testing.T) {
+	times := 3
+	if raceEnabled {
+		times = 1
+	}
 	for i, x := range strikes {
 		t.Run(fmt.Sprintf("row=%d/%s", x.row, x.name), func(t *testing.T) {
 			var total simTotal
@@ -206,7 +211,7 @@ func TestFaultMatrix(t *testing.T) {
 			simulate(t, uint64(1000+i), max(3, x.size), &total, func(s *sim) {
 				s.sleep(2 * time.Second)
 				before := s.c.Leaderships()
-				for range 3 {
+				for range times {
 					x.run(s)
 					s.sleep(5 * time.Second)
 				}
