@@ -431,12 +431,6 @@ func TestConfigSizes(t *testing.T) {
 		{"addresses", slice(func(s *discoveryv1.EndpointSlice) {
 			s.Endpoints[0].Addresses = slices.Repeat([]string{"10.0.0.1"}, 101)
 		}), "endpoints[0].addresses: Too many: 101: must have at most 100 items"},
-		{"topology", slice(func(s *discoveryv1.EndpointSlice) {
-			s.Endpoints[0].DeprecatedTopology = map[string]string{}
-			for i := range 17 {
-				s.Endpoints[0].DeprecatedTopology[fmt.Sprint(i)] = "x"
-			}
-		}), "endpoints[0].deprecatedTopology: Too many: 17: must have at most 16 items"},
 		{"zones", slice(func(s *discoveryv1.EndpointSlice) {
 			s.Endpoints[0].Hints = &discoveryv1.EndpointHints{}
 			for i := range 9 {
@@ -515,5 +509,46 @@ func TestConfigDefaultsOnce(t *testing.T) {
 	}
 	if len(seen) < 18 {
 		t.Errorf("only these kinds were looked at: %v", seen)
+	}
+}
+
+// TestInertConfig: who writes one of these is told that nothing comes of it, and
+// who writes what is for reading and writing is not.
+func TestInertConfig(t *testing.T) {
+	want := map[string]string{
+		"Service":               "Service default/x is stored, but nothing in this version sends traffic to its pods yet",
+		"EndpointSlice":         "EndpointSlice default/x is stored, but nothing in this version acts on it yet",
+		"ServiceAccount":        "ServiceAccount default/x is stored, but nothing in this version acts on it yet",
+		"PersistentVolume":      "PersistentVolume x is stored, but nothing in this version acts on it yet",
+		"PersistentVolumeClaim": "PersistentVolumeClaim default/x is stored, but nothing in this version acts on it yet",
+		"StorageClass":          "StorageClass x is stored, but nothing in this version acts on it yet",
+		"Ingress":               "Ingress default/x is stored, but nothing in this version acts on it yet",
+		"IngressClass":          "IngressClass x is stored, but nothing in this version acts on it yet",
+		"NetworkPolicy":         "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
+		"ResourceQuota":         "ResourceQuota default/x is stored, but nothing in this version enforces it yet",
+		"LimitRange":            "LimitRange default/x is stored, but nothing in this version enforces it yet",
+		"Role":                  "Role default/x is stored, but access is not decided by roles in this version yet",
+		"RoleBinding":           "RoleBinding default/x is stored, but access is not decided by roles in this version yet",
+		"ClusterRole":           "ClusterRole x is stored, but access is not decided by roles in this version yet",
+		"ClusterRoleBinding":    "ClusterRoleBinding x is stored, but access is not decided by roles in this version yet",
+		"ConfigMap":             "", "Secret": "", "Lease": "", "Event": "", "Namespace": "", "Node": "",
+	}
+	for _, r := range Resources() {
+		text, ok := want[r.Kind]
+		if !ok {
+			continue
+		}
+		obj := New(r)
+		obj.SetName("x")
+		if r.Namespaced {
+			obj.SetNamespace("default")
+		}
+		if got := Inert(obj); got != text {
+			t.Errorf("%s: %q, want %q", r.Kind, got, text)
+		}
+		delete(want, r.Kind)
+	}
+	for kind := range want {
+		t.Errorf("%s is not served", kind)
 	}
 }

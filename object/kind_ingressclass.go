@@ -15,6 +15,7 @@ import (
 var kindIngressClass = define(Resource{Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass", Plural: "ingressclasses", Singular: "ingressclass"},
 	func() *networkingv1.IngressClass { return new(networkingv1.IngressClass) },
 	rules[*networkingv1.IngressClass]{
+		inert: nothingActs,
 		supported: `
 			spec
 		`,
