@@ -41,6 +41,9 @@ func (d *decoder) decode(root *node, obj Object) {
 }
 
 func (d *decoder) fault(line int, path, format string, args ...any) {
+	if d.secret(path) {
+		args = withoutValues(args)
+	}
 	d.faults = append(d.faults, Fault{Line: line, Field: path, Message: fmt.Sprintf(format, args...)})
 	d.bad = append(d.bad, path)
 }

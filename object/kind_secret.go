@@ -3,6 +3,8 @@ package object
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
@@ -106,6 +108,29 @@ func secretJSON(value []byte, path *field.Path) field.ErrorList {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, field.OmitValueType{}, `must be a JSON object, such as {"auths":{…}} (the value is not shown)`)}
+}
+
+// secret reports whether what stands at path is a value of a Secret, which is not
+// to be written anywhere.
+func (d *decoder) secret(path string) bool {
+	return len(d.within) > 0 && d.within[0].info == infoOf(reflect.TypeFor[corev1.Secret]()) && (within(path, "data") || within(path, "stringData"))
+}
+
+// withoutValues takes out of a fault's arguments what quotes the value, and leaves
+// what it is.
+func withoutValues(args []any) []any {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case *node:
+			args[i] = map[nodeKind]string{nullNode: "empty", boolNode: "a boolean", numberNode: "a number", stringNode: "a string", listNode: "a list", mapNode: "a map"}[arg.kind]
+		case string: // a hint how to write it
+			if arg != "" {
+				args[i] = ": write it in quotes"
+			}
+		}
+	}
+	return args
 }
 
 func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
