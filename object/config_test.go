@@ -431,12 +431,6 @@ func TestConfigSizes(t *testing.T) {
 		{"addresses", slice(func(s *discoveryv1.EndpointSlice) {
 			s.Endpoints[0].Addresses = slices.Repeat([]string{"10.0.0.1"}, 101)
 		}), "endpoints[0].addresses: Too many: 101: must have at most 100 items"},
-		{"topology", slice(func(s *discoveryv1.EndpointSlice) {
-			s.Endpoints[0].DeprecatedTopology = map[string]string{}
-			for i := range 17 {
-				s.Endpoints[0].DeprecatedTopology[fmt.Sprint(i)] = "x"
-			}
-		}), "endpoints[0].deprecatedTopology: Too many: 17: must have at most 16 items"},
 		{"zones", slice(func(s *discoveryv1.EndpointSlice) {
 			s.Endpoints[0].Hints = &discoveryv1.EndpointHints{}
 			for i := range 9 {
