@@ -495,7 +495,7 @@ func TestConfigDefaultsOnce(t *testing.T) {
 			if file.Name == "want" {
 				continue
 			}
-			docs, _ := parse(file.Name, file.Data)
+			docs, _ := Builtin().parse(file.Name, file.Data)
 			for _, d := range docs {
 				seen[ResourceOf(d.Object).Kind] = true
 				Default(d.Object)

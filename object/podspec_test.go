@@ -19,7 +19,7 @@ func TestPodSpecs(t *testing.T) {
 	golden.Run(t, "testdata/podspec/*.txtar", func(t *testing.T, in golden.Input) string {
 		var out strings.Builder
 		for _, name := range in.Names() {
-			docs, faults := parse(name, in.File(name))
+			docs, faults := Builtin().parse(name, in.File(name))
 			if len(faults) > 0 {
 				t.Fatal(faults)
 			}
