@@ -161,14 +161,14 @@ func (p endingPlan) outcome(owner object.Object, now time.Time) outcome {
 	return o
 }
 
-// ownersOf holds obj's owner references against r.
-func ownersOf(r object.Reader, obj object.Object) []ownerState {
+// ownersOf holds obj's owner references against s.
+func ownersOf(s state, obj object.Object) []ownerState {
 	var owners []ownerState
 	for _, ref := range obj.GetOwnerReferences() {
 		owner := ownerState{ref: ref}
-		if key, ok := ownerKey(obj.GetNamespace(), ref); ok {
+		if key, ok := s.ownerKey(obj.GetNamespace(), ref); ok {
 			owner.key = key
-			other, found := get(r, key)
+			other, found := get(s, key)
 			if found {
 				owner.other = other
 			}
@@ -220,7 +220,7 @@ func newCollector() *controller {
 				keys = append(keys, x.dependents[c.now.uid].sorted()...)
 			}
 			if c.after == nil {
-				if c.before.resource.Kind == nodeResource.Kind {
+				if isKind(c.before.resource, nodeResource) {
 					_, _, name, _ := object.SplitKey(c.key)
 					keys = append(keys, x.onNode[name].sorted()...)
 				}

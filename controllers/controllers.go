@@ -129,6 +129,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),
 			newCollector(),
+			newDefinitions(),
 		},
 		tick:       nodes.tick,
 		tickPeriod: c.cfg.HealthPeriod,

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -10,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +24,7 @@ import (
 // objects: those are read from the view of the same revision, so there is
 // nothing here that could be stale. It is not safe for concurrent use.
 type index struct {
+	catalog     *object.Catalog // the kinds there are
 	entries     map[object.Key]entry
 	dependents  map[types.UID]keySet                      // by the uid of any owner
 	orphans     map[string]keySet                         // pods and replica sets without controller, by their prefix in the namespace
@@ -30,6 +33,7 @@ type index struct {
 	nodes       map[string]nodeFacts                      // by name
 	terminating map[string]bool                           // namespaces that are being deleted
 	waiting     map[types.UID]object.Key                  // what is being deleted and waits for its dependents
+	unsettled   map[string]bool                           // definitions of custom kinds that are being deleted, or wait for a name
 }
 
 type keySet map[object.Key]struct{}
@@ -69,6 +73,7 @@ type change struct {
 
 func newIndex() *index {
 	return &index{
+		catalog:     object.Builtin(),
 		entries:     map[object.Key]entry{},
 		dependents:  map[types.UID]keySet{},
 		orphans:     map[string]keySet{},
@@ -77,13 +82,14 @@ func newIndex() *index {
 		nodes:       map[string]nodeFacts{},
 		terminating: map[string]bool{},
 		waiting:     map[types.UID]object.Key{},
+		unsettled:   map[string]bool{},
 	}
 }
 
 // put notes that obj is under key now.
 func (x *index) put(key object.Key, obj object.Object) change {
 	before := x.forget(key)
-	now := entryOf(obj)
+	now := x.entryOf(obj)
 	x.entries[key] = now
 	for _, uid := range now.owners {
 		add(x.dependents, uid, key)
@@ -110,6 +116,13 @@ func (x *index) put(key object.Key, obj object.Object) change {
 	case *corev1.Namespace:
 		if object.Deleting(obj) {
 			x.terminating[obj.Name] = true
+		}
+	case *apiextensionsv1.CustomResourceDefinition:
+		if object.Established(obj) {
+			x.catalog = x.catalog.With(obj)
+		}
+		if object.Deleting(obj) || !object.NamesAccepted(obj) {
+			x.unsettled[obj.Name] = true
 		}
 	}
 	return change{key: key, before: before, after: obj, now: now}
@@ -141,14 +154,21 @@ func (x *index) forget(key object.Key) entry {
 		}
 	}
 	_, name, _ := strings.Cut(string(key), "/")
-	switch old.resource.Kind {
-	case "Node":
+	switch {
+	case isKind(old.resource, nodeResource):
 		delete(x.nodes, name)
-	case "Namespace":
+	case isKind(old.resource, namespaceResource):
 		delete(x.terminating, name)
+	case isKind(old.resource, definitionResource):
+		delete(x.unsettled, name)
+		x.catalog = x.catalog.Without(name)
 	}
 	return old
 }
+
+// isKind reports whether r is of the same kind as of. A custom kind may have the
+// name of a built-in one.
+func isKind(r, of object.Resource) bool { return r.Kind == of.Kind && r.Group == of.Group }
 
 func add[K comparable](m map[K]keySet, k K, key object.Key) {
 	if m[k] == nil {
@@ -181,13 +201,13 @@ func (x *index) sortedNodes() []nodeFacts {
 	return slices.SortedFunc(maps.Values(x.nodes), func(a, b nodeFacts) int { return cmp.Compare(a.name, b.name) })
 }
 
-func entryOf(obj object.Object) entry {
+func (x *index) entryOf(obj object.Object) entry {
 	e := entry{resource: object.ResourceOf(obj), namespace: obj.GetNamespace(), uid: obj.GetUID(), waitsFor: waitsFor(obj)}
 	for _, ref := range obj.GetOwnerReferences() {
 		e.owners = append(e.owners, ref.UID)
 	}
 	if ref := object.ControllerOf(obj); ref != nil {
-		if key, ok := ownerKey(e.namespace, *ref); ok {
+		if key, ok := x.ownerKey(e.namespace, *ref); ok {
 			e.controller = key
 		} else {
 			e.controller = object.Key(ref.Kind + "/" + ref.Name) // of a kind we do not serve: leads nowhere, but is a controller
@@ -240,12 +260,12 @@ func usable(of *metav1.LabelSelector) labels.Selector {
 
 // ownerKey returns the key of the object that ref means. ok is false if its kind
 // is not served: nothing can be said of it then.
-func ownerKey(namespace string, ref metav1.OwnerReference) (object.Key, bool) {
+func (x *index) ownerKey(namespace string, ref metav1.OwnerReference) (object.Key, bool) {
 	group, version, found := strings.Cut(ref.APIVersion, "/")
 	if !found {
 		group, version = "", ref.APIVersion
 	}
-	r, err := object.ResourceForKind(group, version, ref.Kind)
+	r, err := x.catalog.ForKind(group, version, ref.Kind)
 	if err != nil {
 		return "", false
 	}
@@ -297,6 +317,14 @@ func podsOn(s state, node string) []*corev1.Pod {
 }
 
 // get reads an object of any kind.
-func get(r object.Reader, key object.Key) (object.Object, bool) {
-	return object.Get[object.Object](r, key)
+func get(s state, key object.Key) (object.Object, bool) {
+	value, revision, ok := s.Value(string(key))
+	if !ok {
+		return nil, false
+	}
+	obj, err := s.catalog.Decode(value, revision)
+	if err != nil {
+		panic(fmt.Sprintf("controllers: value under %s at revision %d: %v", key, revision, err))
+	}
+	return obj, true
 }

@@ -73,25 +73,27 @@ func planNamespace(ns *corev1.Namespace, contents []object.Object, now time.Time
 // describeRemaining names what the namespace waits for, by kind, with the first
 // of each.
 func describeRemaining(waiting []object.Object) string {
-	var parts []string
-	for _, r := range object.Resources() {
-		var first object.Object
-		n := 0
-		for _, obj := range waiting {
-			if object.ResourceOf(obj).Kind == r.Kind {
-				if n++; first == nil {
-					first = obj
-				}
-			}
+	type kind struct {
+		plural, first string
+		n             int
+	}
+	var kinds []*kind
+	for _, obj := range waiting {
+		plural := object.ResourceOf(obj).Plural
+		at := slices.IndexFunc(kinds, func(k *kind) bool { return k.plural == plural })
+		if at < 0 {
+			at = len(kinds)
+			kinds = append(kinds, &kind{plural: plural, first: obj.GetName()})
 		}
-		if n == 0 {
-			continue
+		kinds[at].n++
+	}
+	parts := make([]string, len(kinds))
+	for i, k := range kinds {
+		more := ""
+		if k.n > 1 {
+			more = ", …"
 		}
-		part := fmt.Sprintf("%d %s (%s", n, r.Plural, first.GetName())
-		if n > 1 {
-			part += ", …"
-		}
-		parts = append(parts, part+")")
+		parts[i] = fmt.Sprintf("%d %s (%s%s)", k.n, k.plural, k.first, more)
 	}
 	return "waiting for " + strings.Join(parts, " and ")
 }
@@ -147,20 +149,13 @@ func newNamespaces() *controller {
 }
 
 // contentsOf returns all objects in a namespace, by kind and name.
-func contentsOf(r object.Reader, namespace string) []object.Object {
+func contentsOf(s state, namespace string) []object.Object {
 	var all []object.Object
-	for _, res := range object.Resources() {
-		if !res.Namespaced || res.Kind == "Event" { // events are not in the store
+	for _, r := range s.catalog.Resources() {
+		if !r.Namespaced || r.Kind == "Event" && r.Group == "" { // events are not in the store
 			continue
 		}
-		prefix := res.Prefix(namespace)
-		for value, revision := range r.Values(prefix) {
-			obj, err := object.Decode(value, revision)
-			if err != nil {
-				panic(fmt.Sprintf("controllers: value under %s at revision %d: %v", prefix, revision, err))
-			}
-			all = append(all, obj)
-		}
+		all = slices.AppendSeq(all, s.catalog.List(s, r, namespace))
 	}
 	return all
 }

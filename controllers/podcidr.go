@@ -90,7 +90,7 @@ func newPodCIDRs(cluster netip.Prefix) *controller {
 		name: "podcidr",
 		all:  func(state) []object.Key { return []object.Key{podCIDRsKey} },
 		affected: func(_ *index, c change) []object.Key {
-			if c.before.resource.Kind == "Node" || c.now.resource.Kind == "Node" {
+			if isKind(c.before.resource, nodeResource) || isKind(c.now.resource, nodeResource) {
 				return []object.Key{podCIDRsKey}
 			}
 			return nil

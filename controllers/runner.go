@@ -145,11 +145,17 @@ type objects interface {
 // load indexes all objects and asks every controller for a look at its own.
 func (r *runner) load(view objects, now time.Time) {
 	r.index = newIndex()
-	for _, resource := range object.Resources() {
+	put := func(resource object.Resource) {
 		for kv := range view.Prefix(resource.Prefix("")) {
 			if obj, ok := r.decode(kv); ok {
 				r.index.put(object.Key(kv.Key), obj)
 			}
+		}
+	}
+	put(definitionResource) // they say which other kinds there are
+	for _, resource := range r.index.catalog.Resources() {
+		if !isKind(resource, definitionResource) {
+			put(resource)
 		}
 	}
 	s := state{view, r.index}
@@ -167,8 +173,11 @@ func (r *runner) load(view objects, now time.Time) {
 // for a look.
 func (r *runner) note(ev raftstore.Event, now time.Time) {
 	key := object.Key(ev.Key)
-	if _, _, _, ours := object.SplitKey(key); !ours {
-		return
+	if _, _, _, ours := r.index.catalog.SplitKey(key); !ours {
+		// A custom kind may be gone before its last object is.
+		if _, known := r.index.entries[key]; !known || ev.Type != raftstore.EventDelete {
+			return
+		}
 	}
 	var ch change
 	if ev.Type == raftstore.EventDelete {
@@ -218,7 +227,7 @@ func (r *runner) advance(view raftstore.View) error {
 // decode reads a stored object. One that cannot be read is left out: it must not
 // stop the others. Whoever wrote it was not this version.
 func (r *runner) decode(kv raftstore.KeyValue) (object.Object, bool) {
-	obj, err := object.Decode(kv.Value, kv.Mod)
+	obj, err := r.index.catalog.Decode(kv.Value, kv.Mod)
 	if err != nil {
 		r.log.Error("stored object cannot be read", "key", kv.Key, "revision", kv.Mod, "error", err)
 		return nil, false
@@ -341,7 +350,7 @@ func (r *runner) untilDue(now time.Time) time.Duration {
 
 // affectsItself returns the key of the change if it is of kind r and not gone.
 func affectsItself(r object.Resource, c change) []object.Key {
-	if c.after != nil && c.now.resource.Kind == r.Kind {
+	if c.after != nil && isKind(c.now.resource, r) {
 		return []object.Key{c.key}
 	}
 	return nil
@@ -352,14 +361,14 @@ func affectsItself(r object.Resource, c change) []object.Key {
 func affectsOwners(x *index, owner, owned object.Resource, c change) []object.Key {
 	var keys []object.Key
 	for _, e := range []entry{c.before, c.now} {
-		if e.resource.Kind != owned.Kind {
+		if !isKind(e.resource, owned) {
 			continue
 		}
-		if r, _, _, ok := object.SplitKey(e.controller); ok && r.Kind == owner.Kind {
+		if r, _, _, ok := object.SplitKey(e.controller); ok && isKind(r, owner) {
 			keys = append(keys, e.controller)
 		}
 	}
-	if c.after != nil && c.now.resource.Kind == owned.Kind && c.now.controller == "" {
+	if c.after != nil && isKind(c.now.resource, owned) && c.now.controller == "" {
 		keys = append(keys, x.adopters(owner, c.now)...)
 	}
 	return keys
@@ -369,7 +378,7 @@ func affectsOwners(x *index, owner, owned object.Resource, c change) []object.Ke
 func keysOf(x *index, r object.Resource) []object.Key {
 	var keys []object.Key
 	for key, e := range x.entries {
-		if e.resource.Kind == r.Kind {
+		if isKind(e.resource, r) {
 			keys = append(keys, key)
 		}
 	}

@@ -71,7 +71,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	s.r = &runner{
 		log:         slog.New(slog.DiscardHandler),
 		metrics:     newMetrics(nil),
-		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces()},
+		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions()},
 	}
 	s.r.load(s.view(), s.now)
 	s.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "n1"}}) // where all pods run

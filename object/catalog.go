@@ -55,6 +55,15 @@ func (c *Catalog) With(crds ...*apiextensionsv1.CustomResourceDefinition) *Catal
 	return newCatalog(rows)
 }
 
+// Without returns c without the custom kind that the definition of that name, such
+// as "widgets.example.com", defines.
+func (c *Catalog) Without(definition string) *Catalog {
+	if k := c.byPath[definition]; k == nil || !k.resource.Custom {
+		return c
+	}
+	return newCatalog(slices.DeleteFunc(slices.Clone(c.kinds), func(k *kind) bool { return k.resource.String() == definition }))
+}
+
 func newCatalog(rows []*kind) *Catalog {
 	c := &Catalog{kinds: rows, byKind: make(map[schema.GroupVersionKind]*kind, len(rows)), byPath: make(map[string]*kind, len(rows))}
 	for _, k := range rows {

@@ -54,6 +54,12 @@ func Established(crd *apiextensionsv1.CustomResourceDefinition) bool {
 	return c != nil && c.Status == apiextensionsv1.ConditionTrue
 }
 
+// NamesAccepted reports whether crd has all the names that it asks for.
+func NamesAccepted(crd *apiextensionsv1.CustomResourceDefinition) bool {
+	c := crdCondition(crd, apiextensionsv1.NamesAccepted)
+	return c != nil && c.Status == apiextensionsv1.ConditionTrue
+}
+
 // groupNames are names that kinds of a group have: one set of words for resources, one for
 // kinds.
 type groupNames struct{ resources, kinds map[string]bool }
