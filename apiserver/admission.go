@@ -1,25 +1,240 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect/v2"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-io/holdfast/object"
+	raftv1 "github.com/holdfast-io/holdfast/proto/holdfast/raft/v1"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
 
 // admit holds next, an object as it will be, against the rest of the cluster, and
 // fills in what the cluster decides about it. was is nil for a new object. What is
 // wrong becomes faults, what the caller should know warnings; what it was decided
-// on becomes conditions.
-func (p *plan) admit(next, was object.Object, index int) {
+// on becomes conditions, so that two writes at once decide one after the other.
+func (p *plan) admit(next, was object.Object, index int) error {
 	if was == nil {
 		p.needNamespace(next, index)
 	}
+	switch next := next.(type) {
+	case *corev1.Service:
+		before, _ := was.(*corev1.Service)
+		if err := p.claimAddresses(next, before, index); err != nil {
+			return err
+		}
+	case *corev1.Pod:
+		if was == nil {
+			p.limit(next, index)
+		}
+	case *corev1.PersistentVolumeClaim:
+		p.limit(next, index)
+	case *apiextensionsv1.CustomResourceDefinition:
+		prefix := object.ResourceOf(next).Prefix("")
+		object.EstablishCRD(next, object.List[*apiextensionsv1.CustomResourceDefinition](p.view, ""), p.now)
+		p.noneSince(prefix)
+	case *schedulingv1.PriorityClass:
+		p.onlyDefault(next, next.GlobalDefault, func(obj object.Object) bool { return obj.(*schedulingv1.PriorityClass).GlobalDefault })
+	case *storagev1.StorageClass:
+		p.onlyDefault(next, isDefaultClass(next), isDefaultClass)
+	case *networkingv1.IngressClass:
+		p.onlyDefault(next, isDefaultClass(next), isDefaultClass)
+	}
+	if warning := object.Inert(next); warning != "" && (was == nil || !sameObject(next, was)) {
+		p.warnings = append(p.warnings, warning)
+	}
+	return p.take(next, was)
+}
+
+// noneSince makes the plan conditional on no key of a prefix having been written
+// since its view.
+func (p *plan) noneSince(prefix string) {
+	p.conditions = append(p.conditions, &raftv1.Compare{
+		Key: prefix, RangeEnd: prefixEnd(prefix), Number: p.view.Revision() + 1,
+		Target: raftv1.CompareTarget_COMPARE_TARGET_MOD_REVISION,
+		Result: raftv1.CompareResult_COMPARE_RESULT_LESS,
+	})
+}
+
+// limit holds a pod or a claim against the LimitRanges of its namespace, and fills
+// in what they have as defaults.
+func (p *plan) limit(obj object.Object, index int) {
+	p.blame(object.ApplyLimitRanges(obj, object.List[*corev1.LimitRange](p.view, obj.GetNamespace())), index)
+	p.noneSince(object.ResourceOf(&corev1.LimitRange{}).Prefix(obj.GetNamespace()))
+}
+
+// claimAddresses gives a Service the addresses and ports that it needs.
+func (p *plan) claimAddresses(svc, was *corev1.Service, index int) error {
+	if p.claims == nil {
+		p.claims = new(object.ServiceClaims)
+		for _, other := range object.List[*corev1.Service](p.view, "") {
+			p.claims.Add(other)
+		}
+		p.noneSince(object.ResourceOf(svc).Prefix(""))
+	}
+	if was != nil {
+		p.claims.Remove(was)
+	}
+	for _, err := range []error{
+		object.AllocateServiceIPs(svc, p.claims.AddressOwner, p.cfg.ServiceCIDRs),
+		object.AllocateNodePorts(svc, p.claims.PortOwner),
+	} {
+		if faults, ok := errors.AsType[object.Faults](err); ok {
+			p.blame(faults, index)
+		} else if errors.Is(err, object.ErrExhausted) {
+			return connect.NewError(connect.CodeResourceExhausted, err.Error())
+		} else if err != nil {
+			return err
+		}
+	}
+	p.claims.Add(svc)
+	return nil
+}
+
+// onlyDefault warns when there would be two defaults of a kind.
+func (p *plan) onlyDefault(obj object.Object, is bool, others func(object.Object) bool) {
+	if !is {
+		return
+	}
+	r := object.ResourceOf(obj)
+	for other := range p.kinds.List(p.view, r, "") {
+		if other.GetName() != obj.GetName() && others(other) {
+			p.warn("%s and %s both are the default: which one counts is not defined", object.Title(other), object.Title(obj))
+			return
+		}
+	}
+}
+
+// isDefaultClass reports whether a class says that it is the default of its kind.
+func isDefaultClass(obj object.Object) bool {
+	for _, key := range []string{"storageclass.kubernetes.io/is-default-class", networkingv1.AnnotationIsDefaultIngressClass} {
+		if obj.GetAnnotations()[key] == "true" {
+			return true
+		}
+	}
+	return false
+}
+
+// quotaUse is a ResourceQuota and what is taken of it in a plan.
+type quotaUse struct {
+	quota *corev1.ResourceQuota
+	mod   int64
+	used  map[string]corev1.ResourceList // by kind: objects of the view and the plan
+}
+
+// take holds what next takes beyond was against the quotas of its namespace.
+func (p *plan) take(next, was object.Object) error {
+	if next.GetNamespace() == "" || object.Deleting(next) {
+		return nil
+	}
+	if _, is := next.(*corev1.ResourceQuota); is && was != nil {
+		return nil
+	}
+	r := object.ResourceOf(next)
+	for _, quota := range object.List[*corev1.ResourceQuota](p.view, next.GetNamespace()) {
+		added := object.QuotaUsage(quota, next)
+		if was != nil {
+			added = less(added, object.QuotaUsage(quota, was))
+		}
+		if was == nil {
+			if err := object.QuotaNeeds(quota, next); err != nil {
+				return overQuota(next, err)
+			}
+		}
+		if !takes(added) {
+			continue
+		}
+		use := p.quotas[string(object.KeyOf(quota))]
+		if use == nil {
+			if p.quotas == nil {
+				p.quotas = make(map[string]*quotaUse)
+			}
+			use = &quotaUse{quota: quota, mod: revisionOf(quota), used: make(map[string]corev1.ResourceList)}
+			p.quotas[string(object.KeyOf(quota))] = use
+		}
+		used, ok := use.used[r.String()]
+		if !ok {
+			used = object.QuotaUsage(quota)
+			for other := range p.kinds.List(p.view, r, next.GetNamespace()) {
+				used = plus(used, object.QuotaUsage(quota, other))
+			}
+		}
+		if err := object.ExceedsQuota(quota, used, added); err != nil {
+			return overQuota(next, err)
+		}
+		use.used[r.String()] = plus(used, added)
+	}
+	return nil
+}
+
+// settle writes the quotas that the plan takes from: so that of two plans that take
+// from one, the second is made anew, and to show what is taken.
+func (p *plan) settle() error {
+	for _, key := range slices.Sorted(maps.Keys(p.quotas)) {
+		use := p.quotas[key]
+		quota := use.quota.DeepCopy()
+		quota.Status.Hard = quota.Spec.Hard.DeepCopy()
+		if quota.Status.Used == nil {
+			quota.Status.Used = object.QuotaUsage(quota)
+		}
+		for _, used := range use.used {
+			for name, amount := range used {
+				if !amount.IsZero() { // of those that other kinds take it knows nothing
+					quota.Status.Used[name] = amount
+				}
+			}
+		}
+		if _, err := p.put(quota, use.mod); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// overQuota is PermissionDenied in Kubernetes; here the same call may succeed later.
+func overQuota(obj object.Object, err error) error {
+	return withInfo(connect.Errorf(connect.CodeResourceExhausted, "%s: %v", object.Title(obj), err), &holdfastv1.ErrorInfo{Reason: "Forbidden"})
+}
+
+func plus(a, b corev1.ResourceList) corev1.ResourceList {
+	sum := a.DeepCopy()
+	for name, amount := range b {
+		total := sum[name]
+		total.Add(amount)
+		sum[name] = total
+	}
+	return sum
+}
+
+func less(a, b corev1.ResourceList) corev1.ResourceList {
+	rest := a.DeepCopy()
+	for name, amount := range b {
+		total := rest[name]
+		total.Sub(amount)
+		rest[name] = total
+	}
+	return rest
+}
+
+func takes(list corev1.ResourceList) bool {
+	for _, amount := range list {
+		if amount.Sign() > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // needNamespace holds a new object against its namespace, which must be there and
@@ -57,7 +272,7 @@ func (p *plan) checkNamespace(name string) (wrong object.Fault) {
 	if !ok {
 		return object.Fault{Message: fmt.Sprintf("namespace %q does not exist; create it, or apply it together with the object", name)}
 	}
-	ns, err := p.decode(kv)
+	ns, err := p.decode(kv, namespaceResource)
 	if err != nil {
 		return object.Fault{Message: err.Error()}
 	}

@@ -1,10 +1,10 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-
-	"k8s.io/apimachinery/pkg/types"
+	"slices"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
@@ -37,6 +37,12 @@ func (s objectService) Apply(ctx context.Context, req *holdfastv1.ApplyRequest) 
 		wanted = append(wanted, d)
 	}
 	if len(faults) > 0 {
+		// With what is wrong with the others, as far as this peer sees.
+		p := s.newPlan(s.store.View(), writing{manager: defaultManager})
+		if _, err := p.apply(wanted, true); err == nil {
+			faults = append(faults, p.faults...)
+		}
+		slices.SortStableFunc(faults, func(a, b object.Fault) int { return cmp.Compare(a.Index, b.Index) })
 		return nil, invalid(faults)
 	}
 	set, err := newSet(req)
@@ -88,7 +94,8 @@ func (s objectService) Apply(ctx context.Context, req *holdfastv1.ApplyRequest) 
 	return resp, nil
 }
 
-// checkManifest defaults and validates one object of an Apply. seen holds the
+// checkManifest returns what is wrong with one object of an Apply for what it is.
+// Whether it is valid shows when it is merged with what there is. seen holds the
 // keys of those before it.
 func checkManifest(d decoded, seen map[object.Key]int, index int) object.Faults {
 	var faults object.Faults
@@ -105,13 +112,6 @@ func checkManifest(d decoded, seen map[object.Key]int, index int) object.Faults 
 			add("metadata.name", "the same object is there twice: it is number %d of the request as well", first+1)
 		}
 		seen[object.KeyOf(d.obj)] = index
-	}
-	if len(faults) > 0 {
-		return faults
-	}
-	faults = d.validate()
-	for i := range faults {
-		faults[i].Index = index
 	}
 	return faults
 }
@@ -133,8 +133,8 @@ func (p *plan) apply(wanted []decoded, force bool) ([]applyStep, error) {
 		}
 	}
 	steps := make([]applyStep, 0, len(wanted))
-	for i, d := range wanted {
-		step, err := p.applyOne(d, i, force)
+	for _, d := range wanted {
+		step, err := p.applyOne(d, "", d.index, force)
 		if err != nil {
 			return nil, err
 		}
@@ -151,29 +151,49 @@ func (p *plan) willCome(namespace string) {
 	p.coming[namespace] = true
 }
 
-func (p *plan) applyOne(d decoded, index int, force bool) (applyStep, error) {
+// applyOne applies one manifest, or its part that is the subresource sub.
+func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep, error) {
+	manifest, err := d.manifest()
+	if err != nil {
+		return applyStep{}, err
+	}
 	kv, ok := p.view.Get(string(object.KeyOf(d.obj)))
 	if !ok {
-		if d.revision > 0 {
+		if d.revision > 0 || sub != "" {
 			return applyStep{}, notFound(d.resource, d.obj.GetNamespace(), d.obj.GetName())
 		}
-		d.obj = d.obj.DeepCopyObject().(object.Object)
-		p.stampNew(d.obj)
-		made, err := p.create(d, index)
-		return applyStep{written: made, action: holdfastv1.ApplyAction_APPLY_ACTION_CREATED}, err
+		step := applyStep{action: holdfastv1.ApplyAction_APPLY_ACTION_CREATED}
+		next, err := p.merged(nil, manifest, sub, force, index)
+		if err != nil || next == nil {
+			return step, err
+		}
+		next.SetUID("")
+		p.blame(object.Validate(next), index)
+		p.stampNew(next)
+		if err := p.prepare(next, index); err != nil {
+			return step, err
+		}
+		step.written, err = p.add(next)
+		return step, err
 	}
-	was, err := p.decode(kv)
+	was, err := p.decode(kv, d.resource)
 	if err != nil {
 		return applyStep{}, err
 	}
 	if err := d.precondition(was.obj, was.mod); err != nil {
 		return applyStep{}, err
 	}
-	next := d.obj.DeepCopyObject().(object.Object)
-	applied(next, was.obj)
-	made, err := p.succeed(next, was, index, "")
-	step := applyStep{written: made, action: holdfastv1.ApplyAction_APPLY_ACTION_CONFIGURED, before: was.obj}
-	if !made.changed {
+	step := applyStep{action: holdfastv1.ApplyAction_APPLY_ACTION_CONFIGURED, before: was.obj}
+	next, err := p.merged(was.obj, manifest, sub, force, index)
+	if err != nil || next == nil {
+		return step, err
+	}
+	if sub == "" {
+		keepSystemFields(next, was.obj)
+		setGeneration(next, was.obj)
+		p.blame(object.Validate(next), index)
+	}
+	if step.written, err = p.succeed(next, was, index, sub); !step.changed {
 		step.action = holdfastv1.ApplyAction_APPLY_ACTION_UNCHANGED
 	}
 	return step, err
@@ -182,17 +202,13 @@ func (p *plan) applyOne(d decoded, index int, force bool) (applyStep, error) {
 // patchApply is Patch for a patch that is a manifest: an Apply of one object, whose
 // status alone it may be.
 func (s objectService) patchApply(ctx context.Context, req *holdfastv1.PatchRequest, r object.Resource, namespace string) (*holdfastv1.PatchResponse, error) {
-	if req.GetSubresource() != "" {
-		return nil, badRequest("subresource", "%q cannot be applied; use another form of patch", req.GetSubresource())
-	}
 	if req.GetFieldManager() == "" {
 		return nil, badRequest("field_manager", "is empty: an apply needs the name of who owns the fields")
 	}
-	data, err := manifestJSON(req.GetPatch())
-	if err != nil {
-		return nil, err
+	if req.GetSubresource() == scaleSubresource {
+		return s.applyScale(ctx, req, r, namespace)
 	}
-	in := &holdfastv1.Object{Kind: req.GetKind(), Namespace: namespace, Name: req.GetName(), Encoding: req.GetEncoding(), Data: data}
+	in := &holdfastv1.Object{Kind: req.GetKind(), Namespace: namespace, Name: req.GetName(), Encoding: req.GetEncoding(), Data: req.GetPatch()}
 	d, faults, err := s.decodeObject(ctx, "patch", req.GetSubresource(), in, 0)
 	if err != nil {
 		return nil, err
@@ -206,7 +222,7 @@ func (s objectService) patchApply(ctx context.Context, req *holdfastv1.PatchRequ
 	w := writing{what: "apply " + object.Title(d.obj), reason: "apply by " + req.GetFieldManager(), manager: req.GetFieldManager(), dryRun: req.GetDryRun()}
 	var step applyStep
 	revision, p, err := s.commit(ctx, w, func(p *plan) (err error) {
-		step, err = p.applyOne(d, 0, req.GetForce())
+		step, err = p.applyOne(d, req.GetSubresource(), 0, req.GetForce())
 		return err
 	})
 	if err != nil {
@@ -218,6 +234,3 @@ func (s objectService) patchApply(ctx context.Context, req *holdfastv1.PatchRequ
 	}
 	return resp, nil
 }
-
-// uidOf is the uid of what a step leaves.
-func (a applyStep) uidOf() types.UID { return a.obj.GetUID() }

@@ -2,8 +2,11 @@ package apiserver
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"connectrpc.com/connect/v2"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -13,28 +16,40 @@ import (
 )
 
 // catalog is the kinds that are served at a revision.
-type catalog struct{}
-
-func (catalog) Resources() []object.Resource { return object.Resources() }
-
-func (catalog) ForKind(group, version, kind string) (object.Resource, error) {
-	return object.ResourceForKind(group, version, kind)
-}
-
-func (catalog) Decode(data []byte, revision int64) (object.Object, error) {
-	return object.Decode(data, revision)
-}
+type catalog = *object.Catalog
 
 // catalog returns the kinds that are served at view's revision.
-func (s *Server) catalog(raftstore.View) catalog { return catalog{} }
+func (s *Server) catalog(view raftstore.View) catalog { return s.catalogs.Of(view) }
+
+// Catalog returns the kinds that are served now, as far as this peer knows.
+func (s *Server) Catalog() *object.Catalog { return s.catalog(s.store.View()) }
 
 // resource returns the resource of a request's kind.
 func (s *Server) resource(ctx context.Context, kind *holdfastv1.Kind) (object.Resource, error) {
-	r, err := s.catalog(s.store.View()).ForKind(kind.GetGroup(), kind.GetVersion(), kind.GetKind())
+	known, err := s.knowing(ctx, schema.GroupVersionKind{Group: kind.GetGroup(), Version: kind.GetVersion(), Kind: kind.GetKind()})
+	if err != nil {
+		return object.Resource{}, err
+	}
+	r, err := known.ForKind(kind.GetGroup(), kind.GetVersion(), kind.GetKind())
 	if err != nil {
 		return object.Resource{}, badRequest("kind", "%v", err)
 	}
 	return r, nil
+}
+
+// knowing returns a catalog that has a kind if there is such a kind. A definition
+// may have come through another peer just now, so who does not know a kind asks;
+// one that cannot ask says what it knows.
+func (s *Server) knowing(ctx context.Context, kind schema.GroupVersionKind) (catalog, error) {
+	known := s.Catalog()
+	if _, err := known.ForKind(kind.Group, kind.Version, kind.Kind); err == nil || !strings.Contains(kind.Group, ".") || s.store.CutOff() > 0 {
+		return known, nil
+	}
+	view, err := s.sync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.catalog(view), nil
 }
 
 // Kinds lists the kinds that the cluster serves.
@@ -44,10 +59,10 @@ func (s objectService) Kinds(ctx context.Context, _ *holdfastv1.KindsRequest) (*
 		return nil, err
 	}
 	resp := &holdfastv1.KindsResponse{Answer: s.answer(read)}
-	for _, r := range s.catalog(read.view).Resources() {
+	for _, r := range s.catalog(read.view).Versions() {
 		out := &holdfastv1.Resource{
 			Kind: kindOf(r), Plural: r.Plural, Singular: r.Singular, ShortNames: r.ShortNames,
-			Categories: r.Categories, Namespaced: r.Namespaced,
+			Categories: r.Categories, Namespaced: r.Namespaced, Custom: r.Custom,
 		}
 		if r.Status {
 			out.Subresources = append(out.Subresources, statusSubresource)
@@ -65,7 +80,9 @@ func (s objectService) Kinds(ctx context.Context, _ *holdfastv1.KindsRequest) (*
 
 // Schema returns the OpenAPI v3 document of a group and version.
 func (s objectService) Schema(_ context.Context, req *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error) {
-	doc, etag, ok := openapi.Document(req.GetGroup(), req.GetVersion())
+	crds := object.List[*apiextensionsv1.CustomResourceDefinition](s.store.View(), "")
+	crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !object.Established(crd) })
+	doc, etag, ok := openapi.ForCRDs(crds, req.GetGroup(), req.GetVersion())
 	if !ok {
 		gv := schema.GroupVersion{Group: req.GetGroup(), Version: req.GetVersion()}
 		return nil, connect.Errorf(connect.CodeNotFound, "nothing is served as apiVersion %s", gv)

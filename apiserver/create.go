@@ -29,7 +29,9 @@ func (s objectService) Create(ctx context.Context, req *holdfastv1.CreateRequest
 	if generate {
 		nameFrom(in.obj)
 	}
-	if faults := in.validate(); len(faults) > 0 {
+	object.Default(in.obj)
+	in.obj.SetUID("") // what follows from it is not the caller's to say
+	if faults := object.Validate(in.obj); len(faults) > 0 {
 		return nil, invalid(faults)
 	}
 	s.stampNew(in.obj)
@@ -46,7 +48,7 @@ func (s objectService) Create(ctx context.Context, req *holdfastv1.CreateRequest
 			}
 			nameFrom(in.obj)
 		}
-		made, err = p.create(in, 0)
+		made, err = p.create(in.obj, 0)
 		return err
 	})
 	if err != nil {
@@ -59,14 +61,24 @@ func (s objectService) Create(ctx context.Context, req *holdfastv1.CreateRequest
 	return &holdfastv1.CreateResponse{Object: out, Answer: p.answerTo(revision)}, nil
 }
 
-// create adds in, whose name is free, and which is stamped and valid. It is not
+// create adds wish, whose name is free, and which is stamped and valid. It is not
 // changed.
-func (p *plan) create(in decoded, index int) (written, error) {
-	obj := in.obj.DeepCopyObject().(object.Object)
-	p.admit(obj, nil, index)
-	object.Stamp(obj)
-	if err := p.track(obj, nil, "create", ""); err != nil {
+func (p *plan) create(wish object.Object, index int) (written, error) {
+	obj := wish.DeepCopyObject().(object.Object)
+	if err := p.prepare(obj, index); err != nil {
+		return written{}, err
+	}
+	if err := p.track(obj, nil, ""); err != nil {
 		return written{}, err
 	}
 	return p.add(obj)
+}
+
+// prepare gives a new object what follows from the cluster, from its name and from
+// its uid.
+func (p *plan) prepare(obj object.Object, index int) error {
+	err := p.admit(obj, nil, index)
+	object.Stamp(obj)
+	object.Default(obj) // of what has been stamped
+	return err
 }

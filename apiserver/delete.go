@@ -202,7 +202,7 @@ func (s objectService) DeleteCollection(ctx context.Context, req *holdfastv1.Del
 				if !ok {
 					continue
 				}
-				was, err := p.decode(kv)
+				was, err := p.decode(kv, r)
 				if err != nil {
 					return err
 				}

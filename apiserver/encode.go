@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -20,8 +21,9 @@ type encoder struct {
 
 	slab int // how many messages are made at once; 0: each by itself
 
-	kind *holdfastv1.Kind
-	room []holdfastv1.Object // made and not handed out yet
+	kind       *holdfastv1.Kind
+	apiVersion string
+	room       []holdfastv1.Object // made and not handed out yet
 }
 
 // objectSlab is for lists.
@@ -42,7 +44,7 @@ func (e *encoder) object(key string, value []byte, revision int64) (*holdfastv1.
 // encode is object for one whose value may have been decoded already.
 func (e *encoder) encode(key string, value []byte, revision int64, decoded func() (object.Object, error)) (*holdfastv1.Object, error) {
 	if e.kind == nil {
-		e.kind = kindOf(e.resource)
+		e.kind, e.apiVersion = kindOf(e.resource), e.resource.APIVersion()
 	}
 	namespace, name := e.namespace, strings.TrimPrefix(key, e.prefix)
 	if e.resource.Namespaced && namespace == "" {
@@ -55,18 +57,36 @@ func (e *encoder) encode(key string, value []byte, revision int64, decoded func(
 	out.Kind, out.Namespace, out.Name, out.Revision = e.kind, namespace, name, revision
 	switch e.encoding {
 	case holdfastv1.Encoding_ENCODING_UNSPECIFIED, holdfastv1.Encoding_ENCODING_PROTOBUF:
-		out.Encoding, out.Data = holdfastv1.Encoding_ENCODING_PROTOBUF, value
-		return out, nil
-	case holdfastv1.Encoding_ENCODING_JSON:
-		obj, err := decoded()
-		if err != nil {
-			return nil, err
+		if !e.resource.Custom && storedAs(value, e.apiVersion) {
+			out.Encoding, out.Data = holdfastv1.Encoding_ENCODING_PROTOBUF, value
+			return out, nil
 		}
-		out.Encoding = e.encoding
-		out.Data, err = object.EncodeJSON(obj)
-		return out, err
+	case holdfastv1.Encoding_ENCODING_JSON:
+	default:
+		return nil, badEncoding(e.encoding)
 	}
-	return nil, badEncoding(e.encoding)
+	obj, err := decoded()
+	if err == nil {
+		obj, err = object.Convert(obj, e.resource)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out.Encoding = holdfastv1.Encoding_ENCODING_JSON
+	out.Data, err = object.EncodeJSON(obj)
+	return out, err
+}
+
+// protobufMark begins Kubernetes' protobuf. A runtime.Unknown follows, whose first
+// field is a TypeMeta, whose first field is the apiVersion.
+var protobufMark = []byte("k8s\x00")
+
+// storedAs reports whether a stored object is in that version, without decoding it.
+func storedAs(value []byte, apiVersion string) bool {
+	const firstField = 1<<3 | 2 // of bytes
+	rest, ok := bytes.CutPrefix(value, protobufMark)
+	return ok && len(rest) > 4+len(apiVersion) && rest[0] == firstField && rest[2] == firstField &&
+		int(rest[3]) == len(apiVersion) && string(rest[4:4+len(apiVersion)]) == apiVersion
 }
 
 // message returns a new message. Those of an answer live and die together, so they
@@ -90,7 +110,8 @@ func (s *Server) encodeStored(r object.Resource, kv raftstore.KeyValue, view raf
 }
 
 // encodeObject returns obj as it goes out; its resourceVersion becomes the
-// revision. data is obj as it is stored, if that is known.
+// revision. data is obj as it is stored, if that is known. What is stored in another
+// version, or in no protobuf of its own, comes as JSON.
 func encodeObject(obj object.Object, data []byte, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
 	out := &holdfastv1.Object{
 		Kind: kindOf(object.ResourceOf(obj)), Namespace: obj.GetNamespace(), Name: obj.GetName(),
@@ -101,14 +122,19 @@ func encodeObject(obj object.Object, data []byte, encoding holdfastv1.Encoding) 
 	switch encoding {
 	case holdfastv1.Encoding_ENCODING_UNSPECIFIED, holdfastv1.Encoding_ENCODING_PROTOBUF:
 		if data == nil {
-			out.Data, err = object.Encode(obj)
+			if out.Data, err = object.Encode(obj); err != nil {
+				return nil, err
+			}
+		}
+		if r := object.ResourceOf(obj); !r.Custom && storedAs(out.Data, r.APIVersion()) {
+			return out, nil
 		}
 	case holdfastv1.Encoding_ENCODING_JSON:
-		out.Encoding = encoding
-		out.Data, err = object.EncodeJSON(obj)
 	default:
 		return nil, badEncoding(encoding)
 	}
+	out.Encoding = holdfastv1.Encoding_ENCODING_JSON
+	out.Data, err = object.EncodeJSON(obj)
 	return out, err
 }
 

@@ -2,15 +2,19 @@ package apiserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
-	"sigs.k8s.io/yaml"
+	"connectrpc.com/connect/v2"
 
 	"github.com/holdfast-io/holdfast/object"
+	"github.com/holdfast-io/holdfast/object/patch"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
+
+// What writes mean to the fields of an object and their owners is package patch's:
+// this is where it is asked, and its errors become the API's.
 
 // managerOf names the manager of the fields that a call sets: the one it names,
 // or its caller.
@@ -21,60 +25,131 @@ func managerOf(ctx context.Context, named string) string {
 	return actor(ctx)
 }
 
+func (p *plan) by(sub string) patch.By {
+	return patch.By{Manager: p.manager, Subresource: sub, Now: p.now}
+}
+
 // track notes in next who owns the fields that it has not from was, which is nil
 // for a new object.
-func (p *plan) track(next, was object.Object, operation, sub string) error {
-	next.SetManagedFields(nil)
-	return nil
+func (p *plan) track(next, was object.Object, sub string) error {
+	return fieldError(next, patch.Track(p.kinds, was, next, p.by(sub)))
 }
 
 // patched returns old with a patch applied, decoded as strictly as a manifest. old
 // is not changed.
-func (p *plan) patched(old object.Object, form holdfastv1.PatchType, patch []byte) (object.Object, error) {
-	before, err := object.EncodeJSON(old)
-	if err != nil {
-		return nil, err
-	}
-	after, err := patchJSON(before, form, patch, old)
-	if err != nil {
-		return nil, err
-	}
-	next, err := p.kinds.Decode(after, 0)
-	if faults, ok := errors.AsType[object.Faults](err); ok {
-		return nil, invalid(faults)
-	}
-	return next, err
-}
-
-// patchJSON returns an object with a patch applied. of is of the object's type.
-func patchJSON(before []byte, form holdfastv1.PatchType, patch []byte, of any) (after []byte, err error) {
-	if patch, err = manifestJSON(patch); err != nil {
-		return nil, err
-	}
+func (p *plan) patched(old object.Object, form holdfastv1.PatchType, data []byte) (next object.Object, err error) {
 	switch form {
 	case holdfastv1.PatchType_PATCH_TYPE_JSON:
-		var decoded jsonpatch.Patch
-		if decoded, err = jsonpatch.DecodePatch(patch); err == nil {
-			after, err = decoded.Apply(before)
-		}
+		next, err = patch.JSON(p.kinds, old, data)
 	case holdfastv1.PatchType_PATCH_TYPE_MERGE:
-		after, err = jsonpatch.MergePatch(before, patch)
+		next, err = patch.Merge(p.kinds, old, data)
 	case holdfastv1.PatchType_PATCH_TYPE_STRATEGIC:
-		after, err = strategicpatch.StrategicMergePatch(before, patch, of)
+		next, err = patch.Strategic(p.kinds, old, data)
 	default:
-		return nil, badRequest("type", "%d is not a form of patch that this peer knows; use JSON, merge, strategic or apply", form)
+		return nil, unknownPatch(form)
 	}
-	if err != nil {
-		return nil, badRequest("patch", "cannot be applied: %v", err)
-	}
-	return after, nil
+	return next, fieldError(old, err)
 }
 
-// manifestJSON returns a patch, JSON or YAML, as JSON.
-func manifestJSON(patch []byte) ([]byte, error) {
-	data, err := yaml.YAMLToJSON(patch)
-	if err != nil {
-		return nil, badRequest("patch", "is neither JSON nor YAML: %v", err)
+// patchedText is patched for the text of what is no kind of its own: a Scale. of is
+// of its type.
+func patchedText(owner object.Object, text []byte, form holdfastv1.PatchType, data []byte, of any) (out []byte, err error) {
+	switch form {
+	case holdfastv1.PatchType_PATCH_TYPE_JSON:
+		out, err = patch.JSONText(text, data)
+	case holdfastv1.PatchType_PATCH_TYPE_MERGE:
+		out, err = patch.MergeText(text, data)
+	case holdfastv1.PatchType_PATCH_TYPE_STRATEGIC:
+		out, err = patch.StrategicText(text, data, of)
+	default:
+		return nil, unknownPatch(form)
 	}
-	return data, nil
+	return out, fieldError(owner, err)
+}
+
+func unknownPatch(form holdfastv1.PatchType) error {
+	return badRequest("type", "%d is not a form of patch that this peer knows; use JSON, merge, strategic or apply", form)
+}
+
+// merged returns old, nil if there is none, with a manifest applied to it, or to its
+// subresource sub. What its manager may not have is a conflict of the plan's; then,
+// and with faults, next is nil.
+func (p *plan) merged(old object.Object, manifest []byte, sub string, force bool, index int) (next object.Object, err error) {
+	next, err = patch.Apply(p.kinds, old, manifest, force, p.by(sub))
+	if faults, ok := errors.AsType[object.Faults](err); ok {
+		p.blame(faults, index)
+		return nil, nil
+	}
+	if conflict, ok := errors.AsType[*patch.ConflictError](err); ok {
+		for _, c := range conflict.Conflicts {
+			p.conflicts = append(p.conflicts, object.Fault{Object: object.Title(old), Field: c.Field, Message: c.Message, Index: index})
+		}
+		return nil, nil
+	}
+	return next, fieldError(old, err)
+}
+
+// conflicted is the error about fields that others own.
+func conflicted(conflicts object.Faults) error {
+	message := "other managers own what this would change"
+	for _, c := range conflicts {
+		message += fmt.Sprintf("\n%s: %s: %s", c.Object, c.Field, c.Message)
+	}
+	err := connect.NewError(connect.CodeAborted, message+"\nleave these fields out, agree with their managers, or use force to take them over")
+	return withInfo(withFaults(err, conflicts, "FieldManagerConflict"), &holdfastv1.ErrorInfo{Reason: "Conflict"})
+}
+
+// fieldError makes an error of package patch one of the API.
+func fieldError(obj object.Object, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, patch.ErrPrecondition):
+		return connect.Errorf(connect.CodeAborted, "%v", err)
+	case errors.Is(err, patch.ErrUnsupported):
+		return withInfo(connect.Errorf(connect.CodeInvalidArgument, "%v", err), &holdfastv1.ErrorInfo{Reason: "UnsupportedMediaType"})
+	case errors.Is(err, patch.ErrMalformed), errors.Is(err, patch.ErrInapplicable):
+		return badRequest("patch", "%v", err)
+	}
+	if faults, ok := errors.AsType[object.Faults](err); ok {
+		return invalid(faults)
+	}
+	if obj == nil {
+		return err
+	}
+	return fmt.Errorf("fields of %s: %w", object.Title(obj), err)
+}
+
+// manifest returns an object of a request as JSON with the name and the namespace
+// that it is meant to have, and nothing that it does not say itself.
+func (d decoded) manifest() ([]byte, error) {
+	if !d.placed && json.Valid(d.data) {
+		return d.data, nil
+	}
+	var fields map[string]any
+	if json.Unmarshal(d.data, &fields) != nil { // protobuf, or YAML
+		text, err := object.EncodeJSON(d.obj)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(text, &fields); err != nil {
+			return nil, err
+		}
+		if meta, ok := fields["metadata"].(map[string]any); ok && meta["creationTimestamp"] == nil {
+			delete(meta, "creationTimestamp")
+		}
+		if status, ok := fields["status"].(map[string]any); ok && len(status) == 0 {
+			delete(fields, "status")
+		}
+	}
+	meta, ok := fields["metadata"].(map[string]any)
+	if !ok {
+		meta = make(map[string]any)
+		fields["metadata"] = meta
+	}
+	meta["name"] = d.obj.GetName()
+	if d.obj.GetNamespace() != "" {
+		meta["namespace"] = d.obj.GetNamespace()
+	}
+	return json.Marshal(fields)
 }

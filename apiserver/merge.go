@@ -35,10 +35,10 @@ func stampNew(obj object.Object, uid string, now time.Time) {
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetResourceVersion("")
 	obj.SetGeneration(0)
-	if hasField(obj, "Spec") {
+	if hasSpec(obj) {
 		obj.SetGeneration(1)
 	}
-	clearField(obj, "Status")
+	copyStatus(obj, nil)
 	switch obj := obj.(type) {
 	case *corev1.Pod:
 		obj.Status.Phase = corev1.PodPending
@@ -52,6 +52,7 @@ func stampNew(obj object.Object, uid string, now time.Time) {
 // so it has seen old's finalizers and owners and means what it says about them.
 func updated(obj, old object.Object, exact bool) {
 	keepSystemFields(obj, old)
+	copyStatus(obj, old)
 	if !exact {
 		obj.SetFinalizers(slices.Clone(old.GetFinalizers()))
 		obj.SetOwnerReferences(slices.Clone(old.GetOwnerReferences()))
@@ -59,18 +60,8 @@ func updated(obj, old object.Object, exact bool) {
 	setGeneration(obj, old)
 }
 
-// applied makes obj, a manifest, what may follow old. Labels and annotations are
-// the manifest's, except that those under Kubernetes' and Holdfast's own prefixes,
-// which controllers and agents write, stay unless it names them.
-func applied(obj, old object.Object) {
-	keepSystemFields(obj, old)
-	obj.SetFinalizers(slices.Clone(old.GetFinalizers()))
-	obj.SetOwnerReferences(slices.Clone(old.GetOwnerReferences()))
-	obj.SetLabels(withSystemKeys(obj.GetLabels(), old.GetLabels()))
-	obj.SetAnnotations(withSystemKeys(obj.GetAnnotations(), old.GetAnnotations()))
-	setGeneration(obj, old)
-}
-
+// keepSystemFields gives obj, which is to follow old, what the system owns of old,
+// but for the status.
 func keepSystemFields(obj, old object.Object) {
 	obj.SetUID(old.GetUID())
 	obj.SetCreationTimestamp(old.GetCreationTimestamp())
@@ -78,7 +69,6 @@ func keepSystemFields(obj, old object.Object) {
 	obj.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	obj.SetGenerateName(old.GetGenerateName())
 	obj.SetResourceVersion("")
-	copyField(obj, old, "Status")
 	switch obj := obj.(type) {
 	case *batchv1.Job:
 		object.Stamp(obj)
@@ -107,23 +97,9 @@ func keepSystemFields(obj, old object.Object) {
 // setGeneration counts changes of the spec.
 func setGeneration(obj, old object.Object) {
 	obj.SetGeneration(old.GetGeneration())
-	if hasField(obj, "Spec") && !equality.Semantic.DeepEqual(field(obj, "Spec").Interface(), field(old, "Spec").Interface()) {
+	if hasSpec(obj) && !sameSpec(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
-}
-
-func withSystemKeys(wanted, before map[string]string) map[string]string {
-	merged := maps.Clone(wanted)
-	for key, value := range before {
-		if _, named := wanted[key]; named || !isSystemKey(key) {
-			continue
-		}
-		if merged == nil {
-			merged = make(map[string]string)
-		}
-		merged[key] = value
-	}
-	return merged
 }
 
 // isSystemKey reports whether a label, annotation or taint is under a prefix of
@@ -185,23 +161,57 @@ func nameFrom(obj object.Object) {
 	obj.SetName(base + string(b[:]))
 }
 
-// Spec and Status are fields of that name in every kind that has them.
+// Spec and Status are fields of that name in every built-in kind that has them. Of
+// a custom object the status is its field of that name, if its kind has that
+// subresource, and all that is neither status nor metadata is spec.
 
 func field(obj object.Object, name string) reflect.Value {
 	return reflect.ValueOf(obj).Elem().FieldByName(name)
 }
 
-func hasField(obj object.Object, name string) bool { return field(obj, name).IsValid() }
-
-func clearField(obj object.Object, name string) {
-	if f := field(obj, name); f.IsValid() {
-		f.SetZero()
+func hasSpec(obj object.Object) bool {
+	if _, ok := obj.(*object.Custom); ok {
+		return true
 	}
+	return field(obj, "Spec").IsValid()
 }
 
-// copyField sets a field of to, to a deep copy of from's. Both are of one type.
-func copyField(to, from object.Object, name string) {
-	if f := field(to, name); f.IsValid() {
-		f.Set(field(from.DeepCopyObject().(object.Object), name))
+// sameSpec reports whether two objects of a kind want the same.
+func sameSpec(a, b object.Object) bool {
+	custom, ok := a.(*object.Custom)
+	if !ok {
+		return equality.Semantic.DeepEqual(field(a, "Spec").Interface(), field(b, "Spec").Interface())
+	}
+	spec := func(c *object.Custom) map[string]any {
+		fields := maps.Clone(c.Object)
+		delete(fields, "metadata")
+		if object.ResourceOf(c).Status {
+			delete(fields, "status")
+		}
+		return fields
+	}
+	return equality.Semantic.DeepEqual(spec(custom), spec(b.(*object.Custom)))
+}
+
+// copyStatus gives to a copy of from's status, or, without from, none.
+func copyStatus(to, from object.Object) {
+	if from != nil {
+		from = from.DeepCopyObject().(object.Object)
+	}
+	custom, ok := to.(*object.Custom)
+	switch {
+	case ok && !object.ResourceOf(to).Status:
+	case ok:
+		delete(custom.Object, "status")
+		if from != nil {
+			if status, there := from.(*object.Custom).Object["status"]; there {
+				custom.Object["status"] = status
+			}
+		}
+	case !field(to, "Status").IsValid():
+	case from == nil:
+		field(to, "Status").SetZero()
+	default:
+		field(to, "Status").Set(field(from, "Status"))
 	}
 }

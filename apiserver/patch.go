@@ -48,13 +48,6 @@ func (s objectService) Patch(ctx context.Context, req *holdfastv1.PatchRequest) 
 		if err != nil {
 			return err
 		}
-		if err := samePatched(next, was); err != nil {
-			return err
-		}
-		if sub == "" {
-			object.Default(next)
-			p.blame(object.Validate(next), 0)
-		}
 		made, err = p.replace(next, was, 0, sub, true)
 		return err
 	})
@@ -66,19 +59,6 @@ func (s objectService) Patch(ctx context.Context, req *holdfastv1.PatchRequest) 
 		return nil, err
 	}
 	return resp, nil
-}
-
-// samePatched returns an error if a patch has made another object of was: its
-// resourceVersion and uid are conditions, its name cannot change.
-func samePatched(next object.Object, was stored) error {
-	if err := sameVersion(next, was); err != nil {
-		return err
-	}
-	if next.GetName() != was.obj.GetName() || next.GetNamespace() != was.obj.GetNamespace() {
-		return badRequest("metadata.name", "cannot be changed by a patch")
-	}
-	next.SetResourceVersion("")
-	return nil
 }
 
 // sameVersion returns an error if next, a caller's wish for was, names another

@@ -35,10 +35,14 @@ type plan struct {
 	now   time.Time
 
 	change
-	faults   object.Faults
-	warnings []string
-	coming   map[string]bool         // namespaces that this transaction makes
-	checked  map[string]object.Fault // namespace -> what is wrong with it
+	faults object.Faults
+	// conflicts are fields that other managers own.
+	conflicts object.Faults
+	warnings  []string
+	coming    map[string]bool         // namespaces that this transaction makes
+	checked   map[string]object.Fault // namespace -> what is wrong with it
+	claims    *object.ServiceClaims   // of the view's Services and those of the plan
+	quotas    map[string]*quotaUse    // by key, of those that the plan takes from
 }
 
 // stored is an object as it stands in the plan's view.
@@ -62,11 +66,15 @@ func (p *plan) load(r object.Resource, namespace, name string) (stored, error) {
 	if !ok {
 		return stored{}, notFound(r, namespace, name)
 	}
-	return p.decode(kv)
+	return p.decode(kv, r)
 }
 
-func (p *plan) decode(kv raftstore.KeyValue) (stored, error) {
+// decode returns an object of the view as one of r, which is a version of its kind.
+func (p *plan) decode(kv raftstore.KeyValue, r object.Resource) (stored, error) {
 	obj, err := p.kinds.Decode(kv.Value, kv.Mod)
+	if err == nil {
+		obj, err = object.Convert(obj, r)
+	}
 	if err != nil {
 		return stored{}, fmt.Errorf("stored object %s: %w", kv.Key, err)
 	}
@@ -119,11 +127,14 @@ func (p *plan) fits() error {
 // there was nothing to do.
 func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) error) (revision int64, p *plan, err error) {
 	revision, err = s.transact(ctx, w.what, w.reason, !w.dryRun, func(view raftstore.View) (change, error) {
-		p = &plan{Server: s, writing: w, view: view, kinds: s.catalog(view), now: s.cfg.Now()}
+		p = s.newPlan(view, w)
 		if err := build(p); err != nil {
 			return change{}, err
 		}
 		if err := p.refusal(); err != nil {
+			return change{}, err
+		}
+		if err := p.settle(); err != nil {
 			return change{}, err
 		}
 		if err := p.fits(); err != nil || w.dryRun {
@@ -134,10 +145,17 @@ func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) erro
 	return revision, p, err
 }
 
+func (s *Server) newPlan(view raftstore.View, w writing) *plan {
+	return &plan{Server: s, writing: w, view: view, kinds: s.catalog(view), now: s.cfg.Now()}
+}
+
 // refusal returns why the plan cannot be carried out, nil if it can.
 func (p *plan) refusal() error {
-	if len(p.faults) > 0 {
+	switch {
+	case len(p.faults) > 0:
 		return invalid(p.faults)
+	case len(p.conflicts) > 0:
+		return conflicted(p.conflicts)
 	}
 	return nil
 }

@@ -4,10 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 
@@ -77,6 +74,30 @@ func (s objectService) updateScale(ctx context.Context, req *holdfastv1.UpdateRe
 	return &holdfastv1.UpdateResponse{Object: out, Answer: p.answerTo(revision)}, nil
 }
 
+// applyScale is patchApply for an object's number of replicas.
+func (s objectService) applyScale(ctx context.Context, req *holdfastv1.PatchRequest, r object.Resource, namespace string) (*holdfastv1.PatchResponse, error) {
+	w := writing{what: "scale " + r.Kind + " " + joinName(namespace, req.GetName()), reason: "scale by " + req.GetFieldManager(), manager: req.GetFieldManager(), dryRun: req.GetDryRun()}
+	var made written
+	revision, p, err := s.commit(ctx, w, func(p *plan) error {
+		was, err := p.load(r, namespace, req.GetName())
+		if err != nil {
+			return err
+		}
+		next, err := p.merged(was.obj, req.GetPatch(), scaleSubresource, req.GetForce(), 0)
+		if err != nil || next == nil {
+			return err
+		}
+		setGeneration(next, was.obj)
+		made, err = p.succeed(next, was, 0, scaleSubresource)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.outAs(made, revision, req.GetEncoding(), scaleSubresource)
+	return &holdfastv1.PatchResponse{Object: out, Answer: p.answerTo(revision)}, err
+}
+
 // patchScale is Patch of an object's number of replicas.
 func (p *plan) patchScale(was stored, req *holdfastv1.PatchRequest) (written, error) {
 	scale, err := scaleOf(was.obj)
@@ -87,7 +108,7 @@ func (p *plan) patchScale(was stored, req *holdfastv1.PatchRequest) (written, er
 	if err != nil {
 		return written{}, err
 	}
-	after, err := patchJSON(before, req.GetType(), req.GetPatch(), scale)
+	after, err := patchedText(was.obj, before, req.GetType(), req.GetPatch(), scale)
 	if err != nil {
 		return written{}, err
 	}
@@ -108,10 +129,13 @@ func (p *plan) scale(was stored, wish *autoscalingv1.Scale) (written, error) {
 		return written{}, err
 	}
 	next := was.obj.DeepCopyObject().(object.Object)
-	if err := setScale(next, wish.Spec.Replicas); err != nil {
-		return written{}, err
+	if err := object.SetScale(next, wish); err != nil {
+		return written{}, badRequest("subresource", "%v", err)
 	}
 	setGeneration(next, was.obj)
+	if err := p.track(next, was.obj, scaleSubresource); err != nil {
+		return written{}, err
+	}
 	return p.succeed(next, was, 0, scaleSubresource)
 }
 
@@ -158,47 +182,9 @@ func marshalScale(scale *autoscalingv1.Scale, encoding holdfastv1.Encoding) ([]b
 
 // scaleOf returns the scale of an object that has one.
 func scaleOf(obj object.Object) (*autoscalingv1.Scale, error) {
-	scale := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{
-		Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
-		ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp(),
-	}}
-	selector := func(of *metav1.LabelSelector) {
-		if parsed, err := metav1.LabelSelectorAsSelector(of); err == nil {
-			scale.Status.Selector = parsed.String()
-		}
-	}
-	switch obj := obj.(type) {
-	case *appsv1.Deployment:
-		scale.Spec.Replicas, scale.Status.Replicas = *obj.Spec.Replicas, obj.Status.Replicas
-		selector(obj.Spec.Selector)
-	case *appsv1.ReplicaSet:
-		scale.Spec.Replicas, scale.Status.Replicas = *obj.Spec.Replicas, obj.Status.Replicas
-		selector(obj.Spec.Selector)
-	case *appsv1.StatefulSet:
-		scale.Spec.Replicas, scale.Status.Replicas = *obj.Spec.Replicas, obj.Status.Replicas
-		selector(obj.Spec.Selector)
-	case *corev1.ReplicationController:
-		scale.Spec.Replicas, scale.Status.Replicas = *obj.Spec.Replicas, obj.Status.Replicas
-		selector(&metav1.LabelSelector{MatchLabels: obj.Spec.Selector})
-	default:
-		return nil, badRequest("subresource", "%s has no scale", object.Title(obj))
+	scale, err := object.ScaleOf(obj)
+	if err != nil {
+		return nil, badRequest("subresource", "%v", err)
 	}
 	return scale, nil
-}
-
-// setScale sets an object's number of replicas.
-func setScale(obj object.Object, replicas int32) error {
-	switch obj := obj.(type) {
-	case *appsv1.Deployment:
-		obj.Spec.Replicas = &replicas
-	case *appsv1.ReplicaSet:
-		obj.Spec.Replicas = &replicas
-	case *appsv1.StatefulSet:
-		obj.Spec.Replicas = &replicas
-	case *corev1.ReplicationController:
-		obj.Spec.Replicas = &replicas
-	default:
-		return badRequest("subresource", "%s has no scale", object.Title(obj))
-	}
-	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/holdfast-io/holdfast/apiserver/eventlog"
+	"github.com/holdfast-io/holdfast/object"
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
@@ -94,6 +96,9 @@ type Config struct {
 	// that nothing else here answers, and those for /healthz and /readyz. Optional. Callers are authenticated; whether
 	// they may do what they ask for is for the handler to find out, by Authorize.
 	Kube func(*Server) http.Handler
+	// ServiceCIDRs are the networks that Services have their addresses from, one of
+	// each family at most. Optional; object.DefaultServiceCIDR.
+	ServiceCIDRs []netip.Prefix
 	// Now is the clock that objects are stamped with. Optional; time.Now.
 	Now func() time.Time
 	// NewUID makes uids. Optional; random UUIDs.
@@ -116,6 +121,7 @@ type Server struct {
 	streams    streamCount
 	events     *eventCache
 	changes    *changeCache
+	catalogs   object.CatalogCache
 	peers      knownPeers
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
@@ -155,6 +161,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Gatherer == nil {
 		cfg.Gatherer, _ = cfg.Registerer.(prometheus.Gatherer)
+	}
+	if len(cfg.ServiceCIDRs) == 0 {
+		cfg.ServiceCIDRs = []netip.Prefix{object.DefaultServiceCIDR}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -126,7 +126,7 @@ func (p *plan) updateSet(ctx context.Context, set applySet, steps []applyStep) (
 		if !ok {
 			continue
 		}
-		was, err := p.decode(kv)
+		was, err := p.decode(kv, r)
 		if err != nil {
 			return nil, err
 		}

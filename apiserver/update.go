@@ -3,6 +3,8 @@ package apiserver
 import (
 	"context"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -36,10 +38,6 @@ func (s objectService) Update(ctx context.Context, req *holdfastv1.UpdateRequest
 		verb = "update the status of"
 	case sub != "":
 		return nil, badRequest("subresource", "%q cannot be updated", sub)
-	default:
-		if faults := in.validate(); len(faults) > 0 {
-			return nil, invalid(faults)
-		}
 	}
 	if in.obj.GetName() == "" {
 		return nil, badRequest("metadata.name", "is empty: say which %s", in.resource.Kind)
@@ -70,29 +68,43 @@ func (s objectService) Update(ctx context.Context, req *holdfastv1.UpdateRequest
 // replace puts wish in the place of was: but for its status and what the system
 // owns, or, for the subresource status, the status alone. exact says that the
 // caller has seen was, so it means what it says about finalizers and owners. wish
-// is valid, and not changed.
+// is not changed.
 func (p *plan) replace(wish object.Object, was stored, index int, sub string, exact bool) (written, error) {
 	next := wish.DeepCopyObject().(object.Object)
 	switch sub {
 	case statusSubresource:
 		next = was.obj.DeepCopyObject().(object.Object)
-		copyField(next, wish, "Status")
+		copyStatus(next, wish)
 		next.SetManagedFields(wish.GetManagedFields())
 	default:
+		if svc, ok := next.(*corev1.Service); ok {
+			object.KeepServiceClaims(svc, was.obj.(*corev1.Service))
+		}
+		object.Default(next)
 		updated(next, was.obj, exact)
+		p.blame(object.Validate(next), index)
+	}
+	if next.GetManagedFields() == nil {
+		next.SetManagedFields(was.obj.GetManagedFields())
+	}
+	if sameObject(next, was.obj) { // that somebody wants what there is does not make it his
+		return written{obj: was.obj}, nil
+	}
+	if err := p.track(next, was.obj, sub); err != nil {
+		return written{}, err
 	}
 	return p.succeed(next, was, index, sub)
 }
 
-// succeed puts next, which has all that the system owns, in the place of was.
+// succeed puts next, which has all that the system owns, and whose fields have their
+// owners, in the place of was.
 func (p *plan) succeed(next object.Object, was stored, index int, sub string) (written, error) {
-	if sub == "" {
-		p.admit(next, was.obj, index)
+	if sub != statusSubresource && !object.Deleting(was.obj) {
+		if err := p.admit(next, was.obj, index); err != nil {
+			return written{}, err
+		}
 	}
 	p.blame(object.ValidateUpdate(next, was.obj), index)
-	if err := p.track(next, was.obj, "update", sub); err != nil {
-		return written{}, err
-	}
 	if sameObject(next, was.obj) {
 		return written{obj: was.obj}, nil
 	}
