@@ -99,7 +99,7 @@ func customKind(r Resource, v *apiextensionsv1.CustomResourceDefinitionVersion) 
 		toStored:   func(c *Custom) (Object, error) { return c.as(k.storage), nil },
 		fromStored: func(obj Object) *Custom { return obj.(*Custom).as(k) },
 	})
-	k.served, k.schema = v.Served, s
+	k.served, k.definition, k.schema = v.Served, v, s
 	if sub := v.Subresources; sub != nil {
 		k.scale = sub.Scale
 	}

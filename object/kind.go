@@ -37,8 +37,9 @@ type kind struct {
 	describe       func(d *describer, obj Object, related []Object)
 
 	// Of custom kinds only.
-	schema *valueSchema
-	scale  *apiextensionsv1.CustomResourceSubresourceScale
+	definition *apiextensionsv1.CustomResourceDefinitionVersion
+	schema     *valueSchema
+	scale      *apiextensionsv1.CustomResourceSubresourceScale
 }
 
 // new returns an empty object with its apiVersion and kind set.

@@ -3,6 +3,7 @@ package object
 import (
 	"fmt"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -49,6 +50,15 @@ func SplitKey(key Key) (r Resource, namespace, name string, ok bool) { return bu
 // ResourceOf returns the resource of obj. It panics if that is of no kind that
 // is served.
 func ResourceOf(obj Object) Resource { return kindOfObject(obj).resource }
+
+// Definition returns what defines r in its version, nil for a built-in kind.
+// Nobody may change it. A definition that is written anew is another pointer.
+func (r Resource) Definition() *apiextensionsv1.CustomResourceDefinitionVersion {
+	if r.row == nil {
+		return nil
+	}
+	return r.row.definition
+}
 
 // APIVersion returns the apiVersion as manifests write it: "v1", "apps/v1".
 func (r Resource) APIVersion() string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -13,63 +14,78 @@ import (
 	"github.com/holdfast-io/holdfast/object"
 )
 
-// ForCRDs returns the document of a group and version that custom kinds are in,
-// as [Document] does for the others: of all those of crds that are. It is made
-// anew each time.
-func ForCRDs(crds []*apiextensionsv1.CustomResourceDefinition, group, version string) (doc []byte, etag string, ok bool) {
+// VersionsOf returns the groups and versions of c that have a document: those of
+// [Versions], and those of its custom kinds.
+func VersionsOf(c *object.Catalog) []schema.GroupVersion {
+	return versionsOf(append(served(), custom(c, nil)...))
+}
+
+// DocumentOf is [Document] for all that c has, custom kinds included. A custom
+// kind in a built-in group and version has no document: Kubernetes' own groups are
+// not for others.
+func DocumentOf(c *object.Catalog, group, version string) (doc []byte, etag string, ok bool) {
+	if doc, etag, ok = Document(group, version); ok {
+		return doc, etag, true
+	}
 	gv := schema.GroupVersion{Group: group, Version: version}
-	kinds, all := custom(crds, gv, modelStatus, modelDeleteOptions, modelPatch)
+	kinds := custom(c, &gv)
 	if len(kinds) == 0 {
+		customDocuments.Delete(gv)
 		return nil, "", false
 	}
-	d := finish(gv, kinds, all)
+	// One document is kept of each, while its definitions are those that it is of.
+	if last, ok := customDocuments.Load(gv); ok && slices.EqualFunc(last.(customDocument).kinds, kinds, sameDefinition) {
+		return last.(customDocument).text, last.(customDocument).etag, true
+	}
+	d := customDocument{finish(gv, kinds, customSchemas(kinds, modelStatus, modelDeleteOptions, modelPatch)), kinds}
+	customDocuments.Store(gv, d)
 	return d.text, d.etag, true
 }
 
-// SchemasForCRDs returns the schemas of the custom kinds of a group and version,
-// as [Schemas] does for the others.
-func SchemasForCRDs(crds []*apiextensionsv1.CustomResourceDefinition, group, version string) map[string]*spec.Schema {
-	kinds, all := custom(crds, schema.GroupVersion{Group: group, Version: version})
-	if len(kinds) == 0 {
-		return nil
-	}
-	return all
+var customDocuments sync.Map // schema.GroupVersion -> customDocument
+
+type customDocument struct {
+	document
+	kinds []kind
 }
 
-func custom(crds []*apiextensionsv1.CustomResourceDefinition, gv schema.GroupVersion, roots ...string) ([]kind, map[string]*spec.Schema) {
+func sameDefinition(a, b kind) bool {
+	return a.Definition() == b.Definition() && a.Resource.String() == b.Resource.String() && a.Kind == b.Kind
+}
+
+// SchemasOf returns the schema of a custom kind and of what it refers to, as
+// [Schemas] does for the others.
+func SchemasOf(r object.Resource) map[string]*spec.Schema {
+	return customSchemas([]kind{customKind(r)})
+}
+
+// custom returns the custom kinds of c, of one group and version if gv is given.
+func custom(c *object.Catalog, gv *schema.GroupVersion) []kind {
 	var kinds []kind
-	all := schemas(append(roots, modelObjectMeta, modelListMeta))
-	for _, crd := range crds {
-		i := slices.IndexFunc(crd.Spec.Versions, func(v apiextensionsv1.CustomResourceDefinitionVersion) bool {
-			return v.Name == gv.Version && v.Served
-		})
-		if i < 0 || crd.Spec.Group != gv.Group {
-			continue
-		}
-		version, names := crd.Spec.Versions[i], crd.Spec.Names
-		sub := version.Subresources
-		if sub == nil {
-			sub = &apiextensionsv1.CustomResourceSubresources{}
-		}
-		k := kind{
-			Resource: object.Resource{
-				Group: gv.Group, Version: gv.Version, Kind: names.Kind, Plural: names.Plural, Singular: names.Singular,
-				ShortNames: names.ShortNames, Categories: names.Categories,
-				Namespaced: crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
-				Status:     sub.Status != nil, Scale: sub.Scale != nil,
-			},
-			model:  reversed(gv.Group) + "." + gv.Version + "." + names.Kind,
-			custom: true,
-		}
-		kinds = append(kinds, k)
-		all[k.model], all[k.model+"List"] = customSchema(k, version.Schema), listSchema(k)
-		if k.Scale {
-			for name, s := range schemas([]string{scale.model}) {
-				all[name] = s
-			}
+	for _, r := range c.Versions() {
+		if r.Custom && (gv == nil || r.Group == gv.Group && r.Version == gv.Version) {
+			kinds = append(kinds, customKind(r))
 		}
 	}
-	return kinds, all
+	return kinds
+}
+
+func customKind(r object.Resource) kind {
+	return kind{Resource: r, model: reversed(r.Group) + "." + r.Version + "." + r.Kind}
+}
+
+func customSchemas(kinds []kind, roots ...string) map[string]*spec.Schema {
+	roots = append(roots, modelObjectMeta, modelListMeta)
+	for _, k := range kinds {
+		if k.Scale {
+			roots = append(roots, scale.model)
+		}
+	}
+	all := schemas(roots)
+	for _, k := range kinds {
+		all[k.model], all[k.model+"List"] = customSchema(k, k.Definition().Schema), listSchema(k)
+	}
+	return all
 }
 
 // reversed turns the words of a group around, "example.com" to "com.example", as

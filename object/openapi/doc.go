@@ -8,7 +8,7 @@
 // object serves, with what object's table of supported fields says of each
 // field, and the paths under which they are served. So the table can change
 // without anything to generate. Documents of custom kinds are made of their
-// CustomResourceDefinitions ([ForCRDs]).
+// CustomResourceDefinitions ([DocumentOf]).
 //
 // All functions are pure and safe for concurrent use.
 package openapi

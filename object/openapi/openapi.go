@@ -17,9 +17,11 @@ import (
 
 // Versions returns the groups and versions that have a document, sorted: the
 // core group first.
-func Versions() []schema.GroupVersion {
+func Versions() []schema.GroupVersion { return versionsOf(served()) }
+
+func versionsOf(kinds []kind) []schema.GroupVersion {
 	var all []schema.GroupVersion
-	for _, k := range served() {
+	for _, k := range kinds {
 		if gv := k.gv(); !slices.Contains(all, gv) {
 			all = append(all, gv)
 		}
@@ -114,8 +116,6 @@ const (
 type kind struct {
 	object.Resource
 	model string
-	// custom is set for a kind that a CustomResourceDefinition defines.
-	custom bool
 	// verbs, if not all of them: "create", "get", "list".
 	verbs []string
 	// subresources beside status and scale.
@@ -197,7 +197,7 @@ func metrics(kindName, plural string, namespaced bool) kind {
 // served returns all kinds that have schemas here.
 func served() []kind {
 	var all []kind
-	for _, r := range object.Resources() {
+	for _, r := range object.Builtin().Versions() {
 		all = append(all, kind{Resource: r, model: modelOf(r), subresources: subresources[r.String()]})
 	}
 	return append(all, virtual...)

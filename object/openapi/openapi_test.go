@@ -18,7 +18,7 @@ import (
 // and what kubectl looks for: a PATCH with its kind and fieldValidation. Every
 // reference leads somewhere.
 func TestDocuments(t *testing.T) {
-	for _, r := range object.Resources() {
+	for _, r := range object.Builtin().Versions() {
 		doc := parseDocument(t, r.Group, r.Version)
 		gvk := map[string]any{"group": r.Group, "kind": r.Kind, "version": r.Version}
 		var found int
@@ -144,33 +144,25 @@ func TestSize(t *testing.T) {
 // CustomResourceDefinitions if it needs some.
 func TestExplain(t *testing.T) {
 	golden.Run(t, "testdata/explain/*.txtar", func(t *testing.T, in golden.Input) string {
-		var crds []*apiextensionsv1.CustomResourceDefinition
+		catalog := object.Builtin()
 		if text, ok := in.Lookup("crd"); ok {
 			crd := new(apiextensionsv1.CustomResourceDefinition)
 			if err := yaml.UnmarshalStrict(text, crd); err != nil {
 				t.Fatal(err)
 			}
-			crds = append(crds, crd)
+			catalog = catalog.With(crd)
 		}
 		var out strings.Builder
 		for line := range strings.Lines(string(in.File("explain"))) {
 			fmt.Fprintf(&out, "$ explain %s\n", strings.TrimSpace(line))
 			words := strings.Fields(line)
 			path := strings.Split(words[0], ".")
-			text, err := "", error(nil)
-			if len(crds) > 0 {
-				c := crds[0].Spec
-				doc, _, _ := ForCRDs(crds, c.Group, c.Versions[0].Name)
-				r := object.Resource{Group: c.Group, Version: c.Versions[0].Name, Kind: c.Names.Kind}
-				text, err = Explain(doc, r, path[1:], len(words) > 1)
-			} else {
-				r, findErr := object.ResourceFor(path[0])
-				if findErr != nil {
-					t.Fatal(findErr)
-				}
-				doc, _, _ := Document(r.Group, r.Version)
-				text, err = Explain(doc, r, path[1:], len(words) > 1)
+			r, err := catalog.For(path[0])
+			if err != nil {
+				t.Fatal(err)
 			}
+			doc, _, _ := DocumentOf(catalog, r.Group, r.Version)
+			text, err := Explain(doc, r, path[1:], len(words) > 1)
 			if err != nil {
 				text = "error: " + err.Error() + "\n"
 			}
@@ -178,4 +170,47 @@ func TestExplain(t *testing.T) {
 		}
 		return out.String()
 	})
+}
+
+// TestCustomDocuments: a group and version of custom kinds has a document as long
+// as it has kinds, another one when a definition changes, the same one when not.
+func TestCustomDocuments(t *testing.T) {
+	definition := func(description string) *apiextensionsv1.CustomResourceDefinition {
+		return &apiextensionsv1.CustomResourceDefinition{Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "example.com", Scope: apiextensionsv1.ClusterScoped,
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "things", Kind: "Thing"},
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+				Name: "v1", Served: true, Storage: true,
+				Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", Description: description}},
+			}, {Name: "v2", Served: false}},
+		}}
+	}
+	c := object.Builtin().With(definition("a"))
+	if got := len(VersionsOf(c)) - len(Versions()); got != 1 {
+		t.Errorf("%d custom versions, want 1", got)
+	}
+	doc, etag, ok := DocumentOf(c, "example.com", "v1")
+	if !ok || !bytes.Contains(doc, []byte("com.example.v1.ThingList")) || bytes.Contains(doc, []byte("strategic-merge-patch")) {
+		t.Fatalf("document %v: %.200s", ok, doc)
+	}
+	if again, _, _ := DocumentOf(c, "example.com", "v1"); &again[0] != &doc[0] {
+		t.Error("the document is made anew each time")
+	}
+	if _, same, _ := DocumentOf(object.Builtin().With(definition("a")), "example.com", "v1"); same != etag {
+		t.Error("the same definition, written anew, has another tag")
+	}
+	if _, other, _ := DocumentOf(object.Builtin().With(definition("b")), "example.com", "v1"); other == etag {
+		t.Error("another definition has the same tag")
+	}
+	for _, version := range []string{"v2", "v3"} {
+		if _, _, ok := DocumentOf(c, "example.com", version); ok {
+			t.Errorf("there is a document of %s", version)
+		}
+	}
+	if _, _, ok := DocumentOf(object.Builtin(), "example.com", "v1"); ok {
+		t.Error("the document outlives the definition")
+	}
+	if _, _, ok := DocumentOf(c, "apps", "v1"); !ok {
+		t.Error("built-in groups have no document")
+	}
 }

@@ -223,7 +223,7 @@ func bodyOf(model string) *body {
 func (k kind) patchBody() *body {
 	b := &body{Required: true, Content: map[string]media{}}
 	for _, t := range patchTypes {
-		if !k.custom || !strings.Contains(t, "strategic") {
+		if !k.Custom || !strings.Contains(t, "strategic") {
 			b.Content[t] = refTo(modelPatch)
 		}
 	}

@@ -9,10 +9,13 @@ import (
 	"testing"
 	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/yaml"
 
 	"github.com/holdfast-io/holdfast/internal/golden"
 	"github.com/holdfast-io/holdfast/object"
@@ -39,7 +42,7 @@ func TestApply(t *testing.T) {
 }
 
 type player struct {
-	kinds Kinds
+	kinds *object.Catalog
 	obj   object.Object // nil: there is none
 	rev   int
 	now   time.Time
@@ -54,6 +57,7 @@ func (p *player) step(t *testing.T, words []string, text []byte) {
 	how, subresource, _ := strings.Cut(words[0], "/")
 	by := By{Manager: words[1], Subresource: subresource, Now: p.now}
 	force := len(words) > 2 && words[2] == "force"
+	p.convert(t, text)
 	before := encoded(t, p.obj)
 
 	next, err := p.write(how, text, force, by)
@@ -110,6 +114,25 @@ func (p *player) write(how string, text []byte, force bool, by By) (object.Objec
 	return next, Track(p.kinds, p.obj, next, by)
 }
 
+// convert gives the object the version of what is written, as the API server does.
+func (p *player) convert(t *testing.T, text []byte) {
+	var is metav1.TypeMeta
+	if p.obj == nil || yaml.Unmarshal(text, &is) != nil {
+		return
+	}
+	gv, err := schema.ParseGroupVersion(is.APIVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.kinds.ForKind(gv.Group, gv.Version, is.Kind)
+	if err != nil || r.String() != object.ResourceOf(p.obj).String() {
+		return
+	}
+	if p.obj, err = object.Convert(p.obj, r); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (p *player) failed(err error) {
 	conflict, ok := errors.AsType[*ConflictError](err)
 	if !ok {
@@ -126,7 +149,7 @@ func (p *player) failed(err error) {
 func (p *player) owners(t *testing.T) {
 	for _, entry := range p.obj.GetManagedFields() {
 		var set fieldpath.Set
-		if err := set.FromJSON(bytes.NewReader(entry.FieldsV1.Raw)); err != nil {
+		if err := set.FromJSON(entry.FieldsV1.GetRawReader()); err != nil {
 			t.Fatal(err)
 		}
 		at := ""
@@ -170,12 +193,16 @@ func encoded(t *testing.T, obj object.Object) []byte {
 	return data
 }
 
-// builtin are the kinds without custom ones.
-type builtin struct{}
-
-func (builtin) Decode(data []byte, revision int64) (object.Object, error) {
-	return object.Decode(data, revision)
+// testKinds returns the catalog with the custom kinds that a case defines.
+func testKinds(t *testing.T, in golden.Input) *object.Catalog {
+	t.Helper()
+	text, ok := in.Lookup("crd")
+	if !ok {
+		return object.Builtin()
+	}
+	crd := new(apiextensionsv1.CustomResourceDefinition)
+	if err := yaml.UnmarshalStrict(text, crd); err != nil {
+		t.Fatal(err)
+	}
+	return object.Builtin().With(crd)
 }
-func (builtin) New(r object.Resource) object.Object { return object.New(r) }
-
-func testKinds(*testing.T, golden.Input) Kinds { return builtin{} }

@@ -10,7 +10,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/holdfast-io/holdfast/object"
-	"github.com/holdfast-io/holdfast/object/openapi"
 )
 
 const benchDeployment = `
@@ -48,7 +47,7 @@ func benchConfig(tb testing.TB, replicas int) []byte {
 func BenchmarkApply(b *testing.B) {
 	by := By{Manager: "kubectl", Now: time.Unix(1e9, 0)}
 	configs := [][]byte{benchConfig(b, 2), benchConfig(b, 3)}
-	obj, err := Apply(builtin{}, nil, configs[0], false, by)
+	obj, err := Apply(object.Builtin(), nil, configs[0], false, by)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -56,7 +55,7 @@ func BenchmarkApply(b *testing.B) {
 	b.Run("changed", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
-			if obj, err = Apply(builtin{}, obj, configs[i%2], false, by); err != nil {
+			if obj, err = Apply(object.Builtin(), obj, configs[i%2], false, by); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -64,7 +63,7 @@ func BenchmarkApply(b *testing.B) {
 	b.Run("unchanged", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err = Apply(builtin{}, obj, configs[0], false, by); err != nil {
+			if _, err = Apply(object.Builtin(), obj, configs[0], false, by); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -74,7 +73,7 @@ func BenchmarkApply(b *testing.B) {
 		for b.Loop() {
 			next := obj.DeepCopyObject().(object.Object)
 			next.SetLabels(map[string]string{"app": "web", "tier": "back"})
-			if err := Track(builtin{}, obj, next, By{Manager: "kubectl-label", Now: by.Now}); err != nil {
+			if err := Track(object.Builtin(), obj, next, By{Manager: "kubectl-label", Now: by.Now}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -90,11 +89,7 @@ func BenchmarkFirst(b *testing.B) {
 			runtime.ReadMemStats(&before)
 			for b.Loop() {
 				converters = sync.Map{}
-				c, err := typesOf(openapi.Versions()[0])
-				if group != "" {
-					c, err = typesOf(openapi.Versions()[1])
-				}
-				if err != nil || c == nil {
+				if _, err := typesOf(group); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -105,23 +100,46 @@ func BenchmarkFirst(b *testing.B) {
 	}
 }
 
-// TestBytes reports what managed fields weigh.
+// TestBytes reports what managed fields weigh in the stored form: of an object
+// that was applied, of a new one, and of that after a second writer.
 func TestBytes(t *testing.T) {
-	obj, err := Apply(builtin{}, nil, benchConfig(t, 2), false, By{Manager: "kubectl", Now: time.Unix(1e9, 0)})
-	if err != nil {
-		t.Fatal(err)
+	const benchPod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web-7d9c","namespace":"default","labels":{"app":"web"}},
+		"spec":{"containers":[{"name":"web","image":"registry.example.com/team/web:1.27.3","ports":[{"containerPort":8080}],
+		"resources":{"requests":{"cpu":"100m","memory":"128Mi"}}}]}}`
+	by := By{Manager: "kubectl", Now: time.Unix(1e9, 0)}
+	size := func(obj object.Object) int {
+		data, err := object.Encode(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(data)
 	}
-	with, err := object.Encode(obj)
-	if err != nil {
-		t.Fatal(err)
-	}
-	obj.SetManagedFields(nil)
-	without, err := object.Encode(obj)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("a Deployment is %d bytes, with managed fields %d", len(without), len(with))
-	if len(with) > 4*len(without) {
-		t.Errorf("managed fields make a Deployment of %d bytes one of %d", len(without), len(with))
+	for _, c := range []struct {
+		name   string
+		config []byte
+	}{{"Deployment", benchConfig(t, 2)}, {"Pod", []byte(benchPod)}} {
+		obj, err := object.Builtin().Decode(c.config, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		object.Default(obj)
+		bare := size(obj)
+		if err := Track(object.Builtin(), nil, obj, by); err != nil {
+			t.Fatal(err)
+		}
+		created := size(obj)
+		labeled := obj.DeepCopyObject().(object.Object)
+		labeled.SetLabels(map[string]string{"app": "web", "a": "b"})
+		if err := Track(object.Builtin(), obj, labeled, By{Manager: "kubectl-label", Now: by.Now}); err != nil {
+			t.Fatal(err)
+		}
+		applied, err := Apply(object.Builtin(), nil, c.config, false, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d bytes; created %d, then labeled by another %d; applied %d", c.name, bare, created, size(labeled), size(applied))
+		if created > bare+100 || size(applied) > 4*bare {
+			t.Errorf("%s: %d bytes are %d when created, %d when applied", c.name, bare, created, size(applied))
+		}
 	}
 }

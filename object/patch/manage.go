@@ -1,7 +1,6 @@
 package patch
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -72,7 +71,7 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 	}
 	live := old
 	if old == nil {
-		live = kinds.New(object.ResourceOf(wanted))
+		live = object.New(object.ResourceOf(wanted))
 		live.SetName(wanted.GetName())
 		live.SetNamespace(wanted.GetNamespace())
 	} else if wanted.GetNamespace() == "" {
@@ -87,11 +86,11 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 		return nil, because(ErrMalformed, "%v", err)
 	}
 
-	m, err := managerFor(kinds, live, by.Subresource)
+	m, err := managerFor(live, by.Subresource)
 	if err != nil {
 		return nil, err
 	}
-	if live, err = spelledOut(kinds, live); err != nil {
+	if live, err = spelledOut(live); err != nil {
 		return nil, err
 	}
 	times := timesOf(live)
@@ -120,8 +119,9 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 //
 // An object that exists and has no managed fields is not tracked before somebody
 // applies it. A new object's only owner is noted without its fields: see
-// DESIGN.md for both. On an error next has old's managed fields.
-func Track(kinds Kinds, old, next object.Object, by By) error {
+// DESIGN.md for both. On an error next has old's managed fields. The objects
+// know their kinds; the catalog stands there for the sake of one form of call.
+func Track(_ Kinds, old, next object.Object, by By) error {
 	if err := CheckManager(by.Manager); err != nil {
 		return err
 	}
@@ -135,17 +135,17 @@ func Track(kinds Kinds, old, next object.Object, by By) error {
 	}
 	live := old
 	if old == nil {
-		live = kinds.New(object.ResourceOf(next))
+		live = object.New(object.ResourceOf(next))
 	}
-	if err := track(kinds, live, next, by); err != nil {
+	if err := track(live, next, by); err != nil {
 		next.SetManagedFields(live.GetManagedFields())
 		return fmt.Errorf("managed fields of %s: %w", object.Title(next), err)
 	}
 	return nil
 }
 
-func track(kinds Kinds, old, next object.Object, by By) error {
-	live, err := spelledOut(kinds, old)
+func track(old, next object.Object, by By) error {
+	live, err := spelledOut(old)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func track(kinds Kinds, old, next object.Object, by By) error {
 		}
 		next.SetManagedFields(live.GetManagedFields())
 	}
-	m, err := managerFor(kinds, next, by.Subresource)
+	m, err := managerFor(next, by.Subresource)
 	if err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func ownerless(obj object.Object) bool {
 
 // allFields stands for all fields of an object that has one owner: an entry of
 // no fields, which nothing else makes.
-var allFields = []byte("{}")
+const allFields = "{}"
 
 // ownerOfAll is the entry of a new object's manager. What it owns follows from
 // the object as long as nobody else writes it: [spelledOut] says it then.
@@ -186,14 +186,14 @@ func ownerOfAll(obj object.Object, by By) metav1.ManagedFieldsEntry {
 	return metav1.ManagedFieldsEntry{
 		Manager: cmp.Or(by.Manager, "unknown"), Operation: metav1.ManagedFieldsOperationUpdate,
 		APIVersion: object.ResourceOf(obj).APIVersion(), Time: &now,
-		FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: allFields},
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(allFields),
 	}
 }
 
 // ownsAll returns the entry if it is the only one and stands for all fields.
 func ownsAll(obj object.Object) (metav1.ManagedFieldsEntry, bool) {
 	entries := obj.GetManagedFields()
-	if len(entries) != 1 || entries[0].Operation != metav1.ManagedFieldsOperationUpdate || entries[0].FieldsV1 == nil || !bytes.Equal(entries[0].FieldsV1.Raw, allFields) {
+	if len(entries) != 1 || entries[0].Operation != metav1.ManagedFieldsOperationUpdate || entries[0].FieldsV1 == nil || entries[0].FieldsV1.GetRawString() != allFields {
 		return metav1.ManagedFieldsEntry{}, false
 	}
 	return entries[0], true
@@ -201,12 +201,12 @@ func ownsAll(obj object.Object) (metav1.ManagedFieldsEntry, bool) {
 
 // spelledOut returns obj with the fields of an owner of all, or obj itself if
 // there is none.
-func spelledOut(kinds Kinds, obj object.Object) (object.Object, error) {
+func spelledOut(obj object.Object) (object.Object, error) {
 	owner, ok := ownsAll(obj)
 	if !ok {
 		return obj, nil
 	}
-	m, err := managerFor(kinds, obj, "")
+	m, err := managerFor(obj, "")
 	if err != nil {
 		return nil, err
 	}
@@ -322,7 +322,7 @@ func stampApplied(live, next object.Object, by By) {
 	}
 	entries := next.GetManagedFields()
 	is, was := find(entries), find(live.GetManagedFields())
-	if is == nil || was != nil && bytes.Equal(is.FieldsV1.Raw, was.FieldsV1.Raw) {
+	if is == nil || was != nil && is.FieldsV1.GetRawString() == was.FieldsV1.GetRawString() {
 		return
 	}
 	now := metav1.NewTime(by.Now.UTC().Truncate(time.Second))
@@ -387,7 +387,7 @@ func scaleConfig(old object.Object, text []byte) ([]byte, error) {
 	if old == nil {
 		return nil, because(ErrInapplicable, "there is no object to scale")
 	}
-	if isCustom(old) {
+	if object.ResourceOf(old).Custom {
 		return nil, because(ErrInapplicable, "the scale of a custom kind cannot be applied: patch it, or apply the object")
 	}
 	var scale autoscalingv1.Scale

@@ -2,6 +2,7 @@ package patch
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"sync"
 
@@ -9,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -29,48 +31,76 @@ type manager struct {
 	fields *managedfields.FieldManager
 }
 
-// managers keeps those of the built-in kinds: managerKey -> func() (*manager, error).
+// managers keeps one for each kind, version and subresource: managerKey ->
+// *lazyManager.
 var managers sync.Map
 
 type managerKey struct {
-	schema      any // a custom kind's; nil for others
 	gvk         schema.GroupVersionKind
 	subresource string
 }
 
-// managerFor returns the manager of obj's kind. The first one of a group and
-// version reads its schemas.
-func managerFor(kinds Kinds, obj object.Object, subresource string) (*manager, error) {
-	r := object.ResourceOf(obj)
-	key := managerKey{nil, schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}, subresource}
-	build, _ := managers.LoadOrStore(key, sync.OnceValues(func() (*manager, error) {
-		types, err := typesOf(key.gvk.GroupVersion())
-		if err != nil {
-			return nil, err
-		}
-		return newManager(kinds.New(r), types, r, subresource)
-	}))
-	return build.(func() (*manager, error))()
+// lazyManager is made when it is first needed.
+type lazyManager struct {
+	definition any // of a custom kind: another one, another manager
+	get        func() (*manager, error)
 }
 
-// converters are those of the built-in groups: schema.GroupVersion -> func()
-// (managedfields.TypeConverter, error).
+// managerFor returns the manager of obj's kind. The first one of a group and
+// version reads its schemas.
+func managerFor(obj object.Object, subresource string) (*manager, error) {
+	r := object.ResourceOf(obj)
+	key := managerKey{schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}, subresource}
+	if m, ok := managers.Load(key); ok && m.(*lazyManager).definition == any(r.Definition()) {
+		return m.(*lazyManager).get()
+	}
+	m := &lazyManager{r.Definition(), sync.OnceValues(func() (*manager, error) { return newManager(r, subresource) })}
+	managers.Store(key, m)
+	return m.get()
+}
+
+// converters are those of the built-in groups, each of all versions: group ->
+// func() (managedfields.TypeConverter, error).
 var converters sync.Map
 
-func typesOf(gv schema.GroupVersion) (managedfields.TypeConverter, error) {
-	build, _ := converters.LoadOrStore(gv, sync.OnceValues(func() (managedfields.TypeConverter, error) {
-		return managedfields.NewTypeConverter(openapi.Schemas(gv.Group, gv.Version), false)
+func typesOf(group string) (managedfields.TypeConverter, error) {
+	build, _ := converters.LoadOrStore(group, sync.OnceValues(func() (managedfields.TypeConverter, error) {
+		all := map[string]*spec.Schema{}
+		for _, gv := range openapi.Versions() {
+			if gv.Group == group {
+				maps.Copy(all, openapi.Schemas(gv.Group, gv.Version))
+			}
+		}
+		return managedfields.NewTypeConverter(all, false)
 	}))
 	return build.(func() (managedfields.TypeConverter, error))()
 }
 
-func newManager(empty object.Object, types managedfields.TypeConverter, r object.Resource, subresource string) (*manager, error) {
-	m := &manager{empty: empty, gvk: schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}}
-	filters := map[fieldpath.APIVersion]fieldpath.Filter{}
-	if f := filterOf(r, subresource); f != nil {
-		filters[fieldpath.APIVersion(r.APIVersion())] = f
+// customTypes is the converter of a custom kind. Where its schema is not one that
+// merging can follow, fields are merged as they come and lists are atomic.
+func customTypes(r object.Resource) managedfields.TypeConverter {
+	c, err := managedfields.NewTypeConverter(openapi.SchemasOf(r), false)
+	if err != nil {
+		return managedfields.NewDeducedTypeConverter()
 	}
+	return c
+}
+
+func newManager(r object.Resource, subresource string) (*manager, error) {
+	m := &manager{empty: object.New(r), gvk: schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}}
+	var types managedfields.TypeConverter
 	var err error
+	if r.Custom {
+		types = customTypes(r)
+	} else if types, err = typesOf(r.Group); err != nil {
+		return nil, err
+	}
+	filters := map[fieldpath.APIVersion]fieldpath.Filter{}
+	for _, v := range append(object.Builtin().Versions(), r) {
+		if f := filterOf(r, subresource); f != nil && v.String() == r.String() {
+			filters[fieldpath.APIVersion(v.APIVersion())] = f
+		}
+	}
 	m.fields, err = managedfields.NewDefaultFieldManager(types, m, m, m, m.gvk, m.gvk.GroupVersion(), subresource, filters)
 	return m, err
 }
@@ -107,7 +137,12 @@ func (m *manager) ConvertToVersion(in runtime.Object, gv runtime.GroupVersioner)
 	if !ok {
 		return nil, fmt.Errorf("no version of %v to convert to", m.gvk)
 	}
-	if u, ok := in.(*unstructured.Unstructured); ok && from == to {
+	if c, ok := in.(*object.Custom); ok {
+		in = &c.Unstructured
+	}
+	// The versions of a custom kind have the same fields: all of them are merged
+	// as this one.
+	if u, ok := in.(*unstructured.Unstructured); ok && (from == to || object.ResourceOf(m.empty).Custom) {
 		return u, nil
 	}
 	obj, err := m.typed(in)
@@ -138,14 +173,28 @@ func (m *manager) typed(in runtime.Object) (object.Object, error) {
 		return in.(object.Object), nil
 	}
 	out := m.empty.DeepCopyObject().(object.Object)
+	if c, ok := out.(*object.Custom); ok {
+		c.Object = u.Object
+		return c, nil
+	}
+	if gvk := u.GroupVersionKind(); gvk != m.gvk { // another version
+		r, err := object.ResourceForKind(gvk.Group, gvk.Version, gvk.Kind)
+		if err != nil {
+			return nil, runtime.NewNotRegisteredErrForKind("object", gvk)
+		}
+		out = object.New(r)
+	}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out); err != nil {
 		return nil, because(ErrInapplicable, "%v", err)
 	}
 	return out, nil
 }
 
-// statusOf returns obj's status, nil if its kind has none.
+// statusOf returns obj's status, nil if it has none.
 func statusOf(obj object.Object) any {
+	if c, ok := obj.(*object.Custom); ok {
+		return runtime.DeepCopyJSONValue(c.Object["status"])
+	}
 	if f := reflect.ValueOf(obj).Elem().FieldByName("Status"); f.IsValid() {
 		return f.Interface()
 	}
@@ -154,6 +203,12 @@ func statusOf(obj object.Object) any {
 
 // setStatus gives obj a status that statusOf returned.
 func setStatus(obj object.Object, status any) {
+	if c, ok := obj.(*object.Custom); ok {
+		if delete(c.Object, "status"); status != nil {
+			c.Object["status"] = status
+		}
+		return
+	}
 	if f := reflect.ValueOf(obj).Elem().FieldByName("Status"); f.IsValid() {
 		f.Set(reflect.ValueOf(status))
 	}
@@ -164,13 +219,12 @@ func become(obj, other object.Object) {
 	reflect.ValueOf(obj).Elem().Set(reflect.ValueOf(other.DeepCopyObject()).Elem())
 }
 
-// convert returns obj in another version of its kind.
+// convert returns obj in another version of its kind. A version that is no longer
+// served makes the error by which apimachinery drops what is managed in it.
 func convert(obj object.Object, to schema.GroupVersionKind) (object.Object, error) {
-	r := object.ResourceOf(obj)
-	if r.Group == to.Group && r.Version == to.Version {
-		return obj, nil
+	r, err := object.ResourceForKind(to.Group, to.Version, to.Kind)
+	if err != nil {
+		return nil, runtime.NewNotRegisteredErrForKind("object", to)
 	}
-	return nil, runtime.NewNotRegisteredErrForKind("object", to)
+	return object.Convert(obj, r)
 }
-
-func isCustom(object.Object) bool { return false }

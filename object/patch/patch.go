@@ -28,10 +28,9 @@ func init() {
 	jsonpatch.AccumulatedCopySizeLimit = MaxBytes // there is no other way to set it
 }
 
-// Kinds makes and reads objects: an *object.Catalog.
+// Kinds reads objects: an *object.Catalog.
 type Kinds interface {
 	Decode(data []byte, revision int64) (object.Object, error)
-	New(object.Resource) object.Object
 }
 
 // JSON applies a JSON patch (RFC 6902) to old. The error is of type
@@ -53,7 +52,7 @@ func Merge(kinds Kinds, old object.Object, patch []byte) (object.Object, error) 
 // merge by their keys. See [JSON].
 func Strategic(kinds Kinds, old object.Object, patch []byte) (object.Object, error) {
 	return patched(kinds, old, func(doc []byte) ([]byte, error) {
-		if isCustom(old) {
+		if object.ResourceOf(old).Custom {
 			return nil, ErrUnsupported
 		}
 		return StrategicText(doc, patch, old)

@@ -92,7 +92,7 @@ func TestLimits(t *testing.T) {
 		{"aliases", Merge, []byte("a: &a [" + strings.Repeat("x,", 1000) + "]\nb: &b [" + strings.Repeat("*a,", 1000) + "]\nc: [" + strings.Repeat("*b,", 1000) + "]"), ErrMalformed},
 		{"depth", Merge, []byte(strings.Repeat(`{"a":`, 20_000) + "1" + strings.Repeat("}", 20_000)), ErrMalformed},
 	} {
-		if _, err := c.apply(builtin{}, pod, c.patch); !errors.Is(err, c.want) {
+		if _, err := c.apply(object.Builtin(), pod, c.patch); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -123,7 +123,7 @@ func FuzzPatch(f *testing.F) {
 		for _, apply := range []func(Kinds, object.Object, []byte) (object.Object, error){JSON, Merge, Strategic, func(kinds Kinds, old object.Object, config []byte) (object.Object, error) {
 			return Apply(kinds, old, config, true, By{Manager: "fuzz"})
 		}} {
-			next, err := apply(builtin{}, old, patch)
+			next, err := apply(object.Builtin(), old, patch)
 			if (next == nil) == (err == nil) {
 				t.Fatalf("object %v, error %v", next, err)
 			}
@@ -133,7 +133,7 @@ func FuzzPatch(f *testing.F) {
 			if object.KeyOf(next) != object.KeyOf(old) {
 				t.Errorf("the patch made %s", object.KeyOf(next))
 			}
-			if err := Track(builtin{}, old, next, By{Manager: "fuzz"}); err != nil {
+			if err := Track(object.Builtin(), old, next, By{Manager: "fuzz"}); err != nil {
 				t.Error(err)
 			}
 		}
