@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -928,33 +929,54 @@ func TestAttach(t *testing.T) {
 	})
 }
 
-// TestHeldCallerGoes: a command that does not read holds its caller back, and ends
-// all the same when the caller goes.
-func TestHeldCallerGoes(t *testing.T) {
+// TestUnreadInput: a command that does not read keeps nobody from noticing that its
+// caller has gone; what one does read is counted, so that the peer sends more.
+func TestUnreadInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newPeer("a")
 		n := newNode(t, a)
+		counted := &countingExecs{Runtime: n.rt}
+		n.wrap = counted
 		a.says(complete(t, 10, newPod("web")))
 		n.start()
 		settle(5 * time.Second)
-		c := a.wish(t, execIn("web", true, "sleep", "1000000"))
-		settle(time.Second)
-		piece := &holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Stdin{Stdin: make([]byte, 256<<10)}}
-		held := false
-		for range 100 {
-			select {
-			case c.in <- piece:
-				synctest.Wait()
-			default:
-				held = true
+		feed := func(command string) *sessionCall {
+			c := a.wish(t, execIn("web", true, command, "1000000"))
+			settle(time.Second)
+			for range 4 { // as much as a peer sends ahead
+				c.in <- &holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Stdin{Stdin: make([]byte, 256<<10)}}
 			}
+			settle(time.Second)
+			return c
 		}
-		if !held {
-			t.Error("25 MB went to a command that does not read")
+		c := feed("sleep")
+		if counted.open.Load() != 1 || c.taken > 128<<10 {
+			t.Errorf("%d commands run, want one; %d bytes were taken by one that does not read", counted.open.Load(), c.taken)
 		}
 		close(c.leave)
-		settle(30 * time.Second) // the bubble would not end with the command still there
+		settle(time.Second)
+		if counted.open.Load() != 0 {
+			t.Error("the command goes on without its caller")
+		}
+		c = feed("sh")
+		if c.taken < 900<<10 {
+			t.Errorf("%d bytes of a MiB were taken by a command that reads", c.taken)
+		}
+		close(c.leave)
+		<-c.ended
 	})
+}
+
+// countingExecs counts the commands that run.
+type countingExecs struct {
+	*fake.Runtime
+	open atomic.Int64
+}
+
+func (r *countingExecs) Exec(ctx context.Context, id runtime.ContainerID, options runtime.ExecOptions) (int, error) {
+	r.open.Add(1)
+	defer r.open.Add(-1)
+	return r.Runtime.Exec(ctx, id, options)
 }
 
 func portOf(pod string, port uint32) *agentv1.SessionsResponse {

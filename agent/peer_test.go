@@ -62,6 +62,7 @@ type sessionCall struct {
 	err    *agentv1.SessionError
 	in     chan *holdfastv1.ExecRequest
 	say    chan *agentv1.SessionResponse // of other kinds than exec
+	taken  int64                         // bytes of input
 	closed bool                          // the pod has closed its side of a connection
 	leave  chan struct{}                 // closed: the caller goes
 }
@@ -291,6 +292,8 @@ func (c *sessionCall) take(m *agentv1.SessionRequest) {
 		c.out.Write(m.Logs.GetData())
 	case *agentv1.SessionRequest_Error:
 		c.err = m.Error
+	case *agentv1.SessionRequest_Taken:
+		c.taken += m.Taken
 	case *agentv1.SessionRequest_Attach:
 		switch m := m.Attach.GetMessage().(type) {
 		case *holdfastv1.AttachResponse_Started:

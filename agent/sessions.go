@@ -26,8 +26,6 @@ const (
 	// maxSessions bounds the sessions at one time. The agent's other calls share the
 	// connection with them, on which a peer allows 250.
 	maxSessions = 200
-	// probePeriod is how often a session is tried whether its caller is still there.
-	probePeriod = 10 * time.Second
 	// dialTimeout is how long a connection in a pod may take.
 	dialTimeout = 10 * time.Second
 	// sessionOpenTimeout is how long a peer may take to accept a session.
@@ -36,9 +34,10 @@ const (
 	maxLogLine = 256 << 10
 	// maxChunk is the most bytes in one message.
 	maxChunk = 32 << 10
-	// maxStdin is how much of what a command does not read is held for it,
-	// before the caller is held back.
-	maxStdin = 1 << 20
+	// maxInput is how much input is held for who does not read it. Peers send less
+	// before they are told that some was taken, in steps of takenStep.
+	maxInput  = 8 << 20
+	takenStep = 64 << 10
 )
 
 // sessions answers the peer's wishes for logs, exec, attach and connections to
@@ -160,7 +159,6 @@ func (s *sessions) serve(ctx context.Context, agent agentv1connect.AgentServiceC
 		s.fail(out, connect.Errorf(connect.CodeResourceExhausted, "node %s has %d sessions open already: logs, exec, attach, connections to pods", s.a.cfg.Node, maxSessions))
 		return
 	}
-	go out.probe(ctx, cancel)
 	kind := "unknown"
 	run := func() error {
 		return connect.NewError(connect.CodeUnimplemented, "this node does not know that kind of session; is its version older than the peer's?")
@@ -247,23 +245,10 @@ func (s *sessionStream) receive(take func(*agentv1.SessionResponse), ended func(
 	}()
 }
 
-// probe sends an empty message from time to time until ctx ends. What take holds
-// back is not received, so that a caller's leaving would go unnoticed: then it shows
-// here, and ended is called.
-func (s *sessionStream) probe(ctx context.Context, ended func()) {
-	ticker := time.NewTicker(probePeriod)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if s.send(&agentv1.SessionRequest{}) != nil {
-			ended()
-			return
-		}
-	}
+// taken tells the peer how much input was passed on.
+func (s *sessionStream) taken(n int) {
+	// A failure shows at the next message.
+	_ = s.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Taken{Taken: int64(n)}})
 }
 
 func (s *sessionStream) drained() {
@@ -408,7 +393,7 @@ func (w *lineWriter) flush() error {
 }
 
 func (s *sessions) exec(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.ExecStart) error {
-	in := newTyped(req.GetSize())
+	in := newTyped(req.GetSize(), out.taken)
 	defer in.stdin.close(io.ErrClosedPipe)
 	out.receive(func(m *agentv1.SessionResponse) { in.take(m.GetExec()) }, func() {
 		in.stdin.close(io.EOF)
@@ -466,7 +451,7 @@ func (s *sessions) exec(ctx context.Context, cancel func(), out *sessionStream, 
 }
 
 func (s *sessions) attach(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.AttachStart) error {
-	in := newTyped(req.GetSize())
+	in := newTyped(req.GetSize(), out.taken)
 	defer in.stdin.close(io.ErrClosedPipe)
 	out.receive(func(m *agentv1.SessionResponse) { in.take(m.GetAttach()) }, func() {
 		in.stdin.close(io.EOF)
@@ -538,19 +523,23 @@ func (s *sessions) portForward(ctx context.Context, cancel func(), out *sessionS
 	if err := reply(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_Connected{Connected: true}}); err != nil {
 		return sessionError(where, err)
 	}
+	in := newInput(out.taken)
+	defer in.close(io.ErrClosedPipe)
+	out.receive(func(m *agentv1.SessionResponse) {
+		in.write(m.GetPortForward().GetData())
+		if m.GetPortForward().GetCloseWrite() {
+			in.close(io.EOF)
+		}
+	}, cancel)
 	said := make(chan struct{}) // closed once the caller has said all, or the pod takes no more
-	closeWrite := sync.OnceFunc(func() {
+	go func() {
+		defer close(said)
+		_, _ = io.Copy(conn, in)
+		in.close(io.ErrClosedPipe) // what comes after an error has nowhere to go
 		if c, ok := conn.(interface{ CloseWrite() error }); ok {
 			_ = c.CloseWrite()
 		}
-		close(said)
-	})
-	out.receive(func(m *agentv1.SessionResponse) {
-		in := m.GetPortForward()
-		if _, err := conn.Write(in.GetData()); err != nil || in.GetCloseWrite() {
-			closeWrite() // what comes after an error has nowhere to go
-		}
-	}, cancel)
+	}()
 	_, err = io.Copy(chunkWriter(func(p []byte) error {
 		return reply(&holdfastv1.PortForwardResponse{Message: &holdfastv1.PortForwardResponse_Data{Data: p}})
 	}), conn)
@@ -572,12 +561,12 @@ func (s *sessions) portForward(ctx context.Context, cancel func(), out *sessionS
 
 // typed is what comes from a caller's keyboard: input, and the terminal's size.
 type typed struct {
-	stdin  *stdinPipe
+	stdin  *input
 	resize chan [2]uint32 // only the newest matters
 }
 
-func newTyped(size *holdfastv1.TerminalSize) *typed {
-	t := &typed{stdin: newStdin(), resize: make(chan [2]uint32, 1)}
+func newTyped(size *holdfastv1.TerminalSize, taken func(int)) *typed {
+	t := &typed{stdin: newInput(taken), resize: make(chan [2]uint32, 1)}
 	t.setSize(size)
 	return t
 }
@@ -620,25 +609,31 @@ func (w chunkWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// stdinPipe is a pipe with a buffer, so that a command which reads nothing does
-// not keep the agent from noticing that the caller has gone.
-type stdinPipe struct {
+// input is a pipe with a buffer. It has room for all that a peer sends ahead, so that
+// who does not read keeps nobody from noticing that the caller has gone.
+type input struct {
+	taken func(int) // told how much was read, once in a while
+
 	mu   sync.Mutex
 	cond *sync.Cond
 	data []byte
+	read int   // since taken was last told
 	err  error // after data; nil while open
 }
 
-func newStdin() *stdinPipe {
-	p := &stdinPipe{}
+func newInput(taken func(int)) *input {
+	p := &input{taken: taken}
 	p.cond = sync.NewCond(&p.mu)
 	return p
 }
 
-func (p *stdinPipe) write(data []byte) {
+func (p *input) write(data []byte) {
+	if len(data) == 0 {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.err == nil && len(p.data) >= maxStdin && len(data) > 0 {
+	for p.err == nil && len(p.data) >= maxInput {
 		p.cond.Wait()
 	}
 	if p.err == nil {
@@ -649,7 +644,7 @@ func (p *stdinPipe) write(data []byte) {
 
 // close ends the pipe: what was written before can still be read, unless err is
 // io.ErrClosedPipe.
-func (p *stdinPipe) close(err error) {
+func (p *input) close(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil || errors.Is(err, io.ErrClosedPipe) {
@@ -661,20 +656,32 @@ func (p *stdinPipe) close(err error) {
 	p.cond.Broadcast()
 }
 
-func (p *stdinPipe) Read(buf []byte) (int, error) {
+// Read counts what it has read as taken: the reader has room for it.
+func (p *input) Read(buf []byte) (int, error) {
+	n, tell, err := p.next(buf)
+	if tell > 0 {
+		p.taken(tell)
+	}
+	return n, err
+}
+
+func (p *input) next(buf []byte) (n, tell int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for len(p.data) == 0 && p.err == nil {
 		p.cond.Wait()
 	}
 	if len(p.data) == 0 {
-		return 0, p.err
+		return 0, 0, p.err
 	}
-	n := copy(buf, p.data)
+	n = copy(buf, p.data)
 	p.data = p.data[n:]
 	if len(p.data) == 0 {
 		p.data = nil
 	}
+	if p.read += n; p.read >= takenStep {
+		tell, p.read = p.read, 0
+	}
 	p.cond.Broadcast()
-	return n, nil
+	return n, tell, nil
 }

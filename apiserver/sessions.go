@@ -15,8 +15,13 @@ import (
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 )
 
-// sessionTimeout is how long an agent may take to answer the wish for a session.
-const sessionTimeout = 10 * time.Second
+const (
+	// sessionTimeout is how long an agent may take to answer the wish for a session.
+	sessionTimeout = 10 * time.Second
+	// maxAhead is how many bytes of input an agent is sent before it has passed them
+	// on.
+	maxAhead = 1 << 20
+)
 
 // errNoAgent is returned when no agent of the node is connected here.
 var errNoAgent = errors.New("the node's agent is not connected to this peer")
@@ -37,8 +42,8 @@ type wishes struct {
 	ended chan struct{}
 }
 
-// session is one bridge. Both of its channels are unbuffered: whoever is slow
-// slows the other down, through the streams' own flow control.
+// session is one bridge. Its channels are unbuffered: whoever is slow slows the
+// other down, the caller by the streams' own flow control, the agent by maxAhead.
 type session struct {
 	id, node  string
 	answered  chan struct{} // closed when the agent has opened its stream
@@ -249,6 +254,7 @@ func (s agentService) Session(ctx context.Context, stream agentv1connect.AgentSe
 		close(sess.agentEnded)
 		return err
 	}
+	taken := make(chan int64)
 	// Receive cannot be interrupted but by the end of the call, so this goroutine
 	// ends a moment after the handler when the caller is done first.
 	go func() {
@@ -262,8 +268,13 @@ func (s agentService) Session(ctx context.Context, stream agentv1connect.AgentSe
 				sess.agentErr = err
 				return
 			}
+			to, count := sess.fromAgent, (chan int64)(nil)
+			if msg.GetTaken() > 0 {
+				to, count = nil, taken
+			}
 			select {
-			case sess.fromAgent <- msg:
+			case to <- msg:
+			case count <- msg.GetTaken():
 			case <-sess.over:
 				return
 			case <-ctx.Done():
@@ -272,9 +283,16 @@ func (s agentService) Session(ctx context.Context, stream agentv1connect.AgentSe
 			}
 		}
 	}()
-	for {
+	for ahead := int64(0); ; {
+		toAgent := sess.toAgent
+		if ahead >= maxAhead {
+			toAgent = nil // Send would block, and the caller's leaving go unnoticed
+		}
 		select {
-		case msg := <-sess.toAgent:
+		case n := <-taken:
+			ahead -= n
+		case msg := <-toAgent:
+			ahead += int64(len(msg.GetExec().GetStdin()) + len(msg.GetAttach().GetStdin()) + len(msg.GetPortForward().GetData()))
 			if err := stream.Send(msg); err != nil {
 				return fmt.Errorf("send to the agent: %w", err)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -354,6 +355,56 @@ func TestFlowControl(t *testing.T) {
 	})
 }
 
+// TestUnreadInput: an agent is sent no more than it can hold of what nobody reads,
+// and learns at once when the caller leaves then.
+func TestUnreadInput(t *testing.T) {
+	for _, peer := range []string{"peer-1", "peer-2"} { // peer-2 has the agent
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 2)
+			c.put(boundPod("web", "n1"))
+			var received atomic.Int64
+			more, gone := make(chan struct{}), make(chan struct{})
+			startAgent(t, c.agent("peer-2", "n1"), func(_ *agentv1.SessionsResponse, stream agentv1connect.AgentServiceSessionClientStream) {
+				go func() {
+					<-more
+					stream.Send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Taken{Taken: 512 << 10}})
+				}()
+				for {
+					m, err := stream.Receive()
+					if err != nil {
+						close(gone)
+						return
+					}
+					received.Add(int64(len(m.GetExec().GetStdin())))
+				}
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			stream, err := c.pods(peer).Exec(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stream.Close()
+			stream.Send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: &holdfastv1.ExecStart{Pod: "web", Command: []string{"sleep"}, Stdin: true}}})
+			go func() {
+				for stream.Send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Stdin{Stdin: make([]byte, 64<<10)}}) == nil {
+				}
+			}()
+			synctest.Wait()
+			if got := received.Load(); got != maxAhead {
+				t.Errorf("the agent was sent %d bytes, want %d", got, maxAhead)
+			}
+			close(more)
+			synctest.Wait()
+			if got := received.Load(); got != maxAhead+512<<10 {
+				t.Errorf("after some were taken the agent was sent %d bytes, want %d", got, maxAhead+512<<10)
+			}
+			cancel()
+			<-gone
+		})
+	}
+}
+
 // TestSecondStreamReplaces: an agent that comes anew takes the place of what is
 // left of its last connection.
 func TestSecondStreamReplaces(t *testing.T) {
@@ -429,7 +480,6 @@ func serveAttach(wish *agentv1.SessionsResponse, stream agentv1connect.AgentServ
 	}
 	send(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Started{Started: &holdfastv1.AttachStarted{Tty: true}}})
 	send(&holdfastv1.AttachResponse{Message: &holdfastv1.AttachResponse_Stderr{Stderr: fmt.Appendf(nil, "%s/%s stdin=%t", wish.GetAttach().GetPod(), wish.GetAttach().GetContainer(), wish.GetAttach().GetStdin())}})
-	stream.Send(&agentv1.SessionRequest{}) // says nothing: whether the caller is there
 	for {
 		msg, err := stream.Receive()
 		if err != nil || msg.GetAttach().GetCloseStdin() {

@@ -885,6 +885,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Error
 	//	*SessionRequest_Attach
 	//	*SessionRequest_PortForward
+	//	*SessionRequest_Taken
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -981,6 +982,15 @@ func (x *SessionRequest) GetPortForward() *v1.PortForwardResponse {
 	return nil
 }
 
+func (x *SessionRequest) GetTaken() int64 {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Taken); ok {
+			return x.Taken
+		}
+	}
+	return 0
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -1011,6 +1021,13 @@ type SessionRequest_PortForward struct {
 	PortForward *v1.PortForwardResponse `protobuf:"bytes,6,opt,name=port_forward,json=portForward,proto3,oneof"`
 }
 
+type SessionRequest_Taken struct {
+	// So many bytes of input have been passed on since the last such message. A
+	// peer sends at most 1 MiB more than that, so that the agent can go on receiving
+	// and notices when the caller leaves, whoever does not read.
+	Taken int64 `protobuf:"varint,7,opt,name=taken,proto3,oneof"`
+}
+
 func (*SessionRequest_SessionId) isSessionRequest_Message() {}
 
 func (*SessionRequest_Logs) isSessionRequest_Message() {}
@@ -1022,6 +1039,8 @@ func (*SessionRequest_Error) isSessionRequest_Message() {}
 func (*SessionRequest_Attach) isSessionRequest_Message() {}
 
 func (*SessionRequest_PortForward) isSessionRequest_Message() {}
+
+func (*SessionRequest_Taken) isSessionRequest_Message() {}
 
 // SessionError is an error of the agent, for the caller of the session.
 type SessionError struct {
@@ -1296,7 +1315,7 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x04exec\x18\x03 \x01(\v2\x16.holdfast.v1.ExecStartH\x00R\x04exec\x122\n" +
 	"\x06attach\x18\x04 \x01(\v2\x18.holdfast.v1.AttachStartH\x00R\x06attach\x12B\n" +
 	"\fport_forward\x18\x05 \x01(\v2\x1d.holdfast.v1.PortForwardStartH\x00R\vportForwardB\a\n" +
-	"\x05start\"\xd5\x02\n" +
+	"\x05start\"\xed\x02\n" +
 	"\x0eSessionRequest\x12\x1f\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tH\x00R\tsessionId\x12/\n" +
@@ -1304,7 +1323,8 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x04exec\x18\x03 \x01(\v2\x19.holdfast.v1.ExecResponseH\x00R\x04exec\x127\n" +
 	"\x05error\x18\x04 \x01(\v2\x1f.holdfast.agent.v1.SessionErrorH\x00R\x05error\x125\n" +
 	"\x06attach\x18\x05 \x01(\v2\x1b.holdfast.v1.AttachResponseH\x00R\x06attach\x12E\n" +
-	"\fport_forward\x18\x06 \x01(\v2 .holdfast.v1.PortForwardResponseH\x00R\vportForwardB\t\n" +
+	"\fport_forward\x18\x06 \x01(\v2 .holdfast.v1.PortForwardResponseH\x00R\vportForward\x12\x16\n" +
+	"\x05taken\x18\a \x01(\x03H\x00R\x05takenB\t\n" +
 	"\amessage\"<\n" +
 	"\fSessionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -1436,6 +1456,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 		(*SessionRequest_Error)(nil),
 		(*SessionRequest_Attach)(nil),
 		(*SessionRequest_PortForward)(nil),
+		(*SessionRequest_Taken)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
