@@ -35,6 +35,7 @@ type Objects interface {
 // Pods reaches into running pods, in process. It asks nobody whether the caller may:
 // the Handler does that first.
 type Pods interface {
+	PodStreams
 	Logs(context.Context, *holdfastv1.LogsRequest, apiserver.Replies[holdfastv1.LogsResponse]) error
 }
 
@@ -91,6 +92,9 @@ func New(cfg Config) *Handler {
 		cfg.Now = time.Now
 	}
 	h := &Handler{cfg: cfg, log: cfg.Logger, now: cfg.Now, streams: make(map[string]PodHandler), version: versionOf(cfg.Version)}
+	for subresource, stream := range StreamHandlers(cfg.Pods, h.WriteError) {
+		h.HandlePod(subresource, stream)
+	}
 	return h
 }
 
