@@ -47,12 +47,23 @@ test-deps: ## Install what the tests need besides: busybox (static) and gcc
 demo: deps build images ## Play the tour on a cluster of three peers and two nodes (root)
 	@examples/tour --data-dir $(DEMO_DIR)
 
+# What waits for processes and containers more than it computes: played beside the
+# simulation, which only computes, and gives way to it.
+WAITING = ./internal/chaos ./agent/containerd ./agent/fake
+RACE    = CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m -ldflags=-w
+
 .PHONY: test
 test: test-deps ## Run the whole test suite, race detector on, and 300 simulated histories without it
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m ./...
-	@# At the size that the race detector does not bear.
-	CGO_ENABLED=0 go test -count=1 -run '^(TestManyWatchers|TestLeaderLoss)$$' ./raftstore
-	@$(MAKE) sim SEEDS=300
+	$(RACE) $$(go list ./... | grep -vxF "$$(go list $(WAITING))")
+	@$(MAKE) -j2 --output-sync=target test-waiting test-virtual
+
+.PHONY: test-waiting test-virtual
+test-waiting:
+	$(RACE) -p 3 $(WAITING)
+
+test-virtual: # at the size that the race detector does not bear
+	CGO_ENABLED=0 nice go test -count=1 -run '^(TestManyWatchers|TestLeaderLoss|TestFaultMatrix)$$' ./raftstore
+	@nice $(MAKE) sim SEEDS=300
 
 # make sim SEEDS=10000 FIRST=0: a process for each core; what fails leaves its history.
 SEEDS ?= 300

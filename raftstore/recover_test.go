@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/faults"
 	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
 	"github.com/holdfast-io/holdfast/raftstore/storetest"
@@ -45,8 +46,15 @@ func recoverOn(t *testing.T, p *storetest.Peer) (incarnation uint64) {
 // are given up, the third goes on alone. When the two return, a majority of what
 // they remember, they can acknowledge nothing, serve no linearizable read, and
 // become part of the new incarnation once they begin anew. Revisions and terms never
-// go back.
+// go back. The survivor may be far away from the two, whose votes reach each other
+// first.
 func TestRecoverFencesTheOldMajority(t *testing.T) {
+	for _, far := range []time.Duration{0, 100 * time.Millisecond} {
+		t.Run(far.String(), func(t *testing.T) { recoverFences(t, far) })
+	}
+}
+
+func recoverFences(t *testing.T, far time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		c := storetest.NewCluster(t, 3)
 		leader := c.WaitLeader()
@@ -90,6 +98,9 @@ func TestRecoverFencesTheOldMajority(t *testing.T) {
 		after := write(t, survivor.Store, "after", "the recovery")
 
 		// The dead return, both at once.
+		if far > 0 {
+			survivor.Set("far", faults.Fault{Kind: faults.Delay, Delay: far})
+		}
 		for _, p := range gone {
 			p.Restart()
 		}
@@ -109,6 +120,7 @@ func TestRecoverFencesTheOldMajority(t *testing.T) {
 				t.Errorf("peer %s has come to term %d: it learned only after an election", p.ID, term)
 			}
 		}
+		survivor.Faults.Clear("far")
 		// They begin anew, as the process does with a directory set aside.
 		for _, p := range gone {
 			p.Kill()
@@ -136,6 +148,56 @@ func TestRecoverFencesTheOldMajority(t *testing.T) {
 		<-survivor.Ended()
 		if rev := write(t, c.WaitLeader(gone...).Store, "more", "1"); rev <= after {
 			t.Errorf("revision %d after %d", rev, after)
+		}
+	})
+}
+
+// TestOldMajorityMeetsTheNewOne: the two return while nobody can tell them that they
+// were given up. They elect a leader, who tries to go on with the third as soon as it
+// can be reached. That one hears nothing of it: it keeps leading, and what it has; the
+// two end.
+func TestOldMajorityMeetsTheNewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := storetest.NewCluster(t, 3)
+		survivor := c.Others(c.WaitLeader())[0]
+		gone := c.Others(survivor)
+		known := write(t, gone[0].Store, "known", "to all")
+		if _, err := survivor.Store.WaitRevision(t.Context(), known); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range gone {
+			p.Kill()
+			<-p.Ended()
+		}
+		time.Sleep(5 * time.Second)
+		recoverOn(t, survivor)
+		after := write(t, survivor.Store, "after", "the recovery")
+		_, term := survivor.Store.Leader()
+
+		c.Cut([]*storetest.Peer{survivor}, gone)
+		for _, p := range gone {
+			p.Restart()
+		}
+		write(t, c.WaitLeader(gone...).Store, "ghost", "of those who cannot know")
+		c.Heal()
+		for _, p := range gone {
+			if err := ended(t, p); !errors.Is(err, raftstore.ErrRestart) {
+				t.Errorf("peer %s ended with %v, want ErrRestart", p.ID, err)
+			}
+			p.Kill()
+		}
+		view, err := survivor.Store.Sync(t.Context())
+		if err != nil {
+			t.Fatalf("the survivor does not serve: %v", err)
+		}
+		if _, ok := view.Get("after"); !ok || view.Revision() < after {
+			t.Errorf("the survivor is at revision %d, without what was acknowledged at %d", view.Revision(), after)
+		}
+		if _, ok := view.Get("ghost"); ok {
+			t.Error("a write of the old majority is in the new incarnation")
+		}
+		if id, now := survivor.Store.Leader(); id != survivor.ID || now != term {
+			t.Errorf("%s leads in term %d; the survivor led in term %d, and nothing was to move it", id, now, term)
 		}
 	})
 }
