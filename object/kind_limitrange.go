@@ -21,7 +21,7 @@ var kindLimitRange = define(Resource{Version: "v1", Kind: "LimitRange", Plural: 
 		`,
 		defaults: defaultLimitRange,
 		validate: validateLimitRange,
-		columns:  columns("NAME", "CREATED AT"),
+		columns:  columns("NAME", "CREATED AT:date"),
 		row:      func(r *corev1.LimitRange, _ time.Time) []string { return []string{r.Name, createdAt(r)} },
 		describe: func(d *describer, r *corev1.LimitRange, _ []Object) {
 			d.meta(r)
