@@ -19,7 +19,7 @@ var kindClusterRole = define(Resource{Group: "rbac.authorization.k8s.io", Versio
 			aggregationRule
 		`,
 		validate: validateClusterRole,
-		columns:  columns("NAME", "CREATED AT"),
+		columns:  columns("NAME", "CREATED AT:date"),
 		row:      func(role *rbacv1.ClusterRole, _ time.Time) []string { return []string{role.Name, createdAt(role)} },
 		describe: func(d *describer, role *rbacv1.ClusterRole, related []Object) {
 			d.meta(role)

@@ -2,7 +2,6 @@ package object
 
 import (
 	"cmp"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -190,12 +189,20 @@ func endpointsOf(svc *corev1.Service, port string, slices []*discoveryv1.Endpoin
 					continue
 				}
 				for _, address := range e.Addresses {
-					all = append(all, net.JoinHostPort(address, itoa(*p.Port)))
+					all = append(all, hostPort(address, *p.Port))
 				}
 			}
 		}
 	}
 	return all
+}
+
+// hostPort is net.JoinHostPort, of a package that is not for this one.
+func hostPort(host string, port int32) string {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return host + ":" + itoa(port)
 }
 
 func (d *describer) endpointSlice(slice *discoveryv1.EndpointSlice) {

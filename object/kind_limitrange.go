@@ -15,13 +15,12 @@ import (
 var kindLimitRange = define(Resource{Version: "v1", Kind: "LimitRange", Plural: "limitranges", Singular: "limitrange", ShortNames: []string{"limits"}, Namespaced: true},
 	func() *corev1.LimitRange { return new(corev1.LimitRange) },
 	rules[*corev1.LimitRange]{
-		inert: nothingEnforces,
 		supported: `
 			spec
 		`,
 		defaults: defaultLimitRange,
 		validate: validateLimitRange,
-		columns:  columns("NAME", "CREATED AT"),
+		columns:  columns("NAME", "CREATED AT:date"),
 		row:      func(r *corev1.LimitRange, _ time.Time) []string { return []string{r.Name, createdAt(r)} },
 		describe: func(d *describer, r *corev1.LimitRange, _ []Object) {
 			d.meta(r)

@@ -15,13 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// nothingEnforces is why kinds that restrict others are inert.
-const nothingEnforces = "nothing in this version enforces it yet"
-
 var kindNetworkPolicy = define(Resource{Group: "networking.k8s.io", Version: "v1", Kind: "NetworkPolicy", Plural: "networkpolicies", Singular: "networkpolicy", ShortNames: []string{"netpol"}, Namespaced: true},
 	func() *networkingv1.NetworkPolicy { return new(networkingv1.NetworkPolicy) },
 	rules[*networkingv1.NetworkPolicy]{
-		inert: nothingEnforces,
+		inert: "nothing in this version enforces it yet",
 		supported: `
 			spec
 		`,

@@ -16,7 +16,6 @@ import (
 var kindResourceQuota = define(Resource{Version: "v1", Kind: "ResourceQuota", Plural: "resourcequotas", Singular: "resourcequota", ShortNames: []string{"quota"}, Namespaced: true, Status: true},
 	func() *corev1.ResourceQuota { return new(corev1.ResourceQuota) },
 	rules[*corev1.ResourceQuota]{
-		inert: nothingEnforces,
 		supported: `
 			spec
 			status

@@ -17,7 +17,7 @@ var kindRole = define(Resource{Group: "rbac.authorization.k8s.io", Version: "v1"
 			rules
 		`,
 		validate: func(role *rbacv1.Role) field.ErrorList { return validateRules(role.Rules, true) },
-		columns:  columns("NAME", "CREATED AT"),
+		columns:  columns("NAME", "CREATED AT:date"),
 		row:      func(role *rbacv1.Role, _ time.Time) []string { return []string{role.Name, createdAt(role)} },
 		describe: func(d *describer, role *rbacv1.Role, _ []Object) {
 			d.meta(role)

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -108,6 +109,20 @@ func secretJSON(value []byte, path *field.Path) field.ErrorList {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, field.OmitValueType{}, `must be a JSON object, such as {"auths":{…}} (the value is not shown)`)}
+}
+
+// secretField returns where the manifest of a Secret has what validation knows as
+// a field of data: it may be in stringData. Fields of other objects are where they are.
+func (d Document) secretField(field string) string {
+	_, secret := d.Object.(*corev1.Secret)
+	rest, ok := strings.CutPrefix(field, "data")
+	if !secret || !ok || d.lines[field] > 0 {
+		return field
+	}
+	if written := "stringData" + rest; d.lines[written] > 0 || d.lines["data"] == 0 {
+		return written
+	}
+	return field
 }
 
 // secret reports whether what stands at path is a value of a Secret, which is not

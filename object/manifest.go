@@ -24,6 +24,7 @@ type Document struct {
 // "spec.template.spec.containers[0].image"; for a field that is not given, the
 // line of the nearest enclosing one that is.
 func (d Document) LineOf(field string) int {
+	field = d.secretField(field)
 	for {
 		if line, ok := d.lines[field]; ok {
 			return line

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -99,75 +100,94 @@ func serviceNodePorts(svc *corev1.Service) []int32 {
 
 // KeepServiceClaims gives svc, which is to replace old, the addresses and node
 // ports that old has and svc leaves open, and drops what its type has no use
-// for: as Kubernetes does it, so that a manifest which names none can be
-// applied again. Call it before [Default].
+// for if it came back unchanged: as Kubernetes does it, so that a manifest which
+// names none can be written again, and a type can be changed alone. Call it
+// before [Default].
 func KeepServiceClaims(svc, old *corev1.Service) {
 	spec, was := &svc.Spec, &old.Spec
 	wasAlias := was.Type == corev1.ServiceTypeExternalName
 	switch {
+	case wasAlias:
 	case spec.Type == corev1.ServiceTypeExternalName:
-		// It has none. Those of old that came back unchanged are no wish.
-		if !wasAlias && spec.ClusterIP == was.ClusterIP && slices.Equal(spec.ClusterIPs, was.ClusterIPs) {
+		if spec.ClusterIP == was.ClusterIP && slices.Equal(spec.ClusterIPs, was.ClusterIPs) {
 			spec.ClusterIP, spec.ClusterIPs = "", nil
-			if slices.Equal(spec.IPFamilies, was.IPFamilies) {
-				spec.IPFamilies = nil
-			}
-			if sameValue(spec.IPFamilyPolicy, was.IPFamilyPolicy) {
-				spec.IPFamilyPolicy = nil
-			}
 		}
-	case !wasAlias && spec.ClusterIP == "" && len(spec.ClusterIPs) == 0:
-		spec.ClusterIP, spec.ClusterIPs = was.ClusterIP, slices.Clone(was.ClusterIPs)
-		if len(spec.IPFamilies) == 0 {
-			spec.IPFamilies = slices.Clone(was.IPFamilies)
+		dropIfSame(&spec.IPFamilies, was.IPFamilies)
+		dropIfSame(&spec.IPFamilyPolicy, was.IPFamilyPolicy)
+	default:
+		setIfZero(&spec.ClusterIP, was.ClusterIP)
+		if len(spec.ClusterIPs) == 0 && spec.ClusterIP == was.ClusterIP {
+			spec.ClusterIPs = slices.Clone(was.ClusterIPs)
+			if len(spec.IPFamilies) == 0 {
+				spec.IPFamilies = slices.Clone(was.IPFamilies)
+			}
 		}
 		if spec.IPFamilyPolicy == nil && was.IPFamilyPolicy != nil {
-			policy := *was.IPFamilyPolicy
-			spec.IPFamilyPolicy = &policy
+			setIfNil(&spec.IPFamilyPolicy, *was.IPFamilyPolicy)
+		}
+		if deref(spec.IPFamilyPolicy) == corev1.IPFamilyPolicySingleStack {
+			// The wish is clear: what came back unchanged gives up the second.
+			if len(spec.ClusterIPs) == 2 && slices.Equal(spec.ClusterIPs, was.ClusterIPs) {
+				spec.ClusterIPs = spec.ClusterIPs[:1]
+			}
+			if len(spec.IPFamilies) == 2 && slices.Equal(spec.IPFamilies, was.IPFamilies) {
+				spec.IPFamilies = spec.IPFamilies[:1]
+			}
 		}
 	}
-	if !wasAlias && deref(spec.IPFamilyPolicy) == corev1.IPFamilyPolicySingleStack {
-		// The wish is clear: what came back unchanged gives up the second.
-		if len(spec.ClusterIPs) == 2 && slices.Equal(spec.ClusterIPs, was.ClusterIPs) {
-			spec.ClusterIPs = spec.ClusterIPs[:1]
-		}
-		if len(spec.IPFamilies) == 2 && slices.Equal(spec.IPFamilies, was.IPFamilies) {
-			spec.IPFamilies = spec.IPFamilies[:1]
-		}
+	keepNodePorts(svc, old)
+	if needsHealthCheckPort(svc) && needsHealthCheckPort(old) {
+		setIfZero(&spec.HealthCheckNodePort, was.HealthCheckNodePort)
+	} else if needsHealthCheckPort(old) {
+		dropIfSame(&spec.HealthCheckNodePort, was.HealthCheckNodePort)
 	}
+	if fromOutside(old) && !fromOutside(svc) {
+		dropIfSame(&spec.ExternalTrafficPolicy, was.ExternalTrafficPolicy)
+	}
+	if was.Type == corev1.ServiceTypeLoadBalancer && spec.Type != corev1.ServiceTypeLoadBalancer {
+		dropIfSame(&spec.AllocateLoadBalancerNodePorts, was.AllocateLoadBalancerNodePorts)
+		dropIfSame(&spec.LoadBalancerClass, was.LoadBalancerClass)
+		dropIfSame(&spec.LoadBalancerSourceRanges, was.LoadBalancerSourceRanges)
+	}
+}
+
+// dropIfSame empties a field that has the value that it had.
+func dropIfSame[T any](field *T, was T) {
+	if sameValue(*field, was) {
+		var none T
+		*field = none
+	}
+}
+
+// keepNodePorts knows a port by its name, or else by number and protocol.
+func keepNodePorts(svc, old *corev1.Service) {
 	if !fromOutside(svc) {
-		for i := range spec.Ports {
-			if p := &spec.Ports[i]; p.NodePort != 0 && slices.ContainsFunc(was.Ports, func(w corev1.ServicePort) bool { return w.NodePort == p.NodePort }) {
+		for i := range svc.Spec.Ports {
+			if p := &svc.Spec.Ports[i]; slices.ContainsFunc(old.Spec.Ports, func(w corev1.ServicePort) bool { return w.NodePort == p.NodePort }) {
 				p.NodePort = 0
 			}
 		}
-	} else if needsNodePort(svc) {
-		for i := range spec.Ports {
-			p := &spec.Ports[i]
-			if p.NodePort != 0 {
-				continue
-			}
-			for _, w := range was.Ports {
-				protocol := p.Protocol
-				setIfZero(&protocol, corev1.ProtocolTCP)
-				taken := slices.ContainsFunc(spec.Ports, func(o corev1.ServicePort) bool {
-					op := o.Protocol
-					setIfZero(&op, corev1.ProtocolTCP)
-					return o.NodePort == w.NodePort && op == protocol
-				})
-				if w.NodePort != 0 && w.Port == p.Port && w.Protocol == protocol && !taken {
+		return
+	}
+	if !needsNodePort(svc) {
+		return
+	}
+	protocol := func(p *corev1.ServicePort) corev1.Protocol { return cmp.Or(p.Protocol, corev1.ProtocolTCP) }
+	same := []func(p, w *corev1.ServicePort) bool{
+		func(p, w *corev1.ServicePort) bool { return p.Name == w.Name },
+		func(p, w *corev1.ServicePort) bool { return p.Port == w.Port },
+	}
+	for _, same := range same {
+		for i := range svc.Spec.Ports {
+			p := &svc.Spec.Ports[i]
+			for j := range old.Spec.Ports {
+				w := &old.Spec.Ports[j]
+				taken := slices.ContainsFunc(svc.Spec.Ports, func(o corev1.ServicePort) bool { return o.NodePort == w.NodePort && protocol(&o) == protocol(p) })
+				if p.NodePort == 0 && w.NodePort != 0 && same(p, w) && protocol(p) == protocol(w) && !taken {
 					p.NodePort = w.NodePort
 				}
 			}
 		}
-	}
-	switch {
-	case needsHealthCheckPort(svc):
-		if needsHealthCheckPort(old) {
-			setIfZero(&spec.HealthCheckNodePort, was.HealthCheckNodePort)
-		}
-	case spec.HealthCheckNodePort == was.HealthCheckNodePort:
-		spec.HealthCheckNodePort = 0
 	}
 }
 
