@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -599,4 +600,33 @@ func FuzzDecodeCustom(f *testing.F) {
 			_, _ = ScaleOf(back)
 		}
 	})
+}
+
+// TestCustomConcurrently: a catalog and its rows are shared by everybody.
+func TestCustomConcurrently(t *testing.T) {
+	archive, err := txtar.ParseFile("testdata/custom/crontab.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalog := NewCatalog(definitions(t, archive.Files[0].Data))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			docs, err := catalog.ParseManifests("", archive.Files[1].Data)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, d := range docs {
+				d.Check()
+				Default(d.Object)
+				Print([]Object{d.Object}, now)
+				Describe(d.Object, nil, nil, now)
+				if _, err := Encode(d.Object); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -236,6 +236,8 @@ func validateColumn(c *apiextensionsv1.CustomResourceColumnDefinition, path *fie
 		errs = append(errs, field.Required(at, ""))
 	} else if c.JSONPath[0] != '.' {
 		errs = append(errs, field.Invalid(at, c.JSONPath, "must be a simple json path starting with ."))
+	} else if strings.ContainsAny(c.JSONPath, "{}") {
+		errs = append(errs, field.Invalid(at, c.JSONPath, "must be one path, without braces"))
 	} else if _, err := columnPath(c.JSONPath); err != nil {
 		errs = append(errs, field.Invalid(at, c.JSONPath, err.Error()))
 	}
