@@ -3,11 +3,14 @@ package object
 import (
 	"bytes"
 	"fmt"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -493,4 +496,137 @@ func TestColumns(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestInert holds the list of kinds that are only stored. A controller that makes
+// one act takes it off.
+func TestInert(t *testing.T) {
+	var inert []string
+	for _, r := range Builtin().Resources() {
+		if Inert(New(r)) != "" {
+			inert = append(inert, r.Kind)
+		}
+	}
+	want := "Service ReplicationController DaemonSet StatefulSet Job CronJob HorizontalPodAutoscaler PriorityClass ServiceAccount ResourceQuota LimitRange PersistentVolume PersistentVolumeClaim StorageClass Ingress IngressClass NetworkPolicy EndpointSlice Role RoleBinding ClusterRole ClusterRoleBinding"
+	if got := strings.Join(inert, " "); got != want {
+		t.Errorf("inert are %s, want %s", got, want)
+	}
+	set := New(mustFor(t, Builtin(), "sts"))
+	set.SetNamespace("default")
+	set.SetName("db")
+	if got, want := Inert(set), "StatefulSet default/db is stored, but nothing in this version acts on it yet"; got != want {
+		t.Errorf("warning is %q, want %q", got, want)
+	}
+}
+
+// FuzzDecodeCustom: whatever is read as an object of a catalog with custom kinds,
+// either has faults or survives being stored, read and written again.
+func FuzzDecodeCustom(f *testing.F) {
+	archives, err := filepath.Glob("testdata/custom/*.txtar")
+	if err != nil || len(archives) == 0 {
+		f.Fatal("no seeds: ", err)
+	}
+	var crds []*apiextensionsv1.CustomResourceDefinition
+	for i, path := range archives {
+		archive, err := txtar.ParseFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, file := range archive.Files {
+			switch file.Name {
+			case "definitions":
+				docs, err := ParseManifests("", file.Data)
+				if err != nil {
+					f.Fatal(err)
+				}
+				for _, d := range docs {
+					crd := d.Object.(*apiextensionsv1.CustomResourceDefinition)
+					crd.Spec.Group = fmt.Sprintf("g%d.%s", i, crd.Spec.Group)
+					Default(crd)
+					crds = append(crds, crd)
+					f.Add([]byte(file.Data))
+				}
+			case "objects":
+				f.Add(bytes.ReplaceAll(file.Data, []byte("apiVersion: "), fmt.Appendf(nil, "apiVersion: g%d.", i)))
+			}
+		}
+	}
+	f.Add([]byte(`{apiVersion: autoscaling/v1, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 70}}`))
+	catalog := Builtin().With(crds...)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		docs, err := catalog.ParseManifests("", data)
+		if err != nil {
+			return
+		}
+		for _, d := range docs {
+			if len(d.Check()) > 0 {
+				continue
+			}
+			catalog := catalog
+			obj := d.Object
+			if c, ok := obj.(*Custom); ok && catalog.byKind[c.GroupVersionKind()] == nil {
+				continue // defined by data itself
+			}
+			Default(obj)
+			stored, err := Encode(obj)
+			if err != nil {
+				t.Fatalf("valid, but cannot be stored: %v\n%s", err, data)
+			}
+			back, err := catalog.Decode(stored, 3)
+			if err != nil {
+				t.Fatalf("stored, but cannot be read: %v\n%s", err, data)
+			}
+			if back, err = Convert(back, ResourceOf(obj)); err != nil {
+				t.Fatalf("stored, but not to be had in its version: %v\n%s", err, data)
+			}
+			text, err := EncodeYAML(back)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := catalog.ParseManifests("", text)
+			if err != nil {
+				t.Fatalf("written, but cannot be read: %v\n%s", err, text)
+			}
+			twice, err := Encode(again[0].Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(stored, twice) && ResourceOf(obj).Storage {
+				t.Fatalf("changed on the way:\n%q\n%q", stored, twice)
+			}
+			Print([]Object{back}, now)
+			Describe(back, nil, nil, now)
+			MatchesFields(back, nil)
+			_, _ = ScaleOf(back)
+		}
+	})
+}
+
+// TestCustomConcurrently: a catalog and its rows are shared by everybody.
+func TestCustomConcurrently(t *testing.T) {
+	archive, err := txtar.ParseFile("testdata/custom/crontab.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalog := NewCatalog(definitions(t, archive.Files[0].Data))
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			docs, err := catalog.ParseManifests("", archive.Files[1].Data)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, d := range docs {
+				d.Check()
+				Default(d.Object)
+				Print([]Object{d.Object}, now)
+				Describe(d.Object, nil, nil, now)
+				if _, err := Encode(d.Object); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }

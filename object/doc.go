@@ -13,6 +13,8 @@
 //     [ValidateUpdate] find what is wrong. A field that has no behavior in
 //     Holdfast yet is refused by name: one table, in supported.go, says which
 //     have.
+//   - [Catalog] knows the kinds: the built-in ones, and custom ones by their
+//     CustomResourceDefinitions. [Convert] leads from one version to another.
 //   - [Encode] gives the form that is stored and sent: Kubernetes' protobuf
 //     envelope, without the resourceVersion, which is the store's revision.
 //     [Decode] reads it back.

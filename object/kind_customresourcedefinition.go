@@ -93,12 +93,13 @@ func validateCRD(crd *apiextensionsv1.CustomResourceDefinition) field.ErrorList 
 	}
 	for i, v := range crd.Status.StoredVersions {
 		if !seen[v] {
-			errs = append(errs, field.Invalid(field.NewPath("status", "storedVersions").Index(i), v,
-				fmt.Sprintf("missing from spec.versions: objects may be stored in it, so it must stay there (it need not be served) until all are written again and %s is removed from status.storedVersions", v)))
+			errs = append(errs, field.Invalid(field.NewPath("status", "storedVersions").Index(i), v, keepVersion))
 		}
 	}
 	return errs
 }
+
+const keepVersion = "must stay in spec.versions, since objects may be stored in it (it need not be served), until all are written again and it is removed from status.storedVersions"
 
 // validateApproval guards Kubernetes' own groups.
 func validateApproval(crd *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
@@ -235,6 +236,8 @@ func validateColumn(c *apiextensionsv1.CustomResourceColumnDefinition, path *fie
 		errs = append(errs, field.Required(at, ""))
 	} else if c.JSONPath[0] != '.' {
 		errs = append(errs, field.Invalid(at, c.JSONPath, "must be a simple json path starting with ."))
+	} else if strings.ContainsAny(c.JSONPath, "{}") {
+		errs = append(errs, field.Invalid(at, c.JSONPath, "must be one path, without braces"))
 	} else if _, err := columnPath(c.JSONPath); err != nil {
 		errs = append(errs, field.Invalid(at, c.JSONPath, err.Error()))
 	}
@@ -282,6 +285,12 @@ func validateCRDUpdate(crd, old *apiextensionsv1.CustomResourceDefinition) field
 	if Established(old) { // objects are stored by then
 		same(at.Child("scope"), string(crd.Spec.Scope), string(old.Spec.Scope))
 		same(at.Child("names", "kind"), crd.Spec.Names.Kind, old.Spec.Names.Kind)
+	}
+	for _, v := range old.Status.StoredVersions {
+		kept := slices.ContainsFunc(crd.Spec.Versions, func(has apiextensionsv1.CustomResourceDefinitionVersion) bool { return has.Name == v })
+		if !kept && !slices.Contains(crd.Status.StoredVersions, v) { // else Validate says it
+			errs = append(errs, field.Invalid(at.Child("versions"), v, keepVersion))
+		}
 	}
 	return errs
 }
