@@ -22,6 +22,7 @@ func TestEveryKind(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, r := range object.Builtin().Versions() {
 		t.Run(r.Kind+"."+r.Version, func(t *testing.T) {
+			t.Parallel() // managers and schemas are shared
 			wanted := object.New(r)
 			fill(reflect.ValueOf(wanted).Elem(), 0)
 			wanted.GetObjectKind().SetGroupVersionKind(object.New(r).GetObjectKind().GroupVersionKind())
