@@ -2,11 +2,9 @@ package apiserver
 
 import (
 	"context"
-	"slices"
 	"strings"
 
 	"connectrpc.com/connect/v2"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -80,9 +78,7 @@ func (s objectService) Kinds(ctx context.Context, _ *holdfastv1.KindsRequest) (*
 
 // Schema returns the OpenAPI v3 document of a group and version.
 func (s objectService) Schema(_ context.Context, req *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error) {
-	crds := object.List[*apiextensionsv1.CustomResourceDefinition](s.store.View(), "")
-	crds = slices.DeleteFunc(crds, func(crd *apiextensionsv1.CustomResourceDefinition) bool { return !object.Established(crd) })
-	doc, etag, ok := openapi.ForCRDs(crds, req.GetGroup(), req.GetVersion())
+	doc, etag, ok := openapi.DocumentOf(s.Catalog(), req.GetGroup(), req.GetVersion())
 	if !ok {
 		gv := schema.GroupVersion{Group: req.GetGroup(), Version: req.GetVersion()}
 		return nil, connect.Errorf(connect.CodeNotFound, "nothing is served as apiVersion %s", gv)
