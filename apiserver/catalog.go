@@ -78,7 +78,7 @@ func (s objectService) Kinds(ctx context.Context, _ *holdfastv1.KindsRequest) (*
 
 // Schema returns the OpenAPI v3 document of a group and version.
 func (s objectService) Schema(_ context.Context, req *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error) {
-	doc, etag, ok := openapi.DocumentOf(s.catalog(s.store.View()), req.GetGroup(), req.GetVersion())
+	doc, etag, ok := openapi.DocumentOf(s.Catalog(), req.GetGroup(), req.GetVersion())
 	if !ok {
 		gv := schema.GroupVersion{Group: req.GetGroup(), Version: req.GetVersion()}
 		return nil, connect.Errorf(connect.CodeNotFound, "nothing is served as apiVersion %s", gv)
