@@ -45,8 +45,8 @@ type testPeer struct {
 	first      func() []*agentv1.DesiredResponse // what each Desired stream begins with
 	streams    []chan *agentv1.DesiredResponse
 	heartbeats []time.Time
-	usage   []*agentv1.ReportUsageRequest
-	usageAt []time.Time
+	usage      []*agentv1.ReportUsageRequest
+	usageAt    []time.Time
 	reports    []*agentv1.PodStatusReport // in order
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall

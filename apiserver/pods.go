@@ -380,6 +380,8 @@ func relay[In, Out any](ctx context.Context, client *connect.Client, e errand[In
 		return relayed(err)
 	}
 	defer to.Close()
+	// By itself, a stream that may still be sent on goes on waiting for an answer.
+	defer context.AfterFunc(ctx, func() { to.Close() })()
 	if err := to.Send(e.start); err != nil {
 		_, recvErr := to.Receive() // says why
 		return relayed(errors.Join(recvErr, err))

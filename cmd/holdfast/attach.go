@@ -59,6 +59,7 @@ func (a *app) runAttach(ctx context.Context, f execFlags, arg string) error {
 		return a.explain(ctx, r, "attach to pod/"+pod, err)
 	}
 	defer stream.Close()
+	closeWith(ctx, stream)
 	if err := stream.Send(&holdfastv1.AttachRequest{Message: &holdfastv1.AttachRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
 		return a.explain(ctx, r, "attach to pod/"+pod, err)
 	}

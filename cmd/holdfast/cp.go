@@ -106,8 +106,8 @@ type copier struct {
 	bytes     int64
 }
 
-// run runs a command in the container. What it complains of becomes part of the
-// error. tar says that it is needed for the copy itself.
+// run runs a command in the container. It returns its exit code and what it
+// complains of.
 func (c *copier) run(ctx context.Context, at place, stdin io.Reader, stdout io.Writer, command ...string) (int, string, error) {
 	namespace := at.namespace
 	if namespace == "" {
@@ -146,7 +146,7 @@ func (c *copier) tarError(ctx context.Context, at place, code int, complaint str
 	what := "copy with pod/" + at.pod
 	missing := code == 126 || code == 127
 	if err != nil {
-		missing = strings.Contains(err.Error(), "executable file not found") || strings.Contains(err.Error(), "no such file or directory")
+		missing = strings.Contains(err.Error(), "executable file not found")
 	}
 	switch {
 	case missing:
@@ -283,23 +283,25 @@ func (c *copier) download(ctx context.Context, from place, to string) error {
 	unpacked := make(chan error, 1)
 	go func() {
 		err := c.unpack(r, root, name, as)
-		// What goes on after an error is of no interest.
+		if err == nil {
+			_, _ = io.Copy(io.Discard, r) // what fills the archive's last block
+		}
 		r.CloseWithError(err)
 		unpacked <- err
 	}()
 	code, complaint, err := c.run(ctx, from, nil, w, "tar", "-cf", "-", "-C", dir, name)
 	w.CloseWithError(err)
 	unpackErr := <-unpacked
+	if err != nil && errors.Is(unpackErr, err) {
+		unpackErr = nil // only what came of it
+	}
 	if bad, ok := errors.AsType[*failure](unpackErr); ok {
 		return bad
 	}
-	if err := c.tarError(ctx, from, code, complaint, err); err != nil {
-		return err
-	}
-	if unpackErr != nil {
+	if unpackErr != nil && code == 0 {
 		return failf(exitError, "write %s: %w: the copy is incomplete", to, unpackErr)
 	}
-	return nil
+	return c.tarError(ctx, from, code, complaint, err)
 }
 
 // unpack writes the archive's name, and what is below it, as as into root, out of

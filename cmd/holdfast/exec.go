@@ -151,12 +151,19 @@ func openExec(ctx context.Context, r *remote, start *holdfastv1.ExecStart) (*exe
 		return nil, err
 	}
 	s := &execSession{stream: stream}
+	closeWith(ctx, stream)
 	// io.EOF: receiving says why.
 	if err := s.send(&holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
 		stream.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// closeWith closes a stream when ctx ends: by itself, a stream that may still be sent
+// on goes on waiting for an answer.
+func closeWith(ctx context.Context, stream io.Closer) {
+	context.AfterFunc(ctx, func() { stream.Close() })
 }
 
 func (s *execSession) send(req *holdfastv1.ExecRequest) error {

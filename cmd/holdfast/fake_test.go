@@ -32,6 +32,7 @@ type fakeCluster struct {
 	holdfastv1connect.UnimplementedPodServiceHandler
 	holdfastv1connect.UnimplementedClusterServiceHandler
 
+	exec   func(context.Context, *holdfastv1.ExecStart, holdfastv1connect.PodServiceExecServerStream) error
 	apply  func(*holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error)
 	list   func(context.Context, *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error)
 	remove func(*holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error)
@@ -91,6 +92,14 @@ func (f *fakeCluster) Watch(ctx context.Context, req *holdfastv1.WatchRequest, s
 
 func (f *fakeCluster) Logs(_ context.Context, req *holdfastv1.LogsRequest, stream holdfastv1connect.PodServiceLogsServerStream) error {
 	return f.logs(req, func(data string) error { return stream.Send(&holdfastv1.LogsResponse{Data: []byte(data)}) })
+}
+
+func (f *fakeCluster) Exec(ctx context.Context, stream holdfastv1connect.PodServiceExecServerStream) error {
+	first, err := stream.Receive()
+	if err != nil {
+		return err
+	}
+	return f.exec(ctx, first.GetStart(), stream)
 }
 
 func (f *fakeCluster) Status(context.Context, *holdfastv1.StatusRequest) (*holdfastv1.StatusResponse, error) {

@@ -332,6 +332,7 @@ func (f *forwarder) open(ctx context.Context, pod string, port uint32) (holdfast
 	if err != nil {
 		return stream, err
 	}
+	closeWith(ctx, stream)
 	err = stream.Send(&holdfastv1.PortForwardRequest{Message: &holdfastv1.PortForwardRequest_Start{Start: &holdfastv1.PortForwardStart{
 		Namespace: f.app.inNamespace(), Pod: pod, Port: port,
 	}}})

@@ -26,12 +26,10 @@ spec:
       containers: [{name: web, image: "fake/web:1"}]
 `
 
-// TestSession is a person's half hour with a cluster: every verb against real
-// peers, the good and the bad. Only containers are pretended.
-func TestSession(t *testing.T) {
-	c := testcluster.Start(t, testcluster.Config{Peers: 3, Nodes: 2})
-	dir := t.TempDir()
-	config := filepath.Join(dir, "config.yaml")
+// useContext makes command lines of the test talk to the cluster.
+func useContext(t *testing.T, c *testcluster.Cluster) {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "config.yaml")
 	t.Setenv("HOLDFAST_CONFIG", config)
 	t.Setenv("HOLDFAST_CONTEXT", "")
 	file := &client.ConfigFile{}
@@ -40,6 +38,14 @@ func TestSession(t *testing.T) {
 	if err := file.Save(config); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestSession is a person's half hour with a cluster: every verb against real
+// peers, the good and the bad. Only containers are pretended.
+func TestSession(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Config{Peers: 3, Nodes: 2})
+	dir := t.TempDir()
+	useContext(t, c)
 	write := func(name, content string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -50,6 +56,13 @@ func TestSession(t *testing.T) {
 	web := write("web.yaml", sessionManifest)
 	wrong := write("wrong.yaml", strings.NewReplacer("replicas: 2", "replica: two", "name: web}", "name: Web}").Replace(sessionManifest))
 	missing := write("missing.yaml", strings.NewReplacer("name: web}", "name: miss}", "fake/web:1", "fake/missing:1").Replace(sessionManifest))
+	reader := write("reader.yaml", `apiVersion: v1
+kind: Pod
+metadata: {name: reader}
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: "fake/reader:1", stdin: true, stdinOnce: true, command: [sh, -c, "cat; exit 6"]}]
+`)
 	pod := ""
 
 	for _, step := range []struct {
@@ -94,6 +107,29 @@ func TestSession(t *testing.T) {
 		{name: "exec in a workload", line: "exec deploy/web -- echo hello", want: []string{`^hello\n$`}},
 		{name: "exec passes the exit code", line: "exec POD -- sh -c exit\u00a07", code: 7},
 		{name: "exec passes stdin", line: "exec -i POD -- cat", stdin: "to and fro\n", want: []string{`^to and fro\n$`}},
+		{name: "logs by label", line: "logs -l app=web --limit-bytes 3", want: []string{`(?m)^\[web-\S+\] fak\[?`}},
+		{name: "logs of all containers", line: "logs POD --all-containers", want: []string{`(?m)^\[web-\S+ web\] fake/web:1 started`}},
+		{name: "logs without prefix", line: "logs deploy/web --prefix=false --tail 1", want: []string{`(?m)^(alive|fake)`}},
+		{name: "logs since the future", line: "logs POD --since-time 2096-01-01T00:00:00Z", want: []string{`^$`}},
+		{name: "logs of both", line: "logs POD -l app=web", code: exitUsage, want: []string{`do not go together`}},
+		{name: "logs since both", line: "logs POD --since 1m --since-time 2026-01-01T00:00:00Z", code: exitUsage, want: []string{`do not go together`}},
+		{name: "too many to follow", line: "logs -f deploy/web --max-log-requests 1", code: exitRefused, want: []string{`2 logs to follow are more than --max-log-requests 1`}},
+		{name: "attach where there is no stdin", line: "attach -i POD", stdin: "x", code: exitRefused, want: []string{`has no stdin that is open`}},
+		{name: "run something that reads", line: "apply -f " + reader, want: []string{`pod/reader created`}},
+		{name: "attach passes stdin and the exit code", line: "attach -i reader", stdin: "to and fro\n", soon: true, code: 6, want: []string{`(?m)^to and fro$`}},
+		{name: "attach to what has ended", line: "attach reader", soon: true, code: exitRefused, want: []string{`it is not running, it is exited`}},
+		{name: "delete it", line: "delete pod reader", want: []string{`pod/reader deleted`}},
+		{name: "port-forward of nothing", line: "port-forward nope 80", code: exitNotFound, want: []string{`nope not found`}},
+		{name: "port-forward of no port", line: "port-forward POD 80x:1", code: exitUsage, want: []string{`"80x" is no port`}},
+		{name: "port-forward of an unknown name", line: "port-forward deploy/web 8080:http", code: exitNotFound, want: []string{`has no port named "http"`}},
+		{name: "copy where there is no tar", line: "cp " + web + " POD:/tmp/", code: exitRefused, want: []string{`its image has no tar, which cp needs`, `holdfast exec -i web-`}},
+		{name: "copy nothing", line: "cp " + filepath.Join(dir, "none") + " POD:/tmp/", code: exitNotFound, want: []string{`no such file`}},
+		{name: "copy between pods", line: "cp POD:/a POD:/b", code: exitUsage, want: []string{`both are in pods`}},
+		{name: "top nodes", line: "top nodes", soon: true, want: []string{`NAME +CPU +MEMORY +AGE +CPU% +MEMORY%\nn1 +\d+m +\d+\w+ +\d+s +\d+% +\d+%\nn2 `}},
+		{name: "top pods", line: "top pods -l app=web", soon: true, want: []string{`NAME +CPU +MEMORY +AGE +NODE\nweb-\S+ +1m +2Mi +\d+s +n\d\nweb-`}},
+		{name: "top containers", line: "top pods POD --containers --no-headers", soon: true, want: []string{`^web-\S+ +web +1m +2Mi `}},
+		{name: "top as JSON", line: "top pods -A -o json", want: []string{`"cpuNanocores"`, `"servedBy"`}},
+		{name: "top of nothing", line: "top node n9", code: exitNotFound, want: []string{`n9 not found`}},
 		{name: "status", line: "cluster status", want: []string{`Leader +p\d, term \d`, `p3 +\S+ +(leader|voter) +alive`, `n2 +\S+ +alive`}},
 		{name: "token", line: "token create --role node", want: []string{`^holdfast1\.\S+\n$`}},
 		{name: "remove a peer that is not there", line: "peer remove p9", code: exitNotFound, want: []string{`p9`}},
