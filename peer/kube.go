@@ -13,6 +13,7 @@ func (p *Peer) kubeHandler(api *apiserver.Server) http.Handler {
 	return kube.New(kube.Config{
 		Objects:   api.Objects(),
 		Pods:      api.Pods(),
+		Usage:     api.Usage(),
 		Catalog:   object.Builtin,
 		Authorize: api.Authorize,
 		Version:   p.cfg.Version,

@@ -272,5 +272,9 @@ func (h *Handler) extras() []apidiscoveryv2.APIResourceDiscovery {
 	add("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", apidiscoveryv2.ScopeCluster, "create")
 	add("authorization.k8s.io", "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", apidiscoveryv2.ScopeCluster, "create")
 	add("authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", apidiscoveryv2.ScopeCluster, "create")
+	if h.hasMetrics() {
+		add(metricsGroup, metricsVersion, "nodes", "NodeMetrics", apidiscoveryv2.ScopeCluster, "get", "list")
+		add(metricsGroup, metricsVersion, "pods", "PodMetrics", apidiscoveryv2.ScopeNamespace, "get", "list")
+	}
 	return out
 }

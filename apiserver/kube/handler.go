@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-io/holdfast/apiserver"
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
 // Objects is the ObjectService of this peer, called in process. Calls are
@@ -50,6 +51,9 @@ type Config struct {
 	// Objects and Pods do the work. Required.
 	Objects Objects
 	Pods    Pods
+	// Usage is what the metrics API is made of. It asks nobody whether the caller
+	// may, either. Optional: without it there is no such API.
+	Usage holdfastv1connect.UsageServiceHandler
 	// Catalog returns the kinds that are served now. Required.
 	Catalog func() *object.Catalog
 	// Authorize returns nil if the caller of ctx may do what the attributes say, and
@@ -227,6 +231,9 @@ func (h *Handler) serveObjects(w *response, r *http.Request, catalog *object.Cat
 		}
 		c.accept = media{typ: negotiateType(r.Header.Values("Accept"))}
 		return review(c)
+	}
+	if at.group == metricsGroup && h.hasMetrics() {
+		return c.metrics()
 	}
 	if at.group == "" && at.plural == "bindings" && at.name == "" && r.Method == http.MethodPost {
 		return c.bind("")

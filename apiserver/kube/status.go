@@ -173,6 +173,11 @@ func invalidStatus(message string, faults []*holdfastv1.Fault, about subject) me
 			details.Name = name
 		}
 	}
+	if name := missingNamespace(faults); name != "" {
+		details.Kind, details.Group, details.Name = "namespaces", "", name
+		details.Causes = nil
+		return newStatus(http.StatusNotFound, metav1.StatusReasonNotFound, fmt.Sprintf("namespaces %q not found", name), details)
+	}
 	if !ofObject {
 		return newStatus(http.StatusBadRequest, metav1.StatusReasonBadRequest, parameterNames.Replace(message), details)
 	}
@@ -183,6 +188,19 @@ func invalidStatus(message string, faults []*holdfastv1.Fault, about subject) me
 	}
 	kind := schema.GroupKind{Group: about.resource.Group, Kind: about.kind}
 	return newStatus(http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, fmt.Sprintf("%s %q is invalid: %s", kind.String(), details.Name, text), details)
+}
+
+// missingNamespace returns the namespace that a write needs and that is not there,
+// if that is all that is wrong: for Kubernetes' clients that is NotFound.
+func missingNamespace(faults []*holdfastv1.Fault) string {
+	if len(faults) != 1 || faults[0].GetField() != "metadata.namespace" {
+		return ""
+	}
+	var name string
+	if _, err := fmt.Sscanf(faults[0].GetMessage(), "namespace %q does not exist", &name); err != nil {
+		return ""
+	}
+	return name
 }
 
 // parameterNames are the names here of what the handlers call otherwise.

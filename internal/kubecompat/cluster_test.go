@@ -236,4 +236,3 @@ func needKubectl(t *testing.T) {
 		t.Skip("no kubectl: KUBECTLS names none. `make test-kube` builds them where Go modules can be fetched")
 	}
 }
-
