@@ -13,7 +13,7 @@ TOOL     := go tool -modfile=tools/go.mod
 # Images from here are on every node of a dev cluster.
 IMAGES   := bin/images/web.tar
 # Modules besides this one.
-MODULES  := bench internal/etcdcompat
+MODULES  := bench internal/etcdcompat internal/kubecompat
 DEMO_DIR ?= /tmp/holdfast-demo
 
 .PHONY: help

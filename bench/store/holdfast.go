@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -210,12 +209,7 @@ func (h *holdfast) dial(ctx context.Context, way string, to ...int) (conn, error
 	case unary:
 		return u, nil
 	case session:
-		s, err := newPipeline(u)
-		if err != nil {
-			c.Close()
-			return nil, err
-		}
-		return s, nil
+		return newPipeline(u), nil
 	}
 	c.Close()
 	return nil, fmt.Errorf("holdfast has no way %q", way)
@@ -372,118 +366,23 @@ func (u holdfastConn) backup(context.Context) (int64, error) {
 	return 0, errors.ErrUnsupported
 }
 
-// pipeline is the session stream: calls of many callers, many in a message.
+// pipeline is the product's own session: calls of many callers, many in a message.
 type pipeline struct {
 	holdfastConn
-	stream storev1connect.StoreServiceSessionClientStream
-	wake   chan struct{}
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-
-	mu      sync.Mutex
-	queue   []*storev1.Call
-	waiting map[uint64]chan *storev1.Reply
-	last    uint64
-	broken  error
+	session *client.Session
 }
 
-func newPipeline(u holdfastConn) (*pipeline, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	stream, err := u.store.Session(ctx)
-	if err == nil {
-		err = stream.SendHeaders()
-	}
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	p := &pipeline{holdfastConn: u, stream: stream, cancel: cancel, wake: make(chan struct{}, 1), waiting: make(map[uint64]chan *storev1.Reply)}
-	p.done.Go(func() { p.send(ctx) })
-	p.done.Go(p.receive)
-	return p, nil
+func newPipeline(u holdfastConn) *pipeline {
+	return &pipeline{holdfastConn: u, session: u.c.Session(client.SessionOptions{})}
 }
 
 func (p *pipeline) close() {
-	p.cancel()
-	p.stream.Close()
-	p.done.Wait()
+	p.session.Close()
 	p.holdfastConn.close()
 }
 
-func (p *pipeline) send(ctx context.Context) {
-	for {
-		select {
-		case <-p.wake:
-		case <-ctx.Done():
-			return
-		}
-		p.mu.Lock()
-		calls := p.queue
-		p.queue = nil
-		p.mu.Unlock()
-		if len(calls) == 0 {
-			continue
-		}
-		if err := p.stream.Send(&storev1.SessionRequest{Calls: calls}); err != nil {
-			return // receive says why
-		}
-	}
-}
-
-func (p *pipeline) receive() {
-	for {
-		resp, err := p.stream.Receive()
-		p.mu.Lock()
-		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
-			p.broken = err
-			for _, waiter := range p.waiting {
-				close(waiter)
-			}
-			p.waiting = nil
-			p.mu.Unlock()
-			return
-		}
-		for _, reply := range resp.GetReplies() {
-			if waiter, ok := p.waiting[reply.GetId()]; ok {
-				delete(p.waiting, reply.GetId())
-				waiter <- reply
-			}
-		}
-		p.mu.Unlock()
-	}
-}
-
 func (p *pipeline) call(ctx context.Context, call *storev1.Call) (*storev1.Reply, error) {
-	waiter := make(chan *storev1.Reply, 1)
-	p.mu.Lock()
-	if p.broken != nil {
-		defer p.mu.Unlock()
-		return nil, p.broken
-	}
-	p.last++
-	call.Id = p.last
-	p.waiting[call.Id] = waiter
-	p.queue = append(p.queue, call)
-	p.mu.Unlock()
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-	select {
-	case reply, ok := <-waiter:
-		if !ok {
-			return nil, p.broken
-		}
-		if f := reply.GetFailure(); f != nil {
-			return nil, fmt.Errorf("%s: %s", f.GetCode(), f.GetMessage())
-		}
-		return reply, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return p.session.Do(ctx, call)
 }
 
 func (p *pipeline) put(ctx context.Context, kv pair) error {
