@@ -44,9 +44,6 @@ func defaultCRD(crd *apiextensionsv1.CustomResourceDefinition) {
 	if crd.Spec.Conversion == nil {
 		crd.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.NoneConverter}
 	}
-	if v := storageVersion(crd); v != "" && len(crd.Status.StoredVersions) == 0 {
-		crd.Status.StoredVersions = []string{v}
-	}
 }
 
 func storageVersion(crd *apiextensionsv1.CustomResourceDefinition) string {

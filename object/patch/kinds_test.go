@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -127,6 +128,12 @@ func fill(v reflect.Value, depth int) {
 		return
 	case *types.UID:
 		*at = "1"
+		return
+	case *apiextensionsv1.JSONSchemaPropsOrArray:
+		at.Schema = &apiextensionsv1.JSONSchemaProps{Type: "x"}
+		return
+	case *apiextensionsv1.JSONSchemaPropsOrStringArray:
+		at.Property = []string{"x"}
 		return
 	case json.Unmarshaler:
 		// A quantity, or a part of a schema: what can be read and is not left out.
