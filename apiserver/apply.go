@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"connectrpc.com/connect/v2"
+
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -161,6 +163,9 @@ func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep
 	if !ok {
 		if d.revision > 0 || sub != "" {
 			return applyStep{}, notFound(d.resource, d.obj.GetNamespace(), d.obj.GetName())
+		}
+		if uid := d.obj.GetUID(); uid != "" {
+			return applyStep{}, connect.Errorf(connect.CodeAborted, "there is no %s with uid %s: it was deleted; leave the uid out to make a new one", object.Title(d.obj), uid)
 		}
 		step := applyStep{action: holdfastv1.ApplyAction_APPLY_ACTION_CREATED}
 		next, err := p.merged(nil, manifest, sub, force, index)
