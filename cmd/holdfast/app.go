@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // app is one run of the command line: where it reads and writes, how it reaches
@@ -38,6 +40,10 @@ type app struct {
 	// patience is how long a request may go without an answer before the cluster
 	// is asked why.
 	patience time.Duration
+
+	catalogMu sync.Mutex
+	catalog   *object.Catalog // with the custom kinds that were asked for, or nil
+	learned   bool            // the cluster has been asked for them
 
 	noteMu sync.Mutex // notes come from two goroutines
 	began  bool       // a command's arguments are right, and it has begun
@@ -142,7 +148,7 @@ exec and attach pass on the exit code of what they ran.`,
 		{"objects", []*cobra.Command{a.applyCommand(), a.getCommand(), a.describeCommand(), a.deleteCommand(), a.patchCommand(), a.scaleCommand(), a.labelCommand(), a.annotateCommand(), a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.copyCommand(), a.topCommand()}},
 		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand(), a.verifyCommand(), a.cordonCommand(), a.uncordonCommand(), a.taintCommand(), a.backupCommand(), a.recoverCommand()}},
 		{"machines", a.machineCommands()},
-		{"cli", []*cobra.Command{a.inspectCommand(), a.contextCommand(), a.kubeconfigCommand(), a.proxyCommand(), a.versionCommand(), a.completionCommand()}},
+		{"cli", []*cobra.Command{a.apiResourcesCommand(), a.apiVersionsCommand(), a.inspectCommand(), a.contextCommand(), a.kubeconfigCommand(), a.proxyCommand(), a.versionCommand(), a.completionCommand()}},
 	} {
 		for _, cmd := range group.commands {
 			cmd.GroupID = group.id

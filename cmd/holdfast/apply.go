@@ -156,7 +156,7 @@ func (a *app) apply(ctx context.Context, r *remote, docs []object.Document, f ap
 	}
 	var applied []object.Object
 	for _, result := range answer.GetResults() {
-		obj, err := decode(result.GetObject())
+		obj, err := a.decode(result.GetObject())
 		if err != nil {
 			return nil, nil, err
 		}

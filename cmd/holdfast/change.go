@@ -108,7 +108,7 @@ func (a *app) patchOne(ctx context.Context, r *remote, f changeFlags, t doomed, 
 		return nil, a.explain(callCtx, r, "change "+name, err)
 	}
 	a.warn(answer.GetAnswer())
-	obj, err := decode(answer.GetObject())
+	obj, err := a.decode(answer.GetObject())
 	if err != nil {
 		return nil, err
 	}

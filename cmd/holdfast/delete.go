@@ -178,7 +178,7 @@ func (a *app) victims(ctx context.Context, f deleteFlags, args []string) ([]doom
 		}
 		return out, r, nil
 	}
-	selections, err := parseSelections(args)
+	selections, err := a.parseSelections(ctx, args)
 	if err != nil {
 		return nil, nil, err
 	}

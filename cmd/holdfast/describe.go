@@ -31,7 +31,7 @@ func (a *app) describeCommand() *cobra.Command {
 }
 
 func (a *app) runDescribe(ctx context.Context, f getFlags, args []string) error {
-	selections, err := parseSelections(args)
+	selections, err := a.parseSelections(ctx, args)
 	if err != nil {
 		return err
 	}

@@ -556,7 +556,7 @@ func TestParseSelections(t *testing.T) {
 		{"pod/", "error: \"pod/\": want KIND/NAME"},
 	} {
 		got := ""
-		selections, err := parseSelections(strings.Fields(tc.args))
+		selections, err := newApp().parseSelections(t.Context(), strings.Fields(tc.args))
 		if err != nil {
 			got = "error: " + err.Error()
 		}

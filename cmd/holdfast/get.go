@@ -22,10 +22,9 @@ type getFlags struct {
 	allNamespaces bool
 	labels        string
 	fields        string
-	output        string
-	watch         bool
-	noHeaders     bool
-	consistency   string
+	outputFlags
+	watch bool
+	reads readFlags
 }
 
 func (a *app) getCommand() *cobra.Command {
@@ -37,13 +36,16 @@ func (a *app) getCommand() *cobra.Command {
 kind and name, or "all", which means every kind that runs something or leads to it.
 
 Reads are linearizable: they show everything that was acknowledged to anybody
-before. With --consistency local the answering peer shows what it has, which may
-be old, but needs no quorum.`,
+before. --max-age 10s is content with what a peer knows to be at most that old,
+--consistency local with whatever it has, however old; neither needs a quorum.
+--at shows everything as it was at a revision.`,
 		Example: `  holdfast get pods -o wide
   holdfast get deployments,pods -l app=web -A
   holdfast get pod/web-7f2ab deployment/web -o yaml
   holdfast get pods -w
-  holdfast get events
+  holdfast get nodes -L disk --sort-by .metadata.creationTimestamp
+  holdfast get pods -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}'
+  holdfast get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName
   holdfast get nodes --consistency local`,
 		ValidArgsFunction: a.completeObjects,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.runGet(cmd.Context(), f, args) },
@@ -52,10 +54,9 @@ be old, but needs no quorum.`,
 	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "objects of all namespaces")
 	flags.StringVarP(&f.labels, "selector", "l", "", "only objects with these labels, such as app=web,tier!=cache")
 	flags.StringVar(&f.fields, "field-selector", "", "only objects with these fields, such as spec.nodeName=n1")
-	flags.StringVarP(&f.output, "output", "o", "table", "table, wide, name, json or yaml")
+	f.outputFlags.add(flags)
 	flags.BoolVarP(&f.watch, "watch", "w", false, "then go on showing changes, until interrupted")
-	flags.BoolVar(&f.noHeaders, "no-headers", false, "leave out the names of columns")
-	flags.StringVar(&f.consistency, "consistency", "linearizable", "linearizable, or local: what the answering peer has")
+	f.reads.add(flags)
 	return cmd
 }
 
@@ -68,14 +69,15 @@ func checkOutput(output string, possible ...string) error {
 }
 
 func (a *app) runGet(ctx context.Context, f getFlags, args []string) error {
-	if err := checkOutput(f.output, "table", "wide", "name", "json", "yaml"); err != nil {
-		return err
-	}
-	selections, err := parseSelections(args)
+	show, err := a.shower(f.outputFlags, f.allNamespaces)
 	if err != nil {
 		return err
 	}
-	read, err := readOptions(f.consistency)
+	selections, err := a.parseSelections(ctx, args)
+	if err != nil {
+		return err
+	}
+	read, err := f.reads.options()
 	if err != nil {
 		return err
 	}
@@ -99,19 +101,19 @@ func (a *app) runGet(ctx context.Context, f getFlags, args []string) error {
 		if len(selections) != 1 || len(selections[0].names) > 1 {
 			return failf(exitUsage, "--watch shows one kind, or one object")
 		}
-		return a.watchObjects(ctx, r, f, selections[0], read)
+		return a.watchObjects(ctx, r, f, show, selections[0], read)
 	}
 	found, failed, err := a.find(ctx, r, f, selections, read)
 	if err != nil {
 		return err
 	}
-	if err := a.printFound(f, found, named && len(selections) == 1 && len(selections[0].names) == 1); err != nil {
+	if err := show.show(found, named && len(selections) == 1 && len(selections[0].names) == 1); err != nil {
 		return err
 	}
 	if failed != nil {
 		return failed
 	}
-	if len(slices.Concat(found...)) == 0 && (f.output == "table" || f.output == "wide") {
+	if len(slices.Concat(found...)) == 0 && slices.Contains([]string{"", "table", "wide"}, f.output) {
 		a.noteNothing(f, selections)
 	}
 	return nil
@@ -124,16 +126,6 @@ func (a *app) noteNothing(f getFlags, selections []selection) {
 		where = ""
 	}
 	a.note("No objects found%s.", where)
-}
-
-func readOptions(consistency string) (*holdfastv1.ReadOptions, error) {
-	switch consistency {
-	case "linearizable":
-		return &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LINEARIZABLE}, nil
-	case "local":
-		return &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL}, nil
-	}
-	return nil, failf(exitUsage, "--consistency %s: want linearizable or local", consistency)
 }
 
 // find reads the selected objects, one slice for each selection. Named objects
@@ -171,20 +163,8 @@ func (a *app) find(ctx context.Context, r *remote, f getFlags, selections []sele
 	if failed != nil {
 		failed = &failure{exitNotFound, failed}
 	}
-	if answer != nil && read.GetConsistency() == holdfastv1.Consistency_CONSISTENCY_LOCAL {
-		a.note("As peer %s has it at revision %d%s.", answer.GetServedBy(), answer.GetRevision(), howOld(answer))
-	}
+	a.tellAge(read, answer)
 	return found, failed, nil
-}
-
-func howOld(answer *holdfastv1.Answer) string {
-	if answer.GetAge() == nil {
-		return ", which may be old: it does not know how old"
-	}
-	if age := answer.GetAge().AsDuration(); age >= time.Second {
-		return fmt.Sprintf(", up to %s old", age.Round(100*time.Millisecond))
-	}
-	return ""
 }
 
 // sortEvents puts the latest last.
@@ -206,31 +186,6 @@ func eventTime(obj object.Object) time.Time {
 	return e.CreationTimestamp.Time
 }
 
-func (a *app) printFound(f getFlags, found [][]object.Object, single bool) error {
-	if f.output != "table" && f.output != "wide" {
-		return writeObjects(a.stdout, f.output, slices.Concat(found...), single)
-	}
-	kinds := 0
-	for _, objs := range found {
-		if len(objs) > 0 {
-			kinds++
-		}
-	}
-	first := true
-	for _, objs := range found {
-		if len(objs) == 0 {
-			continue
-		}
-		if !first {
-			fmt.Fprintln(a.stdout)
-		}
-		first = false
-		g := &grid{w: a.stdout, wide: f.output == "wide", header: !f.noHeaders}
-		g.write(tableOf(objs, a.now(), len(found) > 1 && kinds > 0, f.allNamespaces))
-	}
-	return nil
-}
-
 // tableOf returns the table of objects of one kind.
 func tableOf(objs []object.Object, now time.Time, kindBeforeName, namespaces bool) object.Table {
 	t := object.Print(objs, now)
@@ -247,41 +202,6 @@ func tableOf(objs []object.Object, now time.Time, kindBeforeName, namespaces boo
 		t = t.WithNamespaces(objs)
 	}
 	return t
-}
-
-// writeObjects writes objects as name, json or yaml. Several come as a List.
-func writeObjects(w io.Writer, output string, objs []object.Object, single bool) error {
-	if output == "name" {
-		for _, obj := range objs {
-			fmt.Fprintln(w, title(obj))
-		}
-		return nil
-	}
-	var data []byte
-	if single && len(objs) == 1 {
-		var err error
-		if data, err = object.EncodeJSON(objs[0]); err != nil {
-			return err
-		}
-	} else {
-		list := struct {
-			APIVersion string            `json:"apiVersion"`
-			Kind       string            `json:"kind"`
-			Items      []json.RawMessage `json:"items"`
-		}{"v1", "List", []json.RawMessage{}}
-		for _, obj := range objs {
-			item, err := object.EncodeJSON(obj)
-			if err != nil {
-				return err
-			}
-			list.Items = append(list.Items, item)
-		}
-		var err error
-		if data, err = json.Marshal(list); err != nil {
-			return err
-		}
-	}
-	return writeJSON(w, output, data)
 }
 
 // writeJSON writes JSON as people read it: indented, or as YAML.
@@ -307,7 +227,7 @@ func writeJSON(w io.Writer, output string, data []byte) error {
 }
 
 // watchObjects shows the objects there are, then each that changes.
-func (a *app) watchObjects(ctx context.Context, r *remote, f getFlags, s selection, read *holdfastv1.ReadOptions) error {
+func (a *app) watchObjects(ctx context.Context, r *remote, f getFlags, show shower, s selection, read *holdfastv1.ReadOptions) error {
 	req := &holdfastv1.WatchRequest{Kind: wireKind(s.resource), LabelSelector: f.labels, FieldSelector: f.fields, Read: read}
 	if !f.allNamespaces {
 		req.Namespace = a.scope(s.resource)
@@ -319,25 +239,6 @@ func (a *app) watchObjects(ctx context.Context, r *remote, f getFlags, s selecti
 		}
 		req.FieldSelector = "metadata.name=" + s.names[0]
 	}
-	g := &grid{w: a.stdout, wide: f.output == "wide", header: !f.noHeaders}
-	show := func(objs []object.Object) error {
-		if len(objs) == 0 {
-			return nil
-		}
-		if f.output == "table" || f.output == "wide" {
-			g.write(tableOf(objs, a.now(), false, f.allNamespaces))
-			return nil
-		}
-		for _, obj := range objs {
-			if f.output == "yaml" {
-				fmt.Fprintln(a.stdout, "---")
-			}
-			if err := writeObjects(a.stdout, f.output, []object.Object{obj}, true); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	var first []object.Object // all that is there at first, for columns in line
 	synced := false
 	err := a.watch(ctx, r, []*holdfastv1.WatchRequest{req}, 0, func(u update) error {
@@ -346,7 +247,7 @@ func (a *app) watchObjects(ctx context.Context, r *remote, f getFlags, s selecti
 			changed = append(changed, c.obj)
 		}
 		if synced {
-			return show(changed)
+			return show.next(changed)
 		}
 		first = append(first, changed...)
 		if !u.synced {
@@ -356,7 +257,7 @@ func (a *app) watchObjects(ctx context.Context, r *remote, f getFlags, s selecti
 		if s.resource.Kind == "Event" {
 			sortEvents(first)
 		}
-		return show(first)
+		return show.next(first)
 	})
 	if ctx.Err() != nil {
 		return exit(exitInterrupted)

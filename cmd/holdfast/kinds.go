@@ -23,12 +23,12 @@ type selection struct {
 
 // parseSelections reads what users say: "pods", "pods,deploy", "pod web-1 web-2",
 // "pod/web-1 deploy/web", "all".
-func parseSelections(args []string) ([]selection, error) {
+func (a *app) parseSelections(ctx context.Context, args []string) ([]selection, error) {
 	if len(args) == 0 {
 		return nil, failf(exitUsage, `say which kind, such as pods, or all; "holdfast api-resources" lists them`)
 	}
 	if strings.Contains(args[0], "/") {
-		return parseSlashed(args)
+		return a.parseSlashed(ctx, args)
 	}
 	var out []selection
 	for word := range strings.SplitSeq(args[0], ",") {
@@ -40,7 +40,7 @@ func parseSelections(args []string) ([]selection, error) {
 			}
 			continue
 		}
-		r, err := object.ResourceFor(word)
+		r, err := a.resourceFor(ctx, word)
 		if err != nil {
 			return nil, failf(exitUsage, "%w", err)
 		}
@@ -60,14 +60,14 @@ func parseSelections(args []string) ([]selection, error) {
 	return out, nil
 }
 
-func parseSlashed(args []string) ([]selection, error) {
+func (a *app) parseSlashed(ctx context.Context, args []string) ([]selection, error) {
 	var out []selection
 	for _, arg := range args {
 		kind, name, ok := strings.Cut(arg, "/")
 		if !ok || kind == "" || name == "" || strings.Contains(name, "/") {
 			return nil, failf(exitUsage, "%q: want KIND/NAME, such as pod/web-1, for each", arg)
 		}
-		r, err := object.ResourceFor(kind)
+		r, err := a.resourceFor(ctx, kind)
 		if err != nil {
 			return nil, failf(exitUsage, "%w", err)
 		}
@@ -128,15 +128,6 @@ func wireKind(r object.Resource) *holdfastv1.Kind {
 	return &holdfastv1.Kind{Group: r.Group, Version: r.Version, Kind: r.Kind}
 }
 
-// decode returns the object in an envelope.
-func decode(o *holdfastv1.Object) (object.Object, error) {
-	obj, err := object.Decode(o.GetData(), o.GetRevision())
-	if err != nil {
-		return nil, fmt.Errorf("read %s %s: %w", o.GetKind().GetKind(), o.GetName(), err)
-	}
-	return obj, nil
-}
-
 // encode puts an object into an envelope. The revision that it was read at, if
 // any, goes along.
 func encode(obj object.Object) (*holdfastv1.Object, error) {
@@ -171,7 +162,7 @@ func (a *app) get(ctx context.Context, r *remote, res object.Resource, namespace
 	if err != nil {
 		return nil, nil, a.explain(ctx, r, fmt.Sprintf("get %s/%s", kindName(res), name), err)
 	}
-	obj, err := decode(answer.GetObject())
+	obj, err := a.decode(answer.GetObject())
 	return obj, answer.GetAnswer(), err
 }
 
@@ -186,7 +177,7 @@ func (a *app) list(ctx context.Context, r *remote, req *holdfastv1.ListRequest, 
 			return nil, nil, a.explain(ctx, r, "list "+plural, err)
 		}
 		for _, o := range answer.GetObjects() {
-			obj, err := decode(o)
+			obj, err := a.decode(o)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -217,7 +208,7 @@ func (a *app) completeObjects(cmd *cobra.Command, args []string, _ string) ([]st
 		}
 		return words, cobra.ShellCompDirectiveNoFileComp
 	}
-	res, err := object.ResourceFor(args[0])
+	res, err := a.resourceFor(cmd.Context(), args[0])
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

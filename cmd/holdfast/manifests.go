@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
@@ -23,11 +26,19 @@ func (a *app) readManifests(paths []string, recursive bool) ([]object.Document, 
 	var docs []object.Document
 	var faults object.Faults
 	read := func(name string, data []byte) error {
-		found, err := object.ParseManifests(name, data)
+		found, err := a.kinds().ParseManifests(name, data)
+		if err != nil && a.learnKinds(context.Background()) { // of a custom kind, perhaps
+			found, err = a.kinds().ParseManifests(name, data)
+		}
 		var bad object.Faults
 		if errors.As(err, &bad) {
 			faults = append(faults, bad...)
 			return nil
+		}
+		for _, doc := range found {
+			if crd, ok := doc.Object.(*apiextensionsv1.CustomResourceDefinition); ok {
+				a.addKind(crd) // for the files that follow
+			}
 		}
 		docs = append(docs, found...)
 		return err

@@ -185,9 +185,9 @@ func (f *follower) once(ctx context.Context, out chan<- update) (progress bool, 
 
 // take turns a message into an update.
 func (f *follower) take(res *holdfastv1.WatchResponse) (update, error) {
-	u := update{resource: resourceOf(f.req.GetKind())}
+	u := update{resource: f.app.resourceOf(f.req.GetKind())}
 	for _, c := range res.GetChanges() {
-		obj, err := decode(c.GetObject())
+		obj, err := f.app.decode(c.GetObject())
 		if err != nil {
 			return update{}, failf(exitError, "%w", err)
 		}
@@ -226,8 +226,8 @@ func (f *follower) take(res *holdfastv1.WatchResponse) (update, error) {
 	return u, nil
 }
 
-func resourceOf(kind *holdfastv1.Kind) object.Resource {
-	r, err := object.ResourceForKind(kind.GetGroup(), kind.GetVersion(), kind.GetKind())
+func (a *app) resourceOf(kind *holdfastv1.Kind) object.Resource {
+	r, err := a.kinds().ForKind(kind.GetGroup(), kind.GetVersion(), kind.GetKind())
 	if err != nil {
 		panic(fmt.Sprintf("watch of a kind that is not served: %v", err))
 	}
