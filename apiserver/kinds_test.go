@@ -37,7 +37,8 @@ func TestCustomKinds(t *testing.T) {
 				Colour string
 			}
 			Status struct{ Size int }
-		}) {
+		},
+		) {
 			t.Helper()
 			if obj.GetEncoding() != holdfastv1.Encoding_ENCODING_JSON || json.Unmarshal(obj.GetData(), &out) != nil {
 				t.Fatalf("%v", obj)
@@ -138,8 +139,10 @@ func TestVersions(t *testing.T) {
 	if got := get("v2", holdfastv1.Encoding_ENCODING_JSON); !strings.Contains(got, `"averageUtilization":80`) {
 		t.Errorf("v2: %s", got)
 	}
-	patched, err := objects.Patch(ctx, &holdfastv1.PatchRequest{Kind: &holdfastv1.Kind{Group: "autoscaling", Version: "v1", Kind: "HorizontalPodAutoscaler"}, Name: "web",
-		Type: holdfastv1.PatchType_PATCH_TYPE_MERGE, Patch: []byte(`{"spec":{"targetCPUUtilizationPercentage":50}}`)})
+	patched, err := objects.Patch(ctx, &holdfastv1.PatchRequest{
+		Kind: &holdfastv1.Kind{Group: "autoscaling", Version: "v1", Kind: "HorizontalPodAutoscaler"}, Name: "web",
+		Type: holdfastv1.PatchType_PATCH_TYPE_MERGE, Patch: []byte(`{"spec":{"targetCPUUtilizationPercentage":50}}`),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

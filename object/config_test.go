@@ -50,20 +50,32 @@ func TestServiceAddresses(t *testing.T) {
 		{"its name gives one", `{ports: [{port: 80}]}`, v4, "10.102.53.187 [IPv4]"},
 		{"the one asked for", `{clusterIP: 10.96.0.11, ports: [{port: 80}]}`, v4, "10.96.0.11 [IPv4]"},
 		{"the API server's, asked for", `{clusterIP: 10.96.0.1, ports: [{port: 80}]}`, v4, "10.96.0.1 [IPv4]"},
-		{"taken", `{clusterIP: 10.96.0.10, ports: [{port: 80}]}`, v4,
-			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.96.0.10": provided IP is already allocated, to Service default/taken: leave it out to get another`},
-		{"outside", `{clusterIP: 10.95.0.10, ports: [{port: 80}]}`, v4,
-			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.95.0.10": the provided IP is not in the network of Services, 10.96.0.0/12: leave it out to get one`},
-		{"the network's own", `{clusterIP: 10.96.0.0, ports: [{port: 80}]}`, v4,
-			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.96.0.0": the provided IP is not in the network of Services, 10.96.0.0/12: leave it out to get one`},
-		{"the broadcast address", `{clusterIP: 10.111.255.255, ports: [{port: 80}]}`, v4,
-			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.111.255.255": the provided IP is not in the network of Services, 10.96.0.0/12: leave it out to get one`},
+		{
+			"taken", `{clusterIP: 10.96.0.10, ports: [{port: 80}]}`, v4,
+			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.96.0.10": provided IP is already allocated, to Service default/taken: leave it out to get another`,
+		},
+		{
+			"outside", `{clusterIP: 10.95.0.10, ports: [{port: 80}]}`, v4,
+			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.95.0.10": the provided IP is not in the network of Services, 10.96.0.0/12: leave it out to get one`,
+		},
+		{
+			"the network's own", `{clusterIP: 10.96.0.0, ports: [{port: 80}]}`, v4,
+			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.96.0.0": the provided IP is not in the network of Services, 10.96.0.0/12: leave it out to get one`,
+		},
+		{
+			"the broadcast address", `{clusterIP: 10.111.255.255, ports: [{port: 80}]}`, v4,
+			`Service default/web: spec.clusterIPs[0]: Invalid value: "10.111.255.255": the provided IP is not in the network of Services, 10.96.0.0/12: leave it out to get one`,
+		},
 		{"headless", `{clusterIP: None, selector: {a: b}}`, v4, "None [IPv4]"},
 		{"alias", `{type: ExternalName, externalName: a.b}`, v4, " []"},
-		{"a family that is not here", `{ipFamilies: [IPv6], ports: [{port: 80}]}`, v4,
-			`Service default/web: spec.ipFamilies[0]: Invalid value: "IPv6": this cluster has no IPv6 network for Services, only 10.96.0.0/12`},
-		{"both, where there is one", `{ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}`, v4,
-			`Service default/web: spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services: its Services have addresses of 10.96.0.0/12`},
+		{
+			"a family that is not here", `{ipFamilies: [IPv6], ports: [{port: 80}]}`, v4,
+			`Service default/web: spec.ipFamilies[0]: Invalid value: "IPv6": this cluster has no IPv6 network for Services, only 10.96.0.0/12`,
+		},
+		{
+			"both, where there is one", `{ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}`, v4,
+			`Service default/web: spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services: its Services have addresses of 10.96.0.0/12`,
+		},
 		{"both, if possible, where there is one", `{ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]}`, v4, "10.102.53.187 [IPv4]"},
 		{"both, if possible", `{ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]}`, both, "10.102.53.187,fd00::6:35bb [IPv4 IPv6]"},
 		{"both", `{ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv6], ports: [{port: 80}]}`, both, "fd00::6:35bb,10.102.53.187 [IPv6 IPv4]"},
@@ -98,11 +110,15 @@ func TestNodePorts(t *testing.T) {
 		{"but for the protocols of one", `{type: NodePort, ports: [{name: a, port: 53, protocol: UDP}, {name: b, port: 53}]}`, "53:31758/UDP 53:31758/TCP health 0"},
 		{"also if one of them is asked for", `{type: NodePort, ports: [{name: a, port: 53, protocol: UDP}, {name: b, port: 53, nodePort: 30053}]}`, "53:30053/UDP 53:30053/TCP health 0"},
 		{"the one asked for", `{type: NodePort, ports: [{port: 80, nodePort: 32767}]}`, "80:32767/TCP health 0"},
-		{"taken, both kinds", `{type: NodePort, ports: [{name: a, port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 30081}]}`,
+		{
+			"taken, both kinds", `{type: NodePort, ports: [{name: a, port: 80, nodePort: 30080}, {name: b, port: 81, nodePort: 30081}]}`,
 			"Service default/web: spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated, to Service default/taken: leave it out to get another\n" +
-				"Service default/web: spec.ports[1].nodePort: Invalid value: 30081: provided port is already allocated, to Service default/taken: leave it out to get another"},
-		{"out of range", `{type: NodePort, ports: [{port: 80, nodePort: 80}]}`,
-			"Service default/web: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"},
+				"Service default/web: spec.ports[1].nodePort: Invalid value: 30081: provided port is already allocated, to Service default/taken: leave it out to get another",
+		},
+		{
+			"out of range", `{type: NodePort, ports: [{port: 80, nodePort: 80}]}`,
+			"Service default/web: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767",
+		},
 		{"a load balancer that does without", `{type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]}`, "80:0/TCP health 0"},
 		{"a load balancer that asks the nodes", `{type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]}`, "80:32682/TCP health 31648"},
 	} {
@@ -446,8 +462,10 @@ func TestConfigSizes(t *testing.T) {
 		{"parameters", class(512, 100), ""},
 		{"one more", class(513, 1), "parameters: Too many: 513: must have at most 512 items"},
 		{"large ones", class(512, 510), "parameters: Too long: may not be more than 262144 bytes"},
-		{"a controller's name", mustParse[Object](`{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {controller: a.b/` + strings.Repeat("x", 250) + `}}`),
-			"spec.controller: Too long: may not be more than 250 bytes"},
+		{
+			"a controller's name", mustParse[Object](`{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {controller: a.b/` + strings.Repeat("x", 250) + `}}`),
+			"spec.controller: Too long: may not be more than 250 bytes",
+		},
 	} {
 		Default(c.obj)
 		got := ""

@@ -348,8 +348,12 @@ func (c *schemaCheck) schema(s *apiextensionsv1.JSONSchemaProps, path *field.Pat
 		name string
 		set  bool
 	}{
-		{"id", s.ID != ""}, {"$ref", s.Ref != nil}, {"additionalItems", s.AdditionalItems != nil}, {"patternProperties", len(s.PatternProperties) > 0},
-		{"definitions", len(s.Definitions) > 0}, {"dependencies", len(s.Dependencies) > 0},
+		{"id", s.ID != ""},
+		{"$ref", s.Ref != nil},
+		{"additionalItems", s.AdditionalItems != nil},
+		{"patternProperties", len(s.PatternProperties) > 0},
+		{"definitions", len(s.Definitions) > 0},
+		{"dependencies", len(s.Dependencies) > 0},
 	} {
 		if f.set {
 			c.forbid(path.Child(f.name), f.name+" is not possible in the schema of a custom kind")
@@ -560,10 +564,18 @@ func (c *schemaCheck) restriction(s *apiextensionsv1.JSONSchemaProps, path *fiel
 		name string
 		set  bool
 	}{
-		{"type", s.Type != "" && at != isIntOrAny}, {"default", s.Default != nil}, {"title", s.Title != ""}, {"description", s.Description != ""}, {"nullable", s.Nullable},
-		{"additionalProperties", s.AdditionalProperties != nil}, {"x-kubernetes-preserve-unknown-fields", s.XPreserveUnknownFields != nil},
-		{"x-kubernetes-embedded-resource", s.XEmbeddedResource}, {"x-kubernetes-int-or-string", s.XIntOrString},
-		{"x-kubernetes-list-type", s.XListType != nil}, {"x-kubernetes-list-map-keys", len(s.XListMapKeys) > 0}, {"x-kubernetes-map-type", s.XMapType != nil},
+		{"type", s.Type != "" && at != isIntOrAny},
+		{"default", s.Default != nil},
+		{"title", s.Title != ""},
+		{"description", s.Description != ""},
+		{"nullable", s.Nullable},
+		{"additionalProperties", s.AdditionalProperties != nil},
+		{"x-kubernetes-preserve-unknown-fields", s.XPreserveUnknownFields != nil},
+		{"x-kubernetes-embedded-resource", s.XEmbeddedResource},
+		{"x-kubernetes-int-or-string", s.XIntOrString},
+		{"x-kubernetes-list-type", s.XListType != nil},
+		{"x-kubernetes-list-map-keys", len(s.XListMapKeys) > 0},
+		{"x-kubernetes-map-type", s.XMapType != nil},
 	} {
 		if f.set {
 			c.forbid(path.Child(f.name), "must be left out within allOf, anyOf, oneOf and not: these can only restrict what the schema around them says")

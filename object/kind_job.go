@@ -229,8 +229,12 @@ func validateJobSpec(spec *batchv1.JobSpec, path *field.Path) field.ErrorList {
 		name  string
 		value *int32
 	}{
-		{"parallelism", spec.Parallelism}, {"completions", spec.Completions}, {"backoffLimit", spec.BackoffLimit}, {"backoffLimitPerIndex", spec.BackoffLimitPerIndex},
-		{"maxFailedIndexes", spec.MaxFailedIndexes}, {"ttlSecondsAfterFinished", spec.TTLSecondsAfterFinished},
+		{"parallelism", spec.Parallelism},
+		{"completions", spec.Completions},
+		{"backoffLimit", spec.BackoffLimit},
+		{"backoffLimitPerIndex", spec.BackoffLimitPerIndex},
+		{"maxFailedIndexes", spec.MaxFailedIndexes},
+		{"ttlSecondsAfterFinished", spec.TTLSecondsAfterFinished},
 	} {
 		errs = append(errs, notNegative(n.value, path.Child(n.name))...)
 	}

@@ -167,8 +167,11 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.Erro
 		name string
 		ref  *corev1.SecretReference
 	}{
-		{"controllerPublishSecretRef", c.ControllerPublishSecretRef}, {"nodeStageSecretRef", c.NodeStageSecretRef}, {"nodePublishSecretRef", c.NodePublishSecretRef},
-		{"controllerExpandSecretRef", c.ControllerExpandSecretRef}, {"nodeExpandSecretRef", c.NodeExpandSecretRef},
+		{"controllerPublishSecretRef", c.ControllerPublishSecretRef},
+		{"nodeStageSecretRef", c.NodeStageSecretRef},
+		{"nodePublishSecretRef", c.NodePublishSecretRef},
+		{"controllerExpandSecretRef", c.ControllerExpandSecretRef},
+		{"nodeExpandSecretRef", c.NodeExpandSecretRef},
 	} {
 		if ref.ref == nil {
 			continue

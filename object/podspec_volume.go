@@ -97,8 +97,10 @@ func (s *podScope) validateVolume(v *corev1.Volume, at *field.Path) field.ErrorL
 		required(src.HostPath.Path, "path", "say which path of the node", at)
 		errs = append(errs, noBacksteps(src.HostPath.Path, at.Child("path"))...)
 		if t := src.HostPath.Type; t != nil {
-			kinds := []corev1.HostPathType{corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory, corev1.HostPathFileOrCreate,
-				corev1.HostPathFile, corev1.HostPathSocket, corev1.HostPathCharDev, corev1.HostPathBlockDev}
+			kinds := []corev1.HostPathType{
+				corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory, corev1.HostPathFileOrCreate,
+				corev1.HostPathFile, corev1.HostPathSocket, corev1.HostPathCharDev, corev1.HostPathBlockDev,
+			}
 			if !slices.Contains(kinds, *t) {
 				errs = append(errs, field.NotSupported(at.Child("type"), *t, kinds[1:]))
 			}

@@ -48,10 +48,14 @@ func TestNewJobs(t *testing.T) {
 		{"nothing said", `{}`, `{matchLabels: {batch.kubernetes.io/controller-uid: u1}}`, `{` + own + `}`, ""},
 		{"own labels stay", `{template: {metadata: {labels: {app: pi}}}}`, `{matchLabels: {batch.kubernetes.io/controller-uid: u1}}`, `{app: pi, ` + own + `}`, ""},
 		{"a selector of one's own", `{manualSelector: true, selector: {matchLabels: {app: pi}}, template: {metadata: {labels: {app: pi}}}}`, `{matchLabels: {app: pi}}`, `{app: pi}`, ""},
-		{"a copy of another job", `{selector: {matchLabels: {batch.kubernetes.io/controller-uid: u0}}}`, `{matchLabels: {batch.kubernetes.io/controller-uid: u0}}`, `{` + own + `}`,
-			"spec.selector: Invalid value: \"batch.kubernetes.io/controller-uid=u0\": `selector` not auto-generated: leave it out, as it is made of the job's uid, or set manualSelector"},
-		{"another selector beside", `{selector: {matchLabels: {app: pi}}}`, `{matchLabels: {app: pi, batch.kubernetes.io/controller-uid: u1}}`, `{` + own + `}`,
-			"spec.selector: Invalid value: \"app=pi,batch.kubernetes.io/controller-uid=u1\": `selector` not auto-generated: leave it out, as it is made of the job's uid, or set manualSelector"},
+		{
+			"a copy of another job", `{selector: {matchLabels: {batch.kubernetes.io/controller-uid: u0}}}`, `{matchLabels: {batch.kubernetes.io/controller-uid: u0}}`, `{` + own + `}`,
+			"spec.selector: Invalid value: \"batch.kubernetes.io/controller-uid=u0\": `selector` not auto-generated: leave it out, as it is made of the job's uid, or set manualSelector",
+		},
+		{
+			"another selector beside", `{selector: {matchLabels: {app: pi}}}`, `{matchLabels: {app: pi, batch.kubernetes.io/controller-uid: u1}}`, `{` + own + `}`,
+			"spec.selector: Invalid value: \"app=pi,batch.kubernetes.io/controller-uid=u1\": `selector` not auto-generated: leave it out, as it is made of the job's uid, or set manualSelector",
+		},
 	} {
 		job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pi", UID: "u1"}}
 		if err := yaml.UnmarshalStrict([]byte(c.spec), &job.Spec); err != nil {
