@@ -118,7 +118,7 @@ spec:
 		{name: "run something that reads", line: "apply -f " + reader, want: []string{`pod/reader created`}},
 		{name: "attach passes stdin and the exit code", line: "attach -i reader", stdin: "to and fro\n", soon: true, code: 6, want: []string{`(?m)^to and fro$`}},
 		{name: "attach to what has ended", line: "attach reader", soon: true, code: exitRefused, want: []string{`it is not running, it is exited`}},
-		{name: "delete it", line: "delete pod reader", want: []string{`pod/reader deleted`}},
+		{name: "delete it", line: "delete pod reader", want: []string{`pod/reader gone`}},
 		{name: "port-forward of nothing", line: "port-forward nope 80", code: exitNotFound, want: []string{`nope not found`}},
 		{name: "port-forward of no port", line: "port-forward POD 80x:1", code: exitUsage, want: []string{`"80x" is no port`}},
 		{name: "port-forward of an unknown name", line: "port-forward deploy/web 8080:http", code: exitNotFound, want: []string{`has no port named "http"`}},

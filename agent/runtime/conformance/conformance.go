@@ -1166,18 +1166,18 @@ func (s *suite) attachTTY() {
 func (s *suite) attachSlowly() {
 	uid := s.pod()
 	id := s.run(uid, "main", 0, "cat; exit 0", func(c *runtime.Container) { c.Stdin, c.StdinOnce = true, true })
-	big := strings.Repeat("0123456789abcde\n", 60000) // more than any buffer on the way
+	big := strings.Repeat(strings.Repeat("x", 1023)+"\n", 1000) // more than any buffer on the way
 	stdin, feed := io.Pipe()
 	var written int
 	var mu sync.Mutex
 	go func() {
 		defer feed.Close()
-		for line := range strings.Lines(big) {
-			if _, err := io.WriteString(feed, line); err != nil {
+		for piece := range slices.Chunk([]byte(big), 4000) {
+			if _, err := feed.Write(piece); err != nil {
 				return
 			}
 			mu.Lock()
-			written += len(line)
+			written += len(piece)
 			mu.Unlock()
 		}
 	}()
