@@ -8,13 +8,17 @@
 //     table (auth.go) says which role may call which procedure, and what is not
 //     in it is refused.
 //   - Reads come from the local state (read.go), made linearizable by
-//     raftstore.Store.Sync unless the caller asks for less. Stored bytes go out as
+//     raftstore.Store.Read unless the caller asks for less. Stored bytes go out as
 //     they are; an object is decoded only when a selector or JSON needs it.
-//   - Writes (write.go) are compare-and-swap transactions on the revision that
-//     was read, tried again after a conflict when the caller named no
-//     resourceVersion. Identity and time (uid, creationTimestamp) are stamped
-//     here, before proposing: applying an entry must give the same bytes
-//     everywhere.
+//   - Each verb of objects has its file. What writes have in common is a plan
+//     (plan.go) on one view: compare-and-swap transactions (transact.go), tried
+//     again after a conflict when the caller named no resourceVersion. What the
+//     cluster decides about an object is in admission.go, what becomes of its
+//     fields and their owners in fields.go. Identity and time (uid,
+//     creationTimestamp) are stamped here, before proposing: applying an entry must
+//     give the same bytes everywhere.
+//   - Who may do what is asked in authorize.go, how much at once in limits.go.
+//     Callers in this process get no shorter way: inprocess.go.
 //   - Agents' streams are served from the local state of whichever peer they
 //     called (desired.go), so that an election is invisible to them.
 //   - Errors get their Connect code in one place, errors.go.

@@ -86,7 +86,9 @@ func (Consistency) EnumDescriptor() ([]byte, []int) {
 	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{0}
 }
 
-// Encoding is the form of an object's bytes.
+// Encoding is the form of an object's bytes. What has no protobuf form, custom
+// objects and versions in which a kind is not stored, comes as JSON, whatever was
+// asked for.
 type Encoding int32
 
 const (
@@ -1812,7 +1814,7 @@ func (x *PatchResponse) GetCreated() bool {
 type ApplyRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Objects []*Object              `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
-	// Who applies, "holdfast". Required.
+	// Who applies, and owns the fields that the objects set. Empty: "holdfast".
 	FieldManager string `protobuf:"bytes,2,opt,name=field_manager,json=fieldManager,proto3" json:"field_manager,omitempty"`
 	DryRun       bool   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// Take over fields that other managers own.
