@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"connectrpc.com/connect/v2"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
@@ -21,9 +22,11 @@ type applyFlags struct {
 	files     []string
 	recursive bool
 	dryRun    string
-	detach    bool
-	timeout   time.Duration
+	wait      waitFlags
 	output    string
+	force     bool
+	set       string
+	prune     bool
 }
 
 func (a *app) applyCommand() *cobra.Command {
@@ -34,7 +37,15 @@ func (a *app) applyCommand() *cobra.Command {
 		Long: `Make the cluster what manifests say: create what is missing, change what differs.
 
 Everything is checked first, and all faults are told at once with file and line.
-Then all objects change in one transaction, or none does. Nothing is deleted.
+Then all objects change in one transaction, or none does.
+
+A field that somebody else set, and that the manifests set to another value, is a
+conflict: apply names the owner and changes nothing, until --force-conflicts says
+to take it over.
+
+Nothing is deleted, but with --prune --set NAME: the cluster remembers what each
+apply of that set had, and prune deletes what it has no longer. There is no name
+by default, so that two folders never prune each other's objects.
 
 apply waits until workloads run as asked for, and tells what happens meanwhile.
 Interrupting it (Ctrl-C) or --detach ends the waiting, not the change. A rollout
@@ -42,17 +53,23 @@ that fails (exit 5) or times out (exit 6) is left as it is: look at it, correct
 the manifest, and apply it again.`,
 		Example: `  holdfast apply -f examples/web.yaml
   holdfast apply -f manifests/ -R --timeout 10m
+  holdfast apply -f shop/ --set shop --prune
   cat web.yaml | holdfast apply -f - --dry-run=server`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runApply(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file or directory with manifests (YAML or JSON); - reads standard input")
+	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file, directory or http(s) URL of manifests (YAML or JSON); - reads standard input")
+	addKustomize(flags)
 	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
 	flags.StringVar(&f.dryRun, "dry-run", "none", "none, client (only check the manifests) or server (let the cluster check, and change nothing)")
 	flags.Lookup("dry-run").NoOptDefVal = "client"
-	flags.BoolVar(&f.detach, "detach", false, "do not wait until the cluster is what the manifests say")
-	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait; 0 means for ever")
+	f.wait.add(flags)
+	flags.BoolVar(&f.force, "force-conflicts", false, "take over fields that another manager owns")
+	flags.StringVar(&f.set, "set", "", "remember what is applied under this name, in the namespace of the flags")
+	flags.BoolVar(&f.prune, "prune", false, "delete what this --set held before and the manifests no longer have")
+	flags.Bool("server-side", true, "as apply always is")
+	_ = flags.MarkHidden("server-side")
 	flags.StringVarP(&f.output, "output", "o", "", "write the objects: name, json or yaml; the progress goes to standard error then")
 	return cmd
 }
@@ -64,14 +81,11 @@ func (a *app) runApply(ctx context.Context, f applyFlags) error {
 	if err := checkOutput(f.output, "name", "json", "yaml"); err != nil {
 		return err
 	}
-	docs, err := a.readManifests(f.files, f.recursive)
+	if f.prune && f.set == "" {
+		return failf(exitUsage, "--prune: say with --set NAME which set of objects these manifests are all of")
+	}
+	docs, err := a.checkedManifests(f.files, f.recursive)
 	if err != nil {
-		return err
-	}
-	if err := a.inPlace(docs); err != nil {
-		return err
-	}
-	if err := checkAll(docs); err != nil {
 		return err
 	}
 	if f.dryRun == "client" {
@@ -89,11 +103,20 @@ func (a *app) runApply(ctx context.Context, f applyFlags) error {
 	if err != nil || tracker == nil {
 		return err
 	}
-	out := a.stdout
-	if f.output != "" {
-		out = a.stderr
+	return a.await(ctx, r, tracker, applied, f.wait.timeout, a.progress(f.output))
+}
+
+// checkedManifests reads manifests, puts the objects into their namespaces, and
+// finds what can be found without the cluster.
+func (a *app) checkedManifests(files []string, recursive bool) ([]object.Document, error) {
+	docs, err := a.readManifests(files, recursive)
+	if err != nil {
+		return nil, err
 	}
-	return a.await(ctx, r, tracker, applied, f.timeout, out)
+	if err := a.inPlace(docs); err != nil {
+		return nil, err
+	}
+	return docs, checkAll(docs)
 }
 
 // checkAll finds what can be found without the cluster, in all files together.
@@ -123,37 +146,23 @@ func checkAll(docs []object.Document) error {
 func (a *app) apply(ctx context.Context, r *remote, docs []object.Document, f applyFlags) (*rollout.Tracker, []object.Object, error) {
 	dry := f.dryRun == "server"
 	var before []*corev1.Pod
-	req := &holdfastv1.ApplyRequest{FieldManager: fieldManager, DryRun: dry}
-	waits := false
-	for _, doc := range docs {
-		o, err := encode(doc.Object)
-		if err != nil {
-			return nil, nil, err
-		}
-		req.Objects = append(req.Objects, o)
-		waits = waits || rollout.Follows(doc.Object)
+	req, err := a.applyRequest(docs, f, dry)
+	if err != nil {
+		return nil, nil, err
 	}
-	waits = waits && !dry && !f.detach
+	waits := !dry && !f.wait.detach && slices.ContainsFunc(docs, func(doc object.Document) bool { return rollout.Follows(doc.Object) })
 	if waits {
-		for ns := range namespacesOf(docs) {
-			pods, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("pods")), Namespace: ns}, "pods")
-			if err != nil {
-				return nil, nil, err
-			}
-			for _, pod := range pods {
-				before = append(before, pod.(*corev1.Pod))
-			}
+		if before, err = a.podsBefore(ctx, r, namespacesOf(docs)); err != nil {
+			return nil, nil, err
 		}
 	}
 	callCtx, cancel := a.request(ctx)
 	defer cancel()
 	answer, err := r.objects.Apply(callCtx, req)
 	if err != nil {
-		if faults := faultsIn(err); len(faults) > 0 {
-			return nil, nil, refusedFaults(located(docs, faults))
-		}
-		return nil, nil, a.explain(callCtx, r, "apply", err)
+		return nil, nil, a.explainAt(callCtx, r, docs, "apply", err)
 	}
+	a.warn(answer.GetAnswer())
 	var applied []object.Object
 	for _, result := range answer.GetResults() {
 		obj, err := a.decode(result.GetObject())
@@ -172,11 +181,46 @@ func (a *app) apply(ctx context.Context, r *remote, docs []object.Document, f ap
 	if err != nil || !waits {
 		return nil, nil, err
 	}
-	tracker := rollout.New(applied)
+	kept := slices.Collect(func(yield func(object.Object) bool) {
+		for i, obj := range applied {
+			if answer.GetResults()[i].GetAction() != holdfastv1.ApplyAction_APPLY_ACTION_PRUNED && !yield(obj) {
+				return
+			}
+		}
+	})
+	tracker := rollout.New(kept)
 	for _, pod := range before {
 		tracker.Known(pod)
 	}
-	return tracker, applied, nil
+	return tracker, kept, nil
+}
+
+// applyRequest is the request that applies docs.
+func (a *app) applyRequest(docs []object.Document, f applyFlags, dry bool) (*holdfastv1.ApplyRequest, error) {
+	req := &holdfastv1.ApplyRequest{FieldManager: fieldManager, DryRun: dry, Force: f.force, Set: f.set, Prune: f.prune}
+	if f.set != "" {
+		req.SetNamespace = a.inNamespace()
+	}
+	for _, doc := range docs {
+		o, err := encode(doc.Object)
+		if err != nil {
+			return nil, err
+		}
+		req.Objects = append(req.Objects, o)
+	}
+	return req, nil
+}
+
+// explainAt explains an error about objects of manifests, at their lines.
+func (a *app) explainAt(ctx context.Context, r *remote, docs []object.Document, doing string, err error) *failure {
+	faults := faultsIn(err)
+	switch {
+	case len(faults) == 0:
+		return a.explain(ctx, r, doing, err)
+	case connect.CodeOf(err) == connect.CodeAborted:
+		return failf(exitRefused, "others own fields that the manifests set, and nothing was changed:\n%w\nLeave the fields out of the manifests, or take them over with --force-conflicts", located(docs, faults))
+	}
+	return refusedFaults(located(docs, faults))
 }
 
 func appliedWord(action holdfastv1.ApplyAction) string {
@@ -187,6 +231,8 @@ func appliedWord(action holdfastv1.ApplyAction) string {
 		return "configured"
 	case holdfastv1.ApplyAction_APPLY_ACTION_UNCHANGED:
 		return "unchanged"
+	case holdfastv1.ApplyAction_APPLY_ACTION_PRUNED:
+		return "pruned"
 	case holdfastv1.ApplyAction_APPLY_ACTION_UNSPECIFIED:
 	}
 	return "applied"

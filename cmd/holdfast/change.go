@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/cmd/holdfast/internal/rollout"
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -21,6 +25,21 @@ type changeFlags struct {
 	all       bool
 	dryRun    dryRun
 	output    string
+	wait      waitFlags
+}
+
+// waitFlags say whether a command waits for what it began. Commands that never
+// wait do not add them.
+type waitFlags struct {
+	waits   bool
+	detach  bool
+	timeout time.Duration
+}
+
+func (f *waitFlags) add(flags *pflag.FlagSet) {
+	f.waits = true
+	flags.BoolVar(&f.detach, "detach", false, "do not wait until the cluster is as asked for")
+	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait; 0 means for ever")
 }
 
 func (f *changeFlags) add(flags *pflag.FlagSet) {
@@ -88,41 +107,46 @@ func merge(patch any, verb, idle string) (edit, error) {
 }
 
 // patchOne sends a change of one object and tells what came of it.
-func (a *app) patchOne(ctx context.Context, r *remote, f changeFlags, t doomed, c edit) (object.Object, error) {
+// began tells whether anything has to follow: the object's spec is another now.
+func (a *app) patchOne(ctx context.Context, r *remote, f changeFlags, t doomed, c edit) (obj object.Object, began bool, err error) {
 	name := kindName(t.resource) + "/" + t.name
 	if f.dryRun == "client" {
 		fmt.Fprintf(a.stdout, "%s %s%s: %s\n", name, c.verb, f.dryRun.suffix(), c.patch)
-		return nil, nil
+		return nil, false, nil
 	}
 	callCtx, cancel := a.request(ctx)
 	defer cancel()
 	before, err := r.objects.Get(callCtx, &holdfastv1.GetRequest{Kind: wireKind(t.resource), Namespace: t.namespace, Name: t.name})
 	if err != nil {
-		return nil, a.explain(callCtx, r, "", err)
+		return nil, false, a.explain(callCtx, r, "", err)
 	}
 	answer, err := r.objects.Patch(callCtx, &holdfastv1.PatchRequest{
 		Kind: wireKind(t.resource), Namespace: t.namespace, Name: t.name, Subresource: c.subresource,
 		Type: c.kind, Patch: c.patch, FieldManager: fieldManager, DryRun: f.dryRun != "",
 	})
 	if err != nil {
-		return nil, a.explain(callCtx, r, "change "+name, err)
+		return nil, false, a.explain(callCtx, r, "change "+name, err)
 	}
 	a.warn(answer.GetAnswer())
-	obj, err := a.decode(answer.GetObject())
-	if err != nil {
-		return nil, err
+	if obj, err = a.decode(answer.GetObject()); err != nil {
+		return nil, false, err
 	}
+	old, err := a.decode(before.GetObject())
+	if err != nil {
+		return nil, false, err
+	}
+	began = f.dryRun == "" && old.GetGeneration() != obj.GetGeneration()
 	switch {
 	case f.output == "name":
 		fmt.Fprintln(a.stdout, name)
 	case f.output != "":
-		return obj, writeObjects(a.stdout, f.output, []object.Object{obj}, true)
+		return obj, began, writeObjects(a.stdout, f.output, []object.Object{obj}, true)
 	case f.dryRun == "" && answer.GetObject().GetRevision() == before.GetObject().GetRevision():
 		fmt.Fprintf(a.stdout, "%s %s\n", name, c.idle)
 	default:
 		fmt.Fprintf(a.stdout, "%s %s%s\n", name, c.verb, f.dryRun.suffix())
 	}
-	return obj, nil
+	return obj, began, nil
 }
 
 // changeAll makes one change of all targets. All of them are tried; what failed
@@ -134,12 +158,30 @@ func (a *app) changeAll(ctx context.Context, f changeFlags, args []string, of fu
 	}
 	var failed error
 	code := 0
+	waits := f.wait.waits && !f.wait.detach && f.dryRun == ""
+	var before []*corev1.Pod
+	if waits {
+		spaces := map[string]bool{}
+		for _, t := range targets {
+			if makesPods(t.resource) {
+				spaces[t.namespace] = true
+			}
+		}
+		if before, err = a.podsBefore(ctx, r, spaces); err != nil {
+			return err
+		}
+	}
+	var changed []object.Object
 	for _, t := range targets {
 		c, err := of(t)
 		if err != nil {
 			return err
 		}
-		if _, err := a.patchOne(ctx, r, f, t, c); err != nil {
+		obj, began, err := a.patchOne(ctx, r, f, t, c)
+		if began && t.resource.Kind != "Pod" && rollout.Follows(obj) {
+			changed = append(changed, obj)
+		}
+		if err != nil {
 			var known *failure
 			if errors.As(err, &known) && code == 0 {
 				code = known.code
@@ -150,7 +192,44 @@ func (a *app) changeAll(ctx context.Context, f changeFlags, args []string, of fu
 	if failed != nil {
 		return &failure{max(code, exitError), failed}
 	}
-	return nil
+	if !waits || len(changed) == 0 {
+		return nil
+	}
+	return a.narrate(ctx, r, before, changed, f.wait.timeout, a.progress(f.output))
+}
+
+// podsBefore reads the pods that are there before a change, whose past is no news.
+func (a *app) podsBefore(ctx context.Context, r *remote, namespaces map[string]bool) ([]*corev1.Pod, error) {
+	var before []*corev1.Pod
+	for ns := range namespaces {
+		pods, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("pods")), Namespace: ns}, "pods")
+		if err != nil {
+			return nil, err
+		}
+		for _, obj := range pods {
+			if pod, ok := obj.(*corev1.Pod); ok {
+				before = append(before, pod)
+			}
+		}
+	}
+	return before, nil
+}
+
+// narrate waits for what was changed, and tells what happens.
+func (a *app) narrate(ctx context.Context, r *remote, before []*corev1.Pod, changed []object.Object, timeout time.Duration, out io.Writer) error {
+	tracker := rollout.New(changed)
+	for _, pod := range before {
+		tracker.Known(pod)
+	}
+	return a.await(ctx, r, tracker, changed, timeout, out)
+}
+
+// progress is where a narration goes: away from what -o writes.
+func (a *app) progress(output string) io.Writer {
+	if output != "" {
+		return a.stderr
+	}
+	return a.stdout
 }
 
 // warn tells what a write's answer warns of.

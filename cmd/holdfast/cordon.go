@@ -169,7 +169,7 @@ func (a *app) runTaint(ctx context.Context, f changeFlags, args []string, edits 
 		if len(edits) > 0 && !slices.ContainsFunc(edits, func(e taintEdit) bool { return !e.remove }) {
 			c.verb = "untainted"
 		}
-		if _, err := a.patchOne(ctx, r, f, t, c); err != nil {
+		if _, _, err := a.patchOne(ctx, r, f, t, c); err != nil {
 			return err
 		}
 	}

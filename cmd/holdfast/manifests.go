@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/spf13/pflag"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -54,6 +57,16 @@ func (a *app) readManifests(paths []string, recursive bool) ([]object.Document, 
 			}
 			continue
 		}
+		if strings.HasPrefix(path, "http://") || strings.HasPrefix(path, "https://") {
+			data, err := fetch(path)
+			if err != nil {
+				return nil, err
+			}
+			if err := read(path, data); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		files, err := manifestFiles(path, recursive)
 		if err != nil {
 			return nil, err
@@ -75,6 +88,51 @@ func (a *app) readManifests(paths []string, recursive bool) ([]object.Document, 
 		return nil, failf(exitRefused, "%s: no objects in there", strings.Join(paths, ", "))
 	}
 	return docs, nil
+}
+
+// A manifest behind a URL must come whole within fetchTimeout, and be no larger
+// than fetchLimit.
+const (
+	fetchTimeout = 30 * time.Second
+	fetchLimit   = 16 << 20
+)
+
+func fetch(url string) ([]byte, error) {
+	client := http.Client{Timeout: fetchTimeout}
+	resp, err := client.Get(url)
+	if err != nil {
+		return nil, failf(exitError, "read %s: %w", url, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		code := exitError
+		if resp.StatusCode == http.StatusNotFound {
+			code = exitNotFound
+		}
+		return nil, failf(code, "read %s: the server answers %s", url, resp.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, fetchLimit+1))
+	if err != nil {
+		return nil, failf(exitError, "read %s: %w", url, err)
+	}
+	if len(data) > fetchLimit {
+		return nil, failf(exitRefused, "read %s: it is larger than %d MiB: load it down and look at it first", url, fetchLimit>>20)
+	}
+	return data, nil
+}
+
+// kustomizeFolder is the value of -k, which refuses: building such folders is
+// kubectl's and kustomize's.
+type kustomizeFolder struct{}
+
+func (kustomizeFolder) String() string { return "" }
+func (kustomizeFolder) Type() string   { return "string" }
+func (kustomizeFolder) Set(dir string) error {
+	return fmt.Errorf("folders of kustomize are not built here: kubectl kustomize %s | holdfast apply -f -", dir)
+}
+
+func addKustomize(flags *pflag.FlagSet) {
+	flags.VarP(kustomizeFolder{}, "kustomize", "k", "not supported: pipe the output of kubectl kustomize to -f -")
 }
 
 // refusedFaults is the error about objects that are not as they should be.

@@ -63,6 +63,7 @@ func (a *app) patchCommand() *cobra.Command {
 		},
 	}
 	f.add(cmd.Flags())
+	f.wait.add(cmd.Flags())
 	flags := cmd.Flags()
 	flags.StringVarP(&patch, "patch", "p", "", "the patch")
 	flags.StringVar(&file, "patch-file", "", "file with the patch")
@@ -101,6 +102,7 @@ func (a *app) scaleCommand() *cobra.Command {
 		},
 	}
 	f.add(cmd.Flags())
+	f.wait.add(cmd.Flags())
 	flags := cmd.Flags()
 	flags.Int32Var(&want, "replicas", 0, "how many pods there are to be")
 	flags.Int32Var(&current, "current-replicas", 0, "only if it is to have this many now")
