@@ -384,11 +384,11 @@ func TestReadFreshness(t *testing.T) {
 	}
 
 	local := &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL}
-	resp, err := get(ctx, local)
-	if err != nil {
+	if _, err := get(ctx, local); err != nil {
 		t.Fatal(err)
 	}
-	if resp, err = get(ctx, nil); err != nil {
+	resp, err := get(ctx, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
 	answer := resp.GetAnswer()

@@ -81,11 +81,6 @@ func (p *plan) decode(kv raftstore.KeyValue, r object.Resource) (stored, error) 
 	return stored{kv.Key, kv.Mod, obj}, nil
 }
 
-// fault notes something wrong with obj, the object of that index of the request.
-func (p *plan) fault(obj object.Object, index int, field, format string, args ...any) {
-	p.faults = append(p.faults, object.Fault{Object: object.Title(obj), Field: field, Message: fmt.Sprintf(format, args...), Index: index})
-}
-
 // blame notes faults of the object of that index of the request.
 func (p *plan) blame(faults object.Faults, index int) {
 	for _, fault := range faults {

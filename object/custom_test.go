@@ -260,7 +260,7 @@ func TestDroppedVersions(t *testing.T) {
 func TestCatalogCache(t *testing.T) {
 	s := stored{}
 	var cache CatalogCache
-	if cache.Of(s) != cache.Of(s) {
+	if once := cache.Of(s); once != cache.Of(s) {
 		t.Error("a catalog is made twice for one state")
 	}
 	crd := definitions(t, []byte(widgetDefinition))[0]

@@ -5,8 +5,8 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -65,8 +65,12 @@ type nameRule func(name string, prefix bool) []string
 var (
 	subdomainNames nameRule = apivalidation.NameIsDNSSubdomain
 	labelNames     nameRule = apivalidation.NameIsDNSLabel
-	label1035Names nameRule = apivalidation.NameIsDNS1035Label
-	segmentNames   nameRule = path.ValidatePathSegmentName // "system:node", of roles
+	segmentNames   nameRule = func(name string, prefix bool) []string { // "system:node", of roles
+		if prefix {
+			return content.IsPathSegmentPrefix(name)
+		}
+		return content.IsPathSegmentName(name)
+	}
 )
 
 // nothingActs is the reason for most kinds that are inert.

@@ -48,7 +48,7 @@ func validateClusterRole(role *rbacv1.ClusterRole) field.ErrorList {
 		errs = append(errs, field.Required(at, "at least one clusterRoleSelector required if aggregationRule is non-nil"))
 	}
 	for i := range role.AggregationRule.ClusterRoleSelectors {
-		errs = append(errs, validateLabelSelector(&role.AggregationRule.ClusterRoleSelectors[i], at.Index(i))...)
+		errs = append(errs, validateSelector(&role.AggregationRule.ClusterRoleSelectors[i], at.Index(i))...)
 	}
 	return errs
 }

@@ -74,7 +74,7 @@ func validateEndpointSlice(slice *discoveryv1.EndpointSlice) field.ErrorList {
 		p, at := &slice.Ports[i], at.Index(i)
 		name := deref(p.Name)
 		if name != "" {
-			errs = append(errs, invalidEach(at.Child("name"), name, validation.IsDNS1123Label(name))...)
+			errs = append(errs, invalid(at.Child("name"), name, validation.IsDNS1123Label(name))...)
 		}
 		if names[name] {
 			errs = append(errs, field.Duplicate(at.Child("name"), name))
@@ -120,7 +120,7 @@ func validateEndpoint(e *discoveryv1.Endpoint, t discoveryv1.AddressType, path *
 		errs = append(errs, dnsSubdomain(*e.NodeName, path.Child("nodeName"))...)
 	}
 	if e.Hostname != nil {
-		errs = append(errs, invalidEach(path.Child("hostname"), *e.Hostname, validation.IsDNS1123Label(*e.Hostname))...)
+		errs = append(errs, invalid(path.Child("hostname"), *e.Hostname, validation.IsDNS1123Label(*e.Hostname))...)
 	}
 	if e.Hints != nil {
 		at := path.Child("hints", "forZones")
@@ -145,7 +145,7 @@ func validateEndpoint(e *discoveryv1.Endpoint, t discoveryv1.AddressType, path *
 				errs = append(errs, field.Duplicate(at.Index(i), node.Name))
 			}
 			nodes[node.Name] = true
-			errs = append(errs, invalidEach(at.Index(i).Child("name"), node.Name, apivalidation.NameIsDNSSubdomain(node.Name, false))...)
+			errs = append(errs, invalid(at.Index(i).Child("name"), node.Name, apivalidation.NameIsDNSSubdomain(node.Name, false))...)
 		}
 	}
 	return errs

@@ -9,7 +9,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -95,7 +95,7 @@ func validateObjectRef(ref *autoscalingv2.CrossVersionObjectReference, hint stri
 		if part.value == "" {
 			errs = append(errs, field.Required(at.Child(part.name), hint))
 		} else {
-			errs = append(errs, invalid(at.Child(part.name), part.value, path.IsValidPathSegmentName(part.value))...)
+			errs = append(errs, invalid(at.Child(part.name), part.value, content.IsPathSegmentName(part.value))...)
 		}
 	}
 	return errs
@@ -184,7 +184,7 @@ func validateMetricName(id *autoscalingv2.MetricIdentifier, at *field.Path) fiel
 	if id.Name == "" {
 		return append(errs, field.Required(at.Child("name"), "must specify a metric name"))
 	}
-	return append(errs, invalid(at.Child("name"), id.Name, path.IsValidPathSegmentName(id.Name))...)
+	return append(errs, invalid(at.Child("name"), id.Name, content.IsPathSegmentName(id.Name))...)
 }
 
 func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path) field.ErrorList {

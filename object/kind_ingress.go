@@ -119,14 +119,14 @@ func validateBackend(b *networkingv1.IngressBackend, at *field.Path) field.Error
 	if b.Service.Name == "" {
 		errs = append(errs, field.Required(at.Child("name"), "name the Service"))
 	} else {
-		errs = append(errs, invalidEach(at.Child("name"), b.Service.Name, serviceName(b.Service.Name, false))...)
+		errs = append(errs, invalid(at.Child("name"), b.Service.Name, serviceName(b.Service.Name, false))...)
 	}
 	port := b.Service.Port
 	switch at := at.Child("port"); {
 	case port.Name != "" && port.Number != 0:
 		errs = append(errs, field.Invalid(at, field.OmitValueType{}, "cannot set both port name & port number"))
 	case port.Name != "":
-		errs = append(errs, invalidEach(at.Child("name"), port.Name, validation.IsValidPortName(port.Name))...)
+		errs = append(errs, invalid(at.Child("name"), port.Name, validation.IsValidPortName(port.Name))...)
 	case port.Number != 0:
 		errs = append(errs, portNumber(port.Number, at.Child("number"))...)
 	default:

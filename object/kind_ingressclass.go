@@ -6,8 +6,8 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -86,7 +86,7 @@ func validateIngressClass(class *networkingv1.IngressClass) field.ErrorList {
 	case inNamespace && p.Namespace == nil:
 		errs = append(errs, field.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
 	case inNamespace:
-		errs = append(errs, invalidEach(at.Child("namespace"), *p.Namespace, apivalidation.ValidateNamespaceName(*p.Namespace, false))...)
+		errs = append(errs, invalid(at.Child("namespace"), *p.Namespace, apivalidation.ValidateNamespaceName(*p.Namespace, false))...)
 	case p.Namespace != nil && deref(p.Scope) == networkingv1.IngressClassParametersReferenceScopeCluster:
 		errs = append(errs, field.Forbidden(at.Child("namespace"), "`parameters.scope` is set to 'Cluster'"))
 	}
@@ -97,13 +97,13 @@ func validateIngressClass(class *networkingv1.IngressClass) field.ErrorList {
 func validateReference(group *string, kindName, name string, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if group != nil {
-		errs = append(errs, invalidEach(at.Child("apiGroup"), *group, validation.IsDNS1123Subdomain(*group))...)
+		errs = append(errs, invalid(at.Child("apiGroup"), *group, validation.IsDNS1123Subdomain(*group))...)
 	}
 	for _, part := range [][2]string{{"kind", kindName}, {"name", name}} {
 		if part[1] == "" {
 			errs = append(errs, field.Required(at.Child(part[0]), fmt.Sprintf("give the %s of the object", part[0])))
 		}
-		errs = append(errs, invalidEach(at.Child(part[0]), part[1], path.IsValidPathSegmentName(part[1]))...)
+		errs = append(errs, invalid(at.Child(part[0]), part[1], content.IsPathSegmentName(part[1]))...)
 	}
 	return errs
 }

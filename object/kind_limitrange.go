@@ -147,7 +147,7 @@ func orderedLimits(item *corev1.LimitRangeItem, name corev1.ResourceName, path *
 }
 
 func limitResourceName(name corev1.ResourceName, t corev1.LimitType, at *field.Path) field.ErrorList {
-	errs := invalidEach(at, name, validation.IsQualifiedName(string(name)))
+	errs := invalid(at, name, validation.IsQualifiedName(string(name)))
 	if len(errs) > 0 || strings.Contains(string(name), "/") {
 		return errs
 	}

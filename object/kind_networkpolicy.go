@@ -55,7 +55,7 @@ func defaultPolicyPorts(ports []networkingv1.NetworkPolicyPort) {
 
 func validateNetworkPolicy(np *networkingv1.NetworkPolicy) field.ErrorList {
 	spec, path := &np.Spec, field.NewPath("spec")
-	errs := validateLabelSelector(&spec.PodSelector, path.Child("podSelector"))
+	errs := validateSelector(&spec.PodSelector, path.Child("podSelector"))
 	for i, rule := range spec.Ingress {
 		at := path.Child("ingress").Index(i)
 		errs = append(errs, validatePolicyRule(rule.Ports, rule.From, at.Child("ports"), at.Child("from"))...)
@@ -89,7 +89,7 @@ func validatePolicyRule(ports []networkingv1.NetworkPolicyPort, peers []networki
 			if p.EndPort != nil {
 				errs = append(errs, field.Invalid(at.Child("endPort"), *p.EndPort, "may not be specified when `port` is non-numeric"))
 			}
-			errs = append(errs, invalidEach(at.Child("port"), p.Port.StrVal, validation.IsValidPortName(p.Port.StrVal))...)
+			errs = append(errs, invalid(at.Child("port"), p.Port.StrVal, validation.IsValidPortName(p.Port.StrVal))...)
 		default:
 			errs = append(errs, portNumber(p.Port.IntVal, at.Child("port"))...)
 			if p.EndPort == nil {
@@ -108,8 +108,8 @@ func validatePolicyRule(ports []networkingv1.NetworkPolicyPort, peers []networki
 }
 
 func validatePolicyPeer(peer networkingv1.NetworkPolicyPeer, at *field.Path) field.ErrorList {
-	errs := validateLabelSelector(peer.PodSelector, at.Child("podSelector"))
-	errs = append(errs, validateLabelSelector(peer.NamespaceSelector, at.Child("namespaceSelector"))...)
+	errs := validateSelector(peer.PodSelector, at.Child("podSelector"))
+	errs = append(errs, validateSelector(peer.NamespaceSelector, at.Child("namespaceSelector"))...)
 	selects := peer.PodSelector != nil || peer.NamespaceSelector != nil
 	if peer.IPBlock == nil {
 		if !selects {

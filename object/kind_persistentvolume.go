@@ -158,7 +158,7 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.Erro
 	case len(c.Driver) > longest:
 		errs = append(errs, field.TooLong(at, c.Driver, longest))
 	default:
-		errs = append(errs, invalidEach(at, c.Driver, validation.IsDNS1123Subdomain(strings.ToLower(c.Driver)))...)
+		errs = append(errs, invalid(at, c.Driver, validation.IsDNS1123Subdomain(strings.ToLower(c.Driver)))...)
 	}
 	if c.VolumeHandle == "" {
 		errs = append(errs, field.Required(at.Child("volumeHandle"), "say by which name the driver knows the volume"))
@@ -180,7 +180,7 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, at *field.Path) field.Erro
 		if ns := ref.ref.Namespace; ns == "" {
 			errs = append(errs, field.Required(at.Child(ref.name, "namespace"), "say in which namespace the Secret is"))
 		} else {
-			errs = append(errs, invalidEach(at.Child(ref.name, "namespace"), ns, validation.IsDNS1123Label(ns))...)
+			errs = append(errs, invalid(at.Child(ref.name, "namespace"), ns, validation.IsDNS1123Label(ns))...)
 		}
 	}
 	return errs

@@ -58,7 +58,7 @@ func defaultClaimSpec(spec *corev1.PersistentVolumeClaimSpec) {
 // validateClaimSpec checks what a claim asks for, also one in a template.
 func validateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, path *field.Path) field.ErrorList {
 	errs := validateAccessModes(spec.AccessModes, path.Child("accessModes"))
-	errs = append(errs, validateLabelSelector(spec.Selector, path.Child("selector"))...)
+	errs = append(errs, validateSelector(spec.Selector, path.Child("selector"))...)
 	at := path.Child("resources", "requests").Key(string(corev1.ResourceStorage))
 	if size, ok := spec.Resources.Requests[corev1.ResourceStorage]; !ok {
 		errs = append(errs, field.Required(at, `say how much, for example "10Gi"`))

@@ -74,7 +74,7 @@ func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
 	path := field.NewPath("spec")
 	for _, name := range sortedNames(q.Spec.Hard) {
 		value, at := q.Spec.Hard[name], path.Child("hard").Key(string(name))
-		wrong := invalidEach(at, name, validation.IsQualifiedName(string(name)))
+		wrong := invalid(at, name, validation.IsQualifiedName(string(name)))
 		if len(wrong) == 0 && !strings.Contains(string(name), "/") && !isStandardQuota(name) {
 			wrong = field.ErrorList{field.Invalid(at, name, "must be a standard resource for quota, or count/<resource>.<group>")}
 		}

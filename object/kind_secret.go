@@ -55,7 +55,7 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 	data := field.NewPath("data")
 	size := 0
 	for _, key := range sortedNames(s.Data) {
-		errs = append(errs, invalidEach(data.Key(key), key, validation.IsConfigMapKey(key))...)
+		errs = append(errs, invalid(data.Key(key), key, validation.IsConfigMapKey(key))...)
 		size += len(s.Data[key])
 	}
 	if size > corev1.MaxSecretSize {

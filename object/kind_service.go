@@ -234,7 +234,7 @@ func validateService(svc *corev1.Service) field.ErrorList {
 		if name := strings.TrimSuffix(spec.ExternalName, "."); name == "" {
 			add(field.Required(at, "say which DNS name the Service stands for"))
 		} else {
-			add(invalidEach(at, spec.ExternalName, validation.IsDNS1123Subdomain(name))...)
+			add(invalid(at, spec.ExternalName, validation.IsDNS1123Subdomain(name))...)
 		}
 	}
 	return errs
@@ -253,7 +253,7 @@ func validateServicePorts(svc *corev1.Service, path *field.Path) field.ErrorList
 		case p.Name == "" && len(svc.Spec.Ports) > 1:
 			errs = append(errs, field.Required(at.Child("name"), "a Service with several ports names each of them"))
 		case p.Name != "":
-			errs = append(errs, invalidEach(at.Child("name"), p.Name, validation.IsDNS1123Label(p.Name))...)
+			errs = append(errs, invalid(at.Child("name"), p.Name, validation.IsDNS1123Label(p.Name))...)
 			if names[p.Name] {
 				errs = append(errs, field.Duplicate(at.Child("name"), p.Name))
 			}
@@ -262,7 +262,7 @@ func validateServicePorts(svc *corev1.Service, path *field.Path) field.ErrorList
 		errs = append(errs, portNumber(p.Port, at.Child("port"))...)
 		errs = append(errs, oneOf(p.Protocol, protocols, at.Child("protocol"))...)
 		if p.TargetPort.Type == intstr.String {
-			errs = append(errs, invalidEach(at.Child("targetPort"), p.TargetPort.StrVal, validation.IsValidPortName(p.TargetPort.StrVal))...)
+			errs = append(errs, invalid(at.Child("targetPort"), p.TargetPort.StrVal, validation.IsValidPortName(p.TargetPort.StrVal))...)
 		} else if p.TargetPort.IntVal != p.Port { // the fault of port is said
 			errs = append(errs, portNumber(p.TargetPort.IntVal, at.Child("targetPort"))...)
 		}

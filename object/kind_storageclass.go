@@ -63,7 +63,7 @@ func validateStorageClass(sc *storagev1.StorageClass) field.ErrorList {
 	if sc.Provisioner == "" {
 		errs = append(errs, field.Required(at, "say what makes the volumes; kubernetes.io/no-provisioner for those that are made by hand"))
 	} else {
-		errs = append(errs, invalidEach(at, sc.Provisioner, validation.IsQualifiedName(strings.ToLower(sc.Provisioner)))...)
+		errs = append(errs, invalid(at, sc.Provisioner, validation.IsQualifiedName(strings.ToLower(sc.Provisioner)))...)
 	}
 	at = field.NewPath("parameters")
 	size := 0

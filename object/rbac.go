@@ -11,7 +11,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -150,7 +150,7 @@ func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced b
 	if ref.Name == "" {
 		errs = append(errs, field.Required(at.Child("name"), "name the role that the binding grants"))
 	}
-	for _, msg := range path.IsValidPathSegmentName(ref.Name) {
+	for _, msg := range content.IsPathSegmentName(ref.Name) {
 		errs = append(errs, field.Invalid(at.Child("name"), ref.Name, msg))
 	}
 	for i, subject := range subjects {

@@ -6,8 +6,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -16,17 +14,8 @@ import (
 
 var protocols = []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP}
 
-// invalidEach makes an error of each message about a value.
-func invalidEach(path *field.Path, value any, messages []string) field.ErrorList {
-	var errs field.ErrorList
-	for _, msg := range messages {
-		errs = append(errs, field.Invalid(path, value, msg))
-	}
-	return errs
-}
-
 func dnsSubdomain(name string, path *field.Path) field.ErrorList {
-	return invalidEach(path, name, apivalidation.NameIsDNSSubdomain(name, false))
+	return invalid(path, name, apivalidation.NameIsDNSSubdomain(name, false))
 }
 
 // requiredSubdomain checks the name of another object, which must be given.
@@ -43,13 +32,13 @@ func hostName(host string, path *field.Path) field.ErrorList {
 		return field.ErrorList{field.Invalid(path, host, "must be a DNS name, not an IP address")}
 	}
 	if len(host) > 0 && host[0] == '*' {
-		return invalidEach(path, host, validation.IsWildcardDNS1123Subdomain(host))
+		return invalid(path, host, validation.IsWildcardDNS1123Subdomain(host))
 	}
-	return invalidEach(path, host, validation.IsDNS1123Subdomain(host))
+	return invalid(path, host, validation.IsDNS1123Subdomain(host))
 }
 
 func portNumber(port int32, path *field.Path) field.ErrorList {
-	return invalidEach(path, port, validation.IsValidPortNum(int(port)))
+	return invalid(path, port, validation.IsValidPortNum(int(port)))
 }
 
 // appProtocol checks the name of the protocol above TCP or UDP.
@@ -57,7 +46,7 @@ func appProtocol(name *string, path *field.Path) field.ErrorList {
 	if name == nil {
 		return nil
 	}
-	return invalidEach(path, *name, validation.IsQualifiedName(*name))
+	return invalid(path, *name, validation.IsQualifiedName(*name))
 }
 
 // validateIP reads an address. It is stricter than older versions of Kubernetes:
@@ -102,16 +91,4 @@ func endpointIP(ip netip.Addr, path *field.Path) field.ErrorList {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(path, ip.String(), refuse)}
-}
-
-// validateLabelSelector checks a selector in itself; nil is fine.
-func validateLabelSelector(s *metav1.LabelSelector, path *field.Path) field.ErrorList {
-	if s == nil {
-		return nil
-	}
-	errs := validateLabels(s.MatchLabels, path.Child("matchLabels"))
-	for i, expr := range s.MatchExpressions {
-		errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(expr, metavalidation.LabelSelectorValidationOptions{}, path.Child("matchExpressions").Index(i))...)
-	}
-	return errs
 }
