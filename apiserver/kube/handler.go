@@ -235,9 +235,6 @@ func (h *Handler) serveObjects(w *response, r *http.Request, catalog *object.Cat
 	if at.group == metricsGroup && h.hasMetrics() {
 		return c.metrics()
 	}
-	if at.group == "" && at.plural == "bindings" && at.name == "" && r.Method == http.MethodPost {
-		return c.bind("")
-	}
 	var ok bool
 	if c.resource, ok = catalog.ForPlural(at.group, at.version, at.plural); !ok {
 		return errNoPath

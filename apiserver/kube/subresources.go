@@ -2,20 +2,16 @@ package kube
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 
-	"connectrpc.com/connect/v2"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
-	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-io/holdfast/apiserver"
-	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
@@ -65,7 +61,7 @@ func (c *call) subresource() error {
 		}
 	case "/pods/binding":
 		if method == http.MethodPost {
-			return c.bind(c.at.name)
+			return notYet("pods cannot be bound through the API yet: Holdfast's scheduler binds them, or spec.nodeName does when a pod is created")
 		}
 	case "/pods/ephemeralcontainers":
 		switch method {
@@ -176,60 +172,4 @@ func (c *call) evict() error {
 	}
 	c.answered(resp.GetAnswer())
 	return c.success(http.StatusCreated, nil)
-}
-
-// bind puts a pod on a node, as a scheduler of one's own does. The pod's name is
-// in the URL or in the Binding.
-func (c *call) bind(name string) error {
-	binding := &corev1.Binding{}
-	if err := c.decodeInto(binding, "Binding"); err != nil {
-		return err
-	}
-	if name == "" {
-		name = binding.Name
-	}
-	switch {
-	case name == "" || (binding.Name != "" && binding.Name != name):
-		return apierrors.NewBadRequest(fmt.Sprintf("the Binding must name the pod, it names %q", binding.Name))
-	case binding.Target.Name == "" || (binding.Target.Kind != "" && binding.Target.Kind != "Node"):
-		return apierrors.NewBadRequest("target must name a Node")
-	}
-	c.at.plural, c.at.name, c.resource = "pods", name, object.ResourceOf(&corev1.Pod{})
-	for {
-		got, err := c.cfg.Objects.Get(c.r.Context(), &holdfastv1.GetRequest{Kind: c.kind(), Namespace: c.at.namespace, Name: name})
-		if err != nil {
-			return c.failed(err)
-		}
-		obj, err := c.decode(got.GetObject())
-		if err != nil {
-			return err
-		}
-		pod, ok := obj.(*corev1.Pod)
-		if !ok {
-			return fmt.Errorf("the handlers gave a %T for a pod", obj)
-		}
-		switch {
-		case pod.Spec.NodeName != "":
-			return apierrors.NewConflict(c.groupResource(), name, fmt.Errorf("pod %s is already assigned to node %q", name, pod.Spec.NodeName))
-		case pod.DeletionTimestamp != nil:
-			return apierrors.NewConflict(c.groupResource(), name, errors.New("pod "+name+" is being deleted, cannot be assigned to a host"))
-		}
-		pod.Spec.NodeName = binding.Target.Name
-		data, err := object.EncodeJSON(pod)
-		if err != nil {
-			return err
-		}
-		resp, err := c.cfg.Objects.Update(c.r.Context(), &holdfastv1.UpdateRequest{
-			Object: &holdfastv1.Object{Kind: c.kind(), Encoding: holdfastv1.Encoding_ENCODING_JSON, Data: data},
-			DryRun: c.query.dryRun, FieldManager: c.manager(), Kind: c.kind(),
-		})
-		if connect.CodeOf(err) == connect.CodeAborted && c.r.Context().Err() == nil {
-			continue // somebody else changed it: look again
-		}
-		if err != nil {
-			return c.failed(err)
-		}
-		c.answered(resp.GetAnswer())
-		return c.success(http.StatusCreated, nil)
-	}
 }
