@@ -5,7 +5,6 @@ import (
 
 	"github.com/holdfast-io/holdfast/apiserver"
 	"github.com/holdfast-io/holdfast/apiserver/kube"
-	"github.com/holdfast-io/holdfast/object"
 )
 
 // kubeHandler answers Kubernetes' REST dialect with the API's own handlers.
@@ -14,7 +13,7 @@ func (p *Peer) kubeHandler(api *apiserver.Server) http.Handler {
 		Objects:   api.Objects(),
 		Pods:      api.Pods(),
 		Usage:     api.Usage(),
-		Catalog:   object.Builtin,
+		Catalog:   api.Catalog,
 		Authorize: api.Authorize,
 		Version:   p.cfg.Version,
 		Ready:     []kube.Check{{Name: "store", Run: api.Ready}},

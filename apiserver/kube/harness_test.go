@@ -18,7 +18,6 @@ import (
 	"github.com/holdfast-io/holdfast/apiserver"
 	"github.com/holdfast-io/holdfast/apiserver/eventlog"
 	"github.com/holdfast-io/holdfast/apiserver/kube"
-	"github.com/holdfast-io/holdfast/object"
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/raftstore"
 	"github.com/holdfast-io/holdfast/raftstore/storetest"
@@ -58,7 +57,7 @@ func start(t testing.TB) *server {
 		NewUID: func() string { return fmt.Sprint("uid-", uids.Add(1)) },
 		Kube: func(api *apiserver.Server) http.Handler {
 			return kube.New(kube.Config{
-				Objects: api.Objects(), Pods: api.Pods(), Catalog: object.Builtin, Authorize: api.Authorize,
+				Objects: api.Objects(), Pods: api.Pods(), Catalog: api.Catalog, Authorize: api.Authorize,
 				Version: "v0-test", Ready: []kube.Check{{Name: "store", Run: api.Ready}},
 				Now:    func() time.Time { return s.now.Load().Add(time.Minute) },
 				Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
