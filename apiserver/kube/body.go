@@ -240,9 +240,8 @@ func (c *call) fit(h head) (head, error) {
 
 // deleteOptions reads what a deletion may bring, from the body or else the query.
 func (c *call) deleteOptions() (metav1.DeleteOptions, error) {
-	options := metav1.DeleteOptions{
-		GracePeriodSeconds: c.query.grace, PropagationPolicy: c.query.propagation, OrphanDependents: c.query.orphan,
-	}
+	options := metav1.DeleteOptions{GracePeriodSeconds: c.query.grace, PropagationPolicy: c.query.propagation}
+	options.OrphanDependents = c.query.orphan //lint:ignore SA1019 older clients send it
 	if err := c.decodeInto(&options, "DeleteOptions"); err != nil {
 		return options, err
 	}

@@ -90,11 +90,12 @@ func graceOf(options metav1.DeleteOptions) *durationpb.Duration {
 }
 
 func propagationOf(options metav1.DeleteOptions) (holdfastv1.Propagation, error) {
-	if options.PropagationPolicy != nil && options.OrphanDependents != nil {
+	orphan := options.OrphanDependents //lint:ignore SA1019 older clients send it
+	if options.PropagationPolicy != nil && orphan != nil {
 		return 0, apierrors.NewBadRequest("orphanDependents and propagationPolicy may not both be set")
 	}
 	switch {
-	case options.OrphanDependents != nil && *options.OrphanDependents:
+	case orphan != nil && *orphan:
 		return holdfastv1.Propagation_PROPAGATION_ORPHAN, nil
 	case options.PropagationPolicy == nil:
 		return holdfastv1.Propagation_PROPAGATION_UNSPECIFIED, nil

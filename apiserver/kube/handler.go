@@ -216,7 +216,6 @@ type call struct {
 	query    query
 	accept   media
 	began    time.Time
-	warnings []string
 }
 
 func (h *Handler) serveObjects(w *response, r *http.Request, catalog *object.Catalog, at path) error {
