@@ -33,7 +33,8 @@ func TestLeaderKilled(t *testing.T) {
 		began := time.Now()
 		out, code := p.run(t.Context(), args...)
 		if code != 0 {
-			t.Fatalf("kubectl %s: exit %d after %v\n%s", strings.Join(args, " "), code, time.Since(began).Round(time.Millisecond), out)
+			state, _ := p.run(t.Context(), "get", "deployments,replicasets,pods,nodes,events", "-o", "wide")
+			t.Fatalf("kubectl %s: exit %d after %v\n%s\n%s", strings.Join(args, " "), code, time.Since(began).Round(time.Millisecond), out, state)
 		}
 		return out
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
@@ -39,7 +40,13 @@ func TestInformer(t *testing.T) {
 			maps := client.CoreV1().ConfigMaps(namespace)
 			create := func(name string) {
 				t.Helper()
-				if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"a": "1"}}, metav1.CreateOptions{}); err != nil {
+				_, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"a": "1"}}, metav1.CreateOptions{})
+				if apierrors.IsTimeout(err) { // the leader died with it: nobody knows, so look
+					if _, err = maps.Get(ctx, name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+						_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"a": "1"}}, metav1.CreateOptions{})
+					}
+				}
+				if err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -176,6 +176,7 @@ var varying = []struct {
 	{regexp.MustCompile(`(resourceVersion: )"\d+"`), `$1"N"`},
 	{regexp.MustCompile(`/tmp/[^\s]*/(LIVE|MERGED)-\d+`), "$1"},
 	{regexp.MustCompile(`\b(\d+[smhd]){1,2}( ago)?\b|<invalid>`), "AGE"},
+	{regexp.MustCompile(`" deleted from NAMESPACE namespace`), `" deleted`}, // as it reads since 1.34
 	{regexp.MustCompile(` {2,}`), "  "},
 	{regexp.MustCompile(` +\n`), "\n"},
 }
