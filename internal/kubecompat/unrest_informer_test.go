@@ -89,9 +89,7 @@ func TestInformer(t *testing.T) {
 			create("during")
 			expect("add during")
 
-			killed := leader(t)
-			shared.holdfast(t, "dev", "--data-dir", shared.data(), "kill", killed)
-			defer shared.holdfast(t, "dev", "--data-dir", shared.data(), "start", killed)
+			kill(t, leader(t))
 			for i := range 5 {
 				create(fmt.Sprint("after-", i))
 			}

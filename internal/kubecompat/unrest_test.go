@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -19,6 +20,16 @@ func leader(t *testing.T) string {
 		t.Fatalf("no leader in %s (%v)", out, err)
 	}
 	return status.Leader
+}
+
+// kill ends a peer as a power cut would. The function that it returns, which is also
+// called at the end of the test, starts it again.
+func kill(t *testing.T, peer string) (revive func()) {
+	t.Helper()
+	shared.holdfast(t, "dev", "--data-dir", shared.data(), "kill", peer)
+	revive = sync.OnceFunc(func() { shared.holdfast(t, "dev", "--data-dir", shared.data(), "start", peer) })
+	t.Cleanup(revive)
+	return revive
 }
 
 // TestLeaderKilled changes and watches things with kubectl, through the proxy,
@@ -42,7 +53,7 @@ func TestLeaderKilled(t *testing.T) {
 	for round := range 3 {
 		killed := leader(t)
 		watching := p.command(t.Context(), "rollout", "status", "deployment/web", "--timeout=60s")
-		shared.holdfast(t, "dev", "--data-dir", shared.data(), "kill", killed)
+		revive := kill(t, killed)
 		if err := watching.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +67,7 @@ func TestLeaderKilled(t *testing.T) {
 		if err := watching.Wait(); err != nil {
 			t.Errorf("rollout status, begun while the leader died: %v", err)
 		}
-		shared.holdfast(t, "dev", "--data-dir", shared.data(), "start", killed)
+		revive()
 	}
 	out := must("get", "configmaps", "-o", "name")
 	for round := range 3 {
