@@ -126,6 +126,7 @@ bench-store: build ## Measure the replicated store beside etcd (about 20 minutes
 generate: ## Generate Go from proto/ and the schemas of Kubernetes' API types
 	$(TOOL) buf generate
 	go generate ./object/openapi
+	go test -count=1 -run '^TestManual$$' ./cmd/holdfast -update
 
 .PHONY: format
 format: ## Format Go and proto files
@@ -144,7 +145,7 @@ lint: ## Check formatting, vet, staticcheck, proto lint
 
 .PHONY: check-generate
 check-generate: generate ## Fail when generated files are not fresh
-	@stale=$$(git status --short -- proto object/openapi); \
+	@stale=$$(git status --short -- proto object/openapi docs/cli); \
 	if [ -n "$$stale" ]; then echo "$$stale"; echo "not fresh: run make generate and commit"; exit 1; fi
 
 .PHONY: check-breaking

@@ -35,6 +35,7 @@ type app struct {
 	contextName string
 	peers       []string
 
+	color          colorMode
 	namespace      string
 	requestTimeout time.Duration
 	// patience is how long a request may go without an answer before the cluster
@@ -140,6 +141,7 @@ exec and attach pass on the exit code of what they ran.`,
 	flags.StringVar(&a.contextName, "context", "", "which cluster to talk to, of those that 'holdfast context list' shows (default: HOLDFAST_CONTEXT, or the current one)")
 	flags.StringSliceVar(&a.peers, "peer", nil, "talk to this peer, host:port of its API, instead of any that the context names; may be repeated")
 	flags.DurationVar(&a.requestTimeout, "request-timeout", 30*time.Second, "how long one request may take; 0 means without limit")
+	flags.Var(&a.color, "color", "always, never or auto: on a terminal, unless NO_COLOR is set")
 	flags.StringVarP(&a.namespace, "namespace", "n", "", "namespace of the objects (default \"default\")")
 	for _, group := range []struct {
 		id       string
@@ -162,6 +164,20 @@ exec and attach pass on the exit code of what they ran.`,
 		help.Example = "  holdfast help apply"
 	}
 	return root
+}
+
+// colorMode is the value of --color.
+type colorMode string
+
+func (m *colorMode) String() string { return string(*m) }
+func (m *colorMode) Type() string   { return "string" }
+
+func (m *colorMode) Set(s string) error {
+	if s != "auto" && s != "always" && s != "never" {
+		return errors.New("want auto, always or never")
+	}
+	*m = colorMode(s)
+	return nil
 }
 
 // groupArgs refuses arguments to a command that only groups others, with the
@@ -239,8 +255,16 @@ func (a *app) watchQuorum(ctx context.Context) (context.Context, context.CancelF
 
 // colours tells whether to colour what goes to w.
 func (a *app) colours(w io.Writer) bool {
+	switch {
+	case a.color == "always":
+		return true
+	case a.color == "never", a.getenv("NO_COLOR") != "":
+		return false
+	case a.getenv("CLICOLOR_FORCE") != "" && a.getenv("CLICOLOR_FORCE") != "0":
+		return true
+	}
 	_, ok := a.terminal(w)
-	return ok && a.getenv("NO_COLOR") == "" && a.getenv("TERM") != "dumb"
+	return ok && a.getenv("TERM") != "dumb"
 }
 
 // paint colours text, when w takes colours. code is an SGR number: 31 is red.

@@ -122,7 +122,7 @@ func (a *app) patchOne(ctx context.Context, r *remote, f changeFlags, t doomed, 
 	}
 	answer, err := r.objects.Patch(callCtx, &holdfastv1.PatchRequest{
 		Kind: wireKind(t.resource), Namespace: t.namespace, Name: t.name, Subresource: c.subresource,
-		Type: c.kind, Patch: c.patch, FieldManager: fieldManager, DryRun: f.dryRun != "",
+		Type: c.kind, Patch: c.patch, FieldManager: changeManager, DryRun: f.dryRun != "",
 	})
 	if err != nil {
 		return nil, false, a.explain(callCtx, r, "change "+name, err)

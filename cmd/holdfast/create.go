@@ -93,7 +93,7 @@ func (a *app) makeOne(ctx context.Context, r *remote, doc []object.Document, dry
 	if err != nil {
 		return nil, err
 	}
-	answer, err := r.objects.Create(ctx, &holdfastv1.CreateRequest{Object: o, DryRun: dry, FieldManager: fieldManager})
+	answer, err := r.objects.Create(ctx, &holdfastv1.CreateRequest{Object: o, DryRun: dry, FieldManager: createManager})
 	if err != nil {
 		return nil, a.explainAt(ctx, r, doc, "create "+title(doc[0].Object), err)
 	}

@@ -296,7 +296,7 @@ func (a *app) replaceOne(ctx context.Context, r *remote, doc []object.Document, 
 	if err != nil {
 		return nil, err
 	}
-	answer, err := r.objects.Update(ctx, &holdfastv1.UpdateRequest{Object: o, DryRun: dry, FieldManager: fieldManager})
+	answer, err := r.objects.Update(ctx, &holdfastv1.UpdateRequest{Object: o, DryRun: dry, FieldManager: changeManager})
 	if err != nil {
 		return nil, a.explainAt(ctx, r, doc, "replace "+title(doc[0].Object), err)
 	}

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -14,8 +16,13 @@ import (
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
-// fieldManager is who the command line applies as.
-const fieldManager = "holdfast-cli"
+// Who the command line writes as: fields that apply owns are its own, and a
+// conflict with what create or one of the other commands set says so.
+const (
+	fieldManager  = "holdfast-cli"
+	createManager = "holdfast-create"
+	changeManager = "holdfast-change"
+)
 
 // remote is the cluster at the other end.
 type remote struct {
@@ -99,8 +106,19 @@ func (a *app) connectContext() (*remote, error) {
 	}
 	if len(a.peers) > 0 {
 		c.Peers = a.peers
+		return remoteOf(c, nil)
 	}
-	return remoteOf(c)
+	return remoteOf(c, func(peers []string) {
+		// A file that cannot be written stays as it is: the answer counts, not this.
+		_ = client.UpdateConfig("", func(config *client.ConfigFile) error {
+			for i := range config.Contexts {
+				if kept := &config.Contexts[i]; kept.Name == c.Name && kept.Cluster == c.Cluster {
+					kept.Peers = peers
+				}
+			}
+			return nil
+		})
+	})
 }
 
 // connectContextPeer connects to one peer of the context's cluster.
@@ -110,7 +128,7 @@ func (a *app) connectContextPeer(address string) (*remote, error) {
 		return nil, err
 	}
 	c.Peers = []string{address}
-	return remoteOf(c)
+	return remoteOf(c, nil)
 }
 
 // contextPeers returns the addresses of the peers to begin with.
@@ -122,16 +140,50 @@ func (a *app) contextPeers() ([]string, error) {
 	return c.Peers, err
 }
 
-// remoteOf returns the cluster of a context. Nothing is sent yet.
-func remoteOf(c client.Context) (*remote, error) {
+// remoteOf returns the cluster of a context. Nothing is sent yet. keep, unless
+// nil, is called at the end with the peers that the cluster turned out to have, if
+// they are others than the context's; without it only those are talked to.
+func remoteOf(c client.Context, keep func(peers []string)) (*remote, error) {
 	creds, err := c.Credentials()
 	if err != nil {
 		return nil, err
 	}
-	conn := client.New(client.Config{Peers: c.Peers, Credentials: creds})
+	var mu sync.Mutex
+	var learned []string
+	cfg := client.Config{Peers: c.Peers, Credentials: creds, OnlyThese: keep == nil}
+	if keep != nil {
+		cfg.OnPeers = func(peers []string) {
+			mu.Lock()
+			defer mu.Unlock()
+			learned = slices.Clone(peers)
+		}
+	}
+	conn := client.New(cfg)
 	r := newRemote(conn.Connect())
-	r.name, r.peer, r.peers, r.close = c.Name, conn.Peer, conn.Peers, conn.Close
+	r.name, r.peer, r.peers = c.Name, conn.Peer, conn.Peers
+	r.close = func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if peers := mergePeers(learned, conn.Peer()); len(learned) > 0 && !sameSet(peers, c.Peers) {
+			keep(peers)
+		}
+		conn.Close()
+	}
 	return r, nil
+}
+
+// mergePeers returns the learned addresses and, if it is another, the one that
+// works from here: the peers may know each other by addresses that do not.
+func mergePeers(learned []string, inUse string) []string {
+	peers := slices.Clone(learned)
+	if inUse != "" && !slices.Contains(peers, inUse) {
+		peers = append([]string{inUse}, peers...)
+	}
+	return peers
+}
+
+func sameSet(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // noQuorum is why a request was given up.

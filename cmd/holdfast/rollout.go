@@ -71,7 +71,11 @@ func (a *app) rolloutStatusCommand() *cobra.Command {
 				}
 				return nil
 			}
-			return a.narrate(ctx, r, nil, []object.Object{obj}, wait.timeout, a.stdout)
+			before, err := a.podsBefore(ctx, r, map[string]bool{obj.GetNamespace(): true})
+			if err != nil {
+				return err
+			}
+			return a.narrate(ctx, r, before, []object.Object{obj}, wait.timeout, a.stdout)
 		},
 	}
 	wait.add(cmd.Flags())
