@@ -402,7 +402,7 @@ func TestWatchGoesOn(t *testing.T) {
 // TestWatchShowsDifferencesAfterAGap looks at the follower itself, since which of
 // the last lines above are printed before the interruption is not sure.
 func TestWatchShowsDifferencesAfterAGap(t *testing.T) {
-	f := follower{req: &holdfastv1.WatchRequest{Kind: wireKind(mustResource("pods"))}, seen: map[object.Key]object.Object{}}
+	f := follower{app: newApp(), req: &holdfastv1.WatchRequest{Kind: wireKind(mustResource("pods"))}, seen: map[object.Key]object.Object{}}
 	take := func(changes ...*corev1.Pod) string {
 		f.fresh = map[object.Key]bool{}
 		res := &holdfastv1.WatchResponse{Revision: 9, Synced: true}

@@ -212,7 +212,11 @@ func (t *Tracker) Summary() []string {
 				out = append(out, target.title+": not there")
 				continue
 			}
-			out = append(out, fmt.Sprintf("%s: %d/%d ready", target.title, t.ready(obj), replicasOf(obj)))
+			ready := t.ready(obj)
+			if converged(obj, target.generation) {
+				ready = int(replicasOf(obj)) // the pods' own watch may lag behind
+			}
+			out = append(out, fmt.Sprintf("%s: %d/%d ready", target.title, ready, replicasOf(obj)))
 		}
 	}
 	return out
