@@ -492,7 +492,9 @@ func (p *Peer) rememberPeers(written record) record {
 func (p *Peer) apiAddresses() map[string]string {
 	addresses := make(map[string]string)
 	for _, peer := range p.store.Status().Peers {
-		addresses[peer.ID], _ = p.addressOf(peer.ID)
+		if address, ok := p.addressOf(peer.ID); ok && address != "" {
+			addresses[peer.ID] = address
+		}
 	}
 	return addresses
 }

@@ -38,7 +38,7 @@ type batcher struct {
 	// slots holds a token for each batch in flight. Who holds all of them knows
 	// that no batch is.
 	slots    chan struct{}
-	inFlight sync.WaitGroup
+	inFlight inFlight
 }
 
 func newBatcher(s *Store) *batcher {
@@ -88,6 +88,32 @@ func (b *batcher) run(ctx context.Context) {
 		}
 		b.propose(batch)
 	}
+}
+
+// inFlight counts what waits for raft's answer. Once it is waited for, nothing
+// else begins: calls of other peers can come at any time.
+type inFlight struct {
+	mu    sync.Mutex
+	over  bool
+	group sync.WaitGroup
+}
+
+// Go calls f in a goroutine, and reports whether it does: not once wait is called.
+func (f *inFlight) Go(call func()) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over {
+		return false
+	}
+	f.group.Go(call)
+	return true
+}
+
+func (f *inFlight) wait() {
+	f.mu.Lock()
+	f.over = true
+	f.mu.Unlock()
+	f.group.Wait()
 }
 
 // propose hands a batch to raft, and its results to the proposers once applied.

@@ -103,8 +103,8 @@ func (b *batcher) command(ctx context.Context, cmd *raftv1.Command) (mvcc.Applie
 		err     error
 	}
 	done := make(chan answer, 1)
-	future := b.store.raft.ApplyLog(raft.Log{Data: encodeCommand(cmd, b.store.cfg.Faults.Now())}, 0)
-	b.inFlight.Go(func() {
+	begun := b.inFlight.Go(func() {
+		future := b.store.raft.ApplyLog(raft.Log{Data: encodeCommand(cmd, b.store.cfg.Faults.Now())}, 0)
 		err := future.Error()
 		<-b.slots
 		if err != nil {
@@ -115,6 +115,10 @@ func (b *batcher) command(ctx context.Context, cmd *raftv1.Command) (mvcc.Applie
 		b.store.watchTransfer(nil)
 		done <- answer{applied: future.Response().(mvcc.Applied)}
 	})
+	if !begun {
+		<-b.slots
+		return mvcc.Applied{}, fmt.Errorf("%w: %w", errNotProposed, ErrClosed)
+	}
 	select {
 	case a := <-done:
 		return a.applied, a.err

@@ -239,7 +239,7 @@ func (s *Store) Run(ctx context.Context) (err error) {
 	// Nothing new is proposed; what is proposed gets its answer, while raft is
 	// there to give it.
 	stop()
-	if !waitFor(func() { parts.Wait(); s.batcher.inFlight.Wait() }, patience) {
+	if !waitFor(func() { parts.Wait(); s.batcher.inFlight.wait() }, patience) {
 		s.log.Warn("some transactions had no answer when the store stopped")
 	}
 	s.disk.stop()

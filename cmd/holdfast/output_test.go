@@ -108,10 +108,10 @@ func TestDrainable(t *testing.T) {
 
 // TestLearnedPeers: the address that works from here stays.
 func TestLearnedPeers(t *testing.T) {
-	if got := mergePeers([]string{"10.0.0.1:7443", "10.0.0.2:7443"}, "example.com:7443"); !slices.Equal(got, []string{"example.com:7443", "10.0.0.1:7443", "10.0.0.2:7443"}) {
+	if got := mergePeers([]string{"10.0.0.1:7443", "10.0.0.2:7443"}, "example.com:7443", []string{"old:7443", "example.com:7443"}); !slices.Equal(got, []string{"example.com:7443", "10.0.0.1:7443", "10.0.0.2:7443", "old:7443"}) {
 		t.Errorf("got %v", got)
 	}
-	if got := mergePeers([]string{"10.0.0.1:7443"}, "10.0.0.1:7443"); !slices.Equal(got, []string{"10.0.0.1:7443"}) {
+	if got := mergePeers([]string{"10.0.0.1:7443"}, "10.0.0.1:7443", nil); !slices.Equal(got, []string{"10.0.0.1:7443"}) {
 		t.Errorf("got %v", got)
 	}
 }

@@ -164,7 +164,7 @@ func remoteOf(c client.Context, keep func(peers []string)) (*remote, error) {
 	r.close = func() {
 		mu.Lock()
 		defer mu.Unlock()
-		if peers := mergePeers(learned, conn.Peer()); len(learned) > 0 && !sameSet(peers, c.Peers) {
+		if peers := mergePeers(learned, conn.Peer(), c.Peers); len(learned) > 0 && !sameSet(peers, c.Peers) {
 			keep(peers)
 		}
 		conn.Close()
@@ -172,12 +172,23 @@ func remoteOf(c client.Context, keep func(peers []string)) (*remote, error) {
 	return r, nil
 }
 
-// mergePeers returns the learned addresses and, if it is another, the one that
-// works from here: the peers may know each other by addresses that do not.
-func mergePeers(learned []string, inUse string) []string {
-	peers := slices.Clone(learned)
-	if inUse != "" && !slices.Contains(peers, inUse) {
-		peers = append([]string{inUse}, peers...)
+// maxKept bounds the addresses that a context keeps.
+const maxKept = 16
+
+// mergePeers returns the learned addresses and, if they are others, the one that
+// works from here, first, and those that were known before, last: the peers may
+// know each other by addresses that do not work from here, and one that has just
+// begun may not know them all yet.
+func mergePeers(learned []string, inUse string, before []string) []string {
+	var peers []string
+	if inUse != "" && !slices.Contains(learned, inUse) {
+		peers = append(peers, inUse)
+	}
+	peers = append(peers, learned...)
+	for _, address := range before {
+		if !slices.Contains(peers, address) && len(peers) < maxKept {
+			peers = append(peers, address)
+		}
 	}
 	return peers
 }
