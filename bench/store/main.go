@@ -128,13 +128,14 @@ func measureAll(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("interrupted in %q: the cases before it are kept", c.name)
 		}
 		// After each case: an hour's work does not hang on its last minute.
-		if o.out != "" {
-			if err := keep(o.out, about(o, time.Since(begin)), r.samples, o.scale.cases()); err != nil {
-				return err
-			}
+		if err := r.keep(time.Since(begin)); err != nil {
+			return err
 		}
 	}
 	r.stop()
+	if err := r.keep(time.Since(begin)); err != nil { // without a case: draws what was kept
+		return err
+	}
 	show(os.Stdout, report{About: about(o, time.Since(begin)), Samples: r.samples})
 	if failed > 0 {
 		return fmt.Errorf("%d measurements failed", failed)
@@ -160,6 +161,13 @@ func mapKeys(m map[string]string) func(func(string) bool) {
 			}
 		}
 	}
+}
+
+func (r *run) keep(took time.Duration) error {
+	if r.out == "" {
+		return nil
+	}
+	return keep(r.out, about(r.options, took), r.samples, r.scale.cases())
 }
 
 // keep writes the results of the cases that were measured, in place of what the
