@@ -66,6 +66,10 @@ var table = map[string][]pki.Role{
 	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
+	// Each about itself.
+	holdfastv1connect.AccessServiceWhoAmIProcedure: {pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
+	holdfastv1connect.AccessServiceCanIProcedure:   {pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
+
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
 	agentv1connect.AgentServiceRegisterProcedure:     {pki.RoleNode},

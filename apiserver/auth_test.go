@@ -96,6 +96,37 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestCanI: the answer is that of the call itself, for whoever asks.
+func TestCanI(t *testing.T) {
+	c := newCluster(t, 1)
+	access := accessService{c.servers["peer-1"]}
+	pods := &holdfastv1.CanIRequest{Verb: "delete", Resource: "pods", Namespace: "default", Name: "a"}
+	for _, test := range []struct {
+		role    pki.Role
+		name    string
+		groups  []string
+		allowed bool
+	}{
+		{pki.RoleAdmin, "x", []string{"system:masters", "system:authenticated"}, true},
+		{pki.RoleNode, "system:node:x", []string{"system:nodes", "system:authenticated"}, false},
+	} {
+		ctx := withIdentity(t.Context(), pki.Identity{Cluster: testCluster, Role: test.role, Name: "x"})
+		me, err := access.WhoAmI(ctx, &holdfastv1.WhoAmIRequest{})
+		if err != nil || me.GetName() != test.name || !slices.Equal(me.GetGroups(), test.groups) {
+			t.Errorf("%s is %v, %v; want %s of %v", test.role, me, err, test.name, test.groups)
+		}
+		answer, err := access.CanI(ctx, pods)
+		if err != nil || answer.GetAllowed() != test.allowed || (answer.GetReason() == "") != test.allowed {
+			t.Errorf("%s asks: %v, %v; want %t, and a reason if not", test.role, answer, err, test.allowed)
+		}
+		for _, bad := range []*holdfastv1.CanIRequest{{Resource: "pods"}, {Verb: "get"}, {Verb: "get", Resource: "pods", Path: "/metrics"}} {
+			if _, err := access.CanI(ctx, bad); connect.CodeOf(err) != connect.CodeInvalidArgument {
+				t.Errorf("%v: %v, want invalid_argument", bad, err)
+			}
+		}
+	}
+}
+
 // closedStream is a call without a message.
 type closedStream struct{}
 

@@ -195,6 +195,7 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterClusterServiceHandler(s.rpc, clusterService{s})
 	holdfastv1connect.RegisterJoinServiceHandler(s.rpc, joinService{s})
 	holdfastv1connect.RegisterOperationsServiceHandler(s.rpc, operationsService{s})
+	holdfastv1connect.RegisterAccessServiceHandler(s.rpc, accessService{s})
 	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())

@@ -655,7 +655,8 @@ func TestRepeatable(t *testing.T) {
 	want := map[string]bool{
 		"/holdfast.v1.ObjectService/Get": true, "/holdfast.v1.ObjectService/List": true,
 		"/holdfast.v1.ObjectService/Kinds": true, "/holdfast.v1.ObjectService/Schema": true,
-		"/holdfast.v1.ClusterService/Status":           true,
+		"/holdfast.v1.ClusterService/Status": true,
+		"/holdfast.v1.AccessService/WhoAmI":  true, "/holdfast.v1.AccessService/CanI": true,
 		"/holdfast.agent.v1.AgentService/Register":     true,
 		"/holdfast.agent.v1.AgentService/Heartbeat":    true,
 		"/holdfast.agent.v1.AgentService/ReportStatus": true,

@@ -30,6 +30,7 @@ type remote struct {
 	pods    holdfastv1connect.PodServiceClient
 	usage   holdfastv1connect.UsageServiceClient
 	cluster holdfastv1connect.ClusterServiceClient
+	access  holdfastv1connect.AccessServiceClient
 	store   storev1connect.StoreServiceClient
 	ops     holdfastv1connect.OperationsServiceClient
 	name    string          // of the context
@@ -44,6 +45,7 @@ func newRemote(conn *connect.Client) *remote {
 		pods:    holdfastv1connect.NewPodServiceClient(conn),
 		usage:   holdfastv1connect.NewUsageServiceClient(conn),
 		cluster: holdfastv1connect.NewClusterServiceClient(conn),
+		access:  holdfastv1connect.NewAccessServiceClient(conn),
 		store:   storev1connect.NewStoreServiceClient(conn),
 		ops:     holdfastv1connect.NewOperationsServiceClient(conn),
 		peer:    func() string { return "" },
