@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -456,13 +457,23 @@ func (w *vigil) dropAbsent(present map[types.UID]bool) []string {
 // tally counts what is gone: "1 deployment, 1 replicaset, 3 pods".
 func (w *vigil) tally() string {
 	var out []string
-	for _, res := range object.Resources() {
-		switch n := w.counts[res.Singular]; n {
+	count := func(singular, plural string) {
+		switch n := w.counts[singular]; n {
 		case 0:
 		case 1:
-			out = append(out, "1 "+res.Singular)
+			out = append(out, "1 "+singular)
 		default:
-			out = append(out, fmt.Sprintf("%d %s", n, res.Plural))
+			out = append(out, fmt.Sprintf("%d %s", n, plural))
+		}
+	}
+	known := map[string]bool{}
+	for _, res := range object.Resources() {
+		known[res.Singular] = true
+		count(res.Singular, res.Plural)
+	}
+	for _, singular := range slices.Sorted(maps.Keys(w.counts)) {
+		if !known[singular] { // a custom kind
+			count(singular, singular+"s")
 		}
 	}
 	if len(out) == 0 {

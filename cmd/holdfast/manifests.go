@@ -217,7 +217,7 @@ func located(docs []object.Document, faults []*holdfastv1.Fault) object.Faults {
 	for _, f := range faults {
 		at := object.Fault{Object: f.GetObject(), Field: f.GetField(), Message: f.GetMessage(), Index: int(f.GetIndex())}
 		if i := at.Index; i >= 0 && i < len(docs) {
-			at.File, at.Line = docs[i].File, docs[i].LineOf(f.GetField())
+			at.File, at.Line = docs[i].File, docs[i].LineOf(strings.TrimPrefix(f.GetField(), ".")) // owners' paths begin with a dot
 			at.Object = object.Title(docs[i].Object)
 		}
 		out = append(out, at)
