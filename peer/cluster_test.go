@@ -185,6 +185,12 @@ spec:
 // back elsewhere at once, then two in each other's place. One address that is right
 // is all that they are told.
 func TestAllAddressesChange(t *testing.T) {
+	if raceDetector {
+		// Raft replaces the record of a peer whose address changed under a lock that
+		// its updateLastAppended reads it without (1.7.3, replication.go). What it reads,
+		// the id, is the same in both.
+		t.Skip("hashicorp/raft has a data race of its own here; make test plays this without the race detector")
+	}
 	c := testcluster.Start(t, testcluster.Config{Peers: 3})
 	create(t, c, "before")
 	move := func(addresses ...string) {

@@ -1,0 +1,6 @@
+//go:build race
+
+package peer_test
+
+// raceDetector tells that it watches.
+const raceDetector = true
