@@ -185,7 +185,7 @@ spec:
 // back elsewhere at once, then two in each other's place. One address that is right
 // is all that they are told.
 func TestAllAddressesChange(t *testing.T) {
-	if raceDetector {
+	if raceEnabled {
 		// Raft replaces the record of a peer whose address changed under a lock that
 		// its updateLastAppended reads it without (1.7.3, replication.go). What it reads,
 		// the id, is the same in both.

@@ -2,4 +2,4 @@
 
 package peer_test
 
-const raceDetector = false
+const raceEnabled = false

@@ -2,5 +2,5 @@
 
 package peer_test
 
-// raceDetector tells that it watches.
-const raceDetector = true
+// raceEnabled tells that it watches.
+const raceEnabled = true
