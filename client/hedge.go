@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
@@ -42,7 +43,9 @@ func (u *unaryCall) hedge(res any) (*attemptInfo, error) {
 	start := func(info *attemptInfo) {
 		go func() {
 			res := message.ProtoReflect().New().Interface()
-			err := u.attempt(ctx, info, res)
+			// A call's headers and sizes are kept in its context: each attempt needs its own.
+			own, _ := connect.NewClientContext(ctx)
+			err := u.attempt(own, info, res)
 			outcomes <- outcome{info, res, err}
 		}()
 	}

@@ -297,6 +297,31 @@ func (s *Store) handOver() {
 	}
 }
 
+// caughtUp waits until target has all entries, for an election timeout at most. Raft
+// would wait as well, but for its replication to the target, which may be stuck in a
+// call: a second transfer then hangs behind the first, and holds all writes up.
+func (s *Store) caughtUp(ctx context.Context, target raft.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, s.raft.ReloadableConfig().ElectionTimeout)
+	defer cancel()
+	for last := s.raft.LastIndex(); ; {
+		desc, err := s.describe(ctx, string(target.ID))
+		switch {
+		case err != nil:
+			return fmt.Errorf("peer %s does not answer: %w", target.ID, err)
+		case desc.GetLastIndex() >= last:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("peer %s has %d of %d entries: %w", target.ID, desc.GetLastIndex(), last, context.Cause(ctx))
+		case <-time.After(catchUpPoll):
+		}
+	}
+}
+
+// catchUpPoll is how often a peer is asked whether it has caught up.
+const catchUpPoll = 5 * time.Millisecond
+
 // TransferLeadership makes the voter called id, or with "" the one that is furthest
 // along, lead in this peer's place. Transactions wait meanwhile. It returns once this
 // peer leads no more, or with ErrNotLeader if it did not, or with the reason why the
@@ -313,6 +338,10 @@ func (s *Store) TransferLeadership(ctx context.Context, id string) error {
 	// them for ever (hashicorp/raft#696).
 	resume, err := s.batcher.pause(ctx)
 	if err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	if err := s.caughtUp(ctx, target); err != nil {
+		resume()
 		return fmt.Errorf("transfer leadership: %w", err)
 	}
 	// Bounded by raft's election timeout, while its main loop runs. Raft that has ended,
