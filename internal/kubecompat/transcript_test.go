@@ -178,6 +178,7 @@ var varying = []struct {
 	{regexp.MustCompile(`\b(\d+[smhd]){1,2}( ago)?\b|<invalid>`), "AGE"},
 	{regexp.MustCompile(`" deleted from NAMESPACE namespace`), `" deleted`}, // as it reads since 1.34
 	{regexp.MustCompile(` {2,}`), "  "},
+	{regexp.MustCompile(`(Ready\S*  <none>  AGE  )\S+`), "${1}VERSION"}, // of the binary, as git has it
 	{regexp.MustCompile(` +\n`), "\n"},
 }
 
