@@ -154,3 +154,32 @@ func TestReadsOwnWrites(t *testing.T) {
 		}
 	}
 }
+
+// TestHedgedAttemptsShareNothing: both attempts are answered at the same moment; the
+// race detector sees what they share.
+func TestHedgedAttemptsShareNothing(t *testing.T) {
+	ca := testCA(t)
+	peers := startPeers(t, ca, 2)
+	c := newTestClient(t, ca, addresses(peers), func(cfg *Config) { cfg.ReadHedge = 5 * time.Millisecond })
+	get(t, c)
+	both := make(chan struct{}, 1) // holds a token while one attempt waits for the other
+	met := make(chan struct{})
+	for _, p := range peers {
+		p.get = func(ctx context.Context) error {
+			select {
+			case both <- struct{}{}:
+				select {
+				case <-met:
+				case <-ctx.Done():
+				}
+			case met <- struct{}{}:
+				<-both
+			case <-ctx.Done():
+			}
+			return nil
+		}
+	}
+	for range 20 {
+		get(t, c)
+	}
+}
