@@ -106,9 +106,16 @@ func (s *Server) bound(next connect.ServerFunc) connect.ServerFunc {
 		if refused, ok := errors.AsType[*connect.Error](context.Cause(ctx)); err != nil && ok {
 			return refused
 		}
-		if err != nil && errors.Is(context.Cause(ctx), errShutdown) {
-			return connect.NewError(connect.CodeUnavailable, "this peer is shutting down: go to another one").WithCause(err)
-		}
-		return err
+		return endedWith(life, err)
 	}
+}
+
+// endedWith returns err, with which a call ended that lives as long as life, or that
+// the server is shutting down: whatever the call saw of that first, a lost agent say,
+// is no news to its caller.
+func endedWith(life context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(life), errShutdown) {
+		return connect.NewError(connect.CodeUnavailable, "this peer is shutting down: go to another one").WithCause(err)
+	}
+	return err
 }

@@ -95,12 +95,10 @@ func (p Pods) PortForward(ctx context.Context, with Conversation[holdfastv1.Port
 
 // within makes a call end with the server.
 func (p Pods) within(ctx context.Context, call func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(p.service.serves, func() {
-		cancel(connect.NewError(connect.CodeUnavailable, "this peer is shutting down: go to another one"))
-	})()
-	return call(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.service.serves, cancel)()
+	return endedWith(p.service.serves, call(ctx))
 }
 
 func (s podService) logs(ctx context.Context, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,12 +38,15 @@ type batcher struct {
 	queue *queue
 	// slots holds a token for each batch in flight. Who holds all of them knows
 	// that no batch is.
-	slots    chan struct{}
+	slots chan struct{}
+	// pausing is held by whoever takes all slots: two who each hold some of them
+	// would wait for each other.
+	pausing  chan struct{}
 	inFlight inFlight
 }
 
 func newBatcher(s *Store) *batcher {
-	return &batcher{store: s, queue: newQueue(), slots: make(chan struct{}, maxInFlight)}
+	return &batcher{store: s, queue: newQueue(), slots: make(chan struct{}, maxInFlight), pausing: make(chan struct{}, 1)}
 }
 
 // submit queues p, or finishes it with what speaks against it.
@@ -174,18 +178,22 @@ func (s *Store) classify(err error) (prometheus.Counter, error) {
 }
 
 // pause waits until no batch is in flight and keeps it so until resume is called.
-// Proposals wait in the queue meanwhile.
+// Proposals wait in the queue meanwhile, as does a second pause.
 func (b *batcher) pause(ctx context.Context) (resume func(), err error) {
-	held := 0
+	var held []chan struct{}
 	resume = func() {
-		for range held {
-			<-b.slots
+		for _, tokens := range slices.Backward(held) {
+			<-tokens
 		}
 	}
-	for range maxInFlight {
+	for i := range 1 + maxInFlight {
+		tokens := b.slots
+		if i == 0 {
+			tokens = b.pausing
+		}
 		select {
-		case b.slots <- struct{}{}:
-			held++
+		case tokens <- struct{}{}:
+			held = append(held, tokens)
 		case <-ctx.Done():
 			resume()
 			return nil, context.Cause(ctx)

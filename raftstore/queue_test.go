@@ -166,3 +166,41 @@ func TestHungTransfer(t *testing.T) {
 		}
 	})
 }
+
+// TestTwoPauses: two who pause at once, while batches are in flight, do so one after
+// the other.
+func TestTwoPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBatcher(&Store{stopped: make(chan struct{})})
+		const inFlight = 2
+		for range inFlight {
+			b.slots <- struct{}{}
+		}
+		paused := make(chan func(), 2)
+		for range 2 {
+			go func() {
+				resume, err := b.pause(t.Context())
+				if err != nil {
+					t.Error(err)
+				}
+				paused <- resume
+			}()
+		}
+		for range inFlight {
+			synctest.Wait()
+			<-b.slots
+		}
+		for range 2 {
+			select {
+			case resume := <-paused:
+				synctest.Wait()
+				if len(paused) > 0 {
+					t.Error("both have paused at once")
+				}
+				resume()
+			case <-time.After(time.Minute):
+				t.Fatal("nobody has paused: they wait for each other")
+			}
+		}
+	})
+}
