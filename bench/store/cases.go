@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 // contender is a store and the way to call it.
@@ -33,7 +35,7 @@ type testCase struct {
 	repetitions int // at most; 0: as many as asked for
 	// clusters says which clusters it runs on, lest one case disturb another.
 	clusters string
-	run      func(ctx context.Context, r *run, c contender) (map[string]float64, spent, error)
+	run      func(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error)
 }
 
 // Clusters: one that most cases share, one with a slow disk, and new ones.
@@ -151,52 +153,52 @@ func connectAll(ctx context.Context, s side, way string, clients int, to ...int)
 }
 
 // perform runs a load against the leader of a contender's side.
-func (r *run) perform(ctx context.Context, c contender, s side, leader int, l load) (map[string]float64, spent, error) {
-	t, err := l.run(ctx, r.pids(), s.pids(), s.member(leader).pid())
+func (r *run) perform(ctx context.Context, c contender, s side, leader int, l rig.Load) (map[string]float64, rig.Spent, error) {
+	t, err := l.Run(ctx, r.pids(), s.pids(), s.member(leader).PID())
 	if err != nil {
-		return nil, t.spent, err
+		return nil, t.Spent, err
 	}
-	return t.values(), t.spent, nil
+	return t.Values(), t.Spent, nil
 }
 
-func puts(size, clients int) func(context.Context, *run, contender) (map[string]float64, spent, error) {
-	return func(ctx context.Context, r *run, c contender) (map[string]float64, spent, error) {
+func puts(size, clients int) func(context.Context, *run, contender) (map[string]float64, rig.Spent, error) {
+	return func(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error) {
 		s := r.sides[c.side]
 		leader, err := s.leader(ctx)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		conns, done, err := connectAll(ctx, s, c.way, clients, leader)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer done()
 		value := payload(size)
-		return r.perform(ctx, c, s, leader, load{
-			clients: clients, warmUp: r.scale.warmUp, measure: r.scale.measure,
-			call: func(ctx context.Context, client int, n int64) (int, error) {
+		return r.perform(ctx, c, s, leader, rig.Load{
+			Clients: clients, WarmUp: r.scale.warmUp, Measure: r.scale.measure,
+			Call: func(ctx context.Context, client int, n int64) (int, error) {
 				return 1, conns[client%len(conns)].put(ctx, pair{key(n % keySpace), value})
 			},
 		})
 	}
 }
 
-func batches(size, clients int) func(context.Context, *run, contender) (map[string]float64, spent, error) {
-	return func(ctx context.Context, r *run, c contender) (map[string]float64, spent, error) {
+func batches(size, clients int) func(context.Context, *run, contender) (map[string]float64, rig.Spent, error) {
+	return func(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error) {
 		s := r.sides[c.side]
 		leader, err := s.leader(ctx)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		conns, done, err := connectAll(ctx, s, c.way, clients, leader)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer done()
 		value := payload(size)
-		return r.perform(ctx, c, s, leader, load{
-			clients: clients, warmUp: r.scale.warmUp, measure: r.scale.measure,
-			call: func(ctx context.Context, client int, n int64) (int, error) {
+		return r.perform(ctx, c, s, leader, rig.Load{
+			Clients: clients, WarmUp: r.scale.warmUp, Measure: r.scale.measure,
+			Call: func(ctx context.Context, client int, n int64) (int, error) {
 				return c.operations, conns[client%len(conns)].putAll(ctx, pairsFrom(n*int64(c.operations), c.operations, keySpace, value))
 			},
 		})
@@ -232,7 +234,7 @@ func fill(ctx context.Context, s side, way string, leader, count, operations int
 				if n <= 0 {
 					return
 				}
-				callCtx, done := context.WithTimeout(ctx, callTimeout)
+				callCtx, done := context.WithTimeout(ctx, rig.CallTimeout)
 				err := c.putAll(callCtx, pairsFrom(first, n, int64(count), value))
 				done()
 				if err != nil {
@@ -245,27 +247,27 @@ func fill(ctx context.Context, s side, way string, leader, count, operations int
 	return context.Cause(ctx)
 }
 
-func reads(clients int, linearizable bool) func(context.Context, *run, contender) (map[string]float64, spent, error) {
-	return func(ctx context.Context, r *run, c contender) (map[string]float64, spent, error) {
+func reads(clients int, linearizable bool) func(context.Context, *run, contender) (map[string]float64, rig.Spent, error) {
+	return func(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error) {
 		s := r.sides[c.side]
 		leader, err := s.leader(ctx)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		if !r.filled[c.side] {
 			if err := fill(ctx, s, unary, leader, readKeys, 64, payload(256)); err != nil {
-				return nil, spent{}, err
+				return nil, rig.Spent{}, err
 			}
 			r.filled[c.side] = true
 		}
 		conns, done, err := connectAll(ctx, s, c.way, clients, 0, 1, 2)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer done()
-		return r.perform(ctx, c, s, leader, load{
-			clients: clients, warmUp: r.scale.warmUp, measure: r.scale.measure,
-			call: func(ctx context.Context, client int, n int64) (int, error) {
+		return r.perform(ctx, c, s, leader, rig.Load{
+			Clients: clients, WarmUp: r.scale.warmUp, Measure: r.scale.measure,
+			Call: func(ctx context.Context, client int, n int64) (int, error) {
 				return 1, conns[client%len(conns)].get(ctx, key(n*7919%readKeys), linearizable)
 			},
 		})
@@ -276,7 +278,7 @@ func reads(clients int, linearizable bool) func(context.Context, *run, contender
 func sortedMillis(ds []time.Duration) []float64 {
 	out := make([]float64, len(ds))
 	for i, d := range ds {
-		out[i] = milliseconds(d)
+		out[i] = rig.Milliseconds(d)
 	}
 	slices.Sort(out)
 	return out

@@ -27,6 +27,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 // etcd is three members of etcd, each this binary again.
@@ -34,7 +36,7 @@ type etcd struct {
 	dir       string
 	syncDelay time.Duration
 	configs   []etcdMember
-	procs     [members]*process
+	procs     [members]*rig.Process
 	tls       *tls.Config
 }
 
@@ -98,7 +100,7 @@ func (e *etcd) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := freeAddresses(2 * members)
+	addresses, err := rig.FreeAddresses(2 * members)
 	if err != nil {
 		return err
 	}
@@ -135,9 +137,9 @@ func (e *etcd) restart(ctx context.Context, i int) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	p, err := begin(ctx, command{
-		args: []string{self, "etcd-member", string(config)}, log: filepath.Join(e.dir, e.configs[i].Name+".log"),
-		ready: etcdReady, syncDelay: e.syncDelay,
+	p, err := rig.Begin(ctx, rig.Command{
+		Args: []string{self, "etcd-member", string(config)}, Log: filepath.Join(e.dir, e.configs[i].Name+".log"),
+		Ready: etcdReady, Start: slowly(e.syncDelay),
 	})
 	if err != nil {
 		return err
@@ -195,25 +197,15 @@ func (e *etcd) certificates() (cert, key, ca string, err error) {
 func (e *etcd) stop() {
 	for i, p := range e.procs {
 		if p != nil {
-			p.kill()
+			p.Kill()
 			e.procs[i] = nil
 		}
 	}
 	_ = os.RemoveAll(e.dir)
 }
 
-func (e *etcd) member(i int) *process { return e.procs[i] }
-func (e *etcd) pids() []int           { return pidsOf(e.procs[:]) }
-
-func pidsOf(procs []*process) []int {
-	var out []int
-	for _, p := range procs {
-		if p != nil {
-			out = append(out, p.pid())
-		}
-	}
-	return out
-}
+func (e *etcd) member(i int) *rig.Process { return e.procs[i] }
+func (e *etcd) pids() []int               { return rig.PIDsOf(e.procs[:]) }
 
 func (e *etcd) leader(ctx context.Context) (int, error) {
 	c, err := e.client(0, 1, 2)
@@ -230,22 +222,13 @@ func (e *etcd) leader(ctx context.Context) (int, error) {
 				return i, nil
 			}
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := rig.Pause(ctx, 20*time.Millisecond); err != nil {
 			return 0, fmt.Errorf("etcd has no leader: %w", err)
 		}
 	}
 }
 
 // pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 func (e *etcd) client(to ...int) (*clientv3.Client, error) {
 	var endpoints []string
 	for _, i := range to {

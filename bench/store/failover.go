@@ -7,30 +7,32 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 // failover kills the leader again and again while a put begins every 10 ms, at
 // whichever member the client's library chooses. The gap is the longest time
 // between two answers. Puts that are never answered count as lost for the client
 // that waited, not for the gap.
-func failover(ctx context.Context, r *run, c contender) (map[string]float64, spent, error) {
+func failover(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error) {
 	s := r.sides[c.side]
-	before := readUsage(r.pids())
+	before := rig.ReadUsage(r.pids())
 	var gaps []time.Duration
 	for range r.scale.kills {
 		gap, err := killLeader(ctx, s, c)
 		if err != nil {
-			return nil, spent{}, fmt.Errorf("after %d kills: %w", len(gaps), err)
+			return nil, rig.Spent{}, fmt.Errorf("after %d kills: %w", len(gaps), err)
 		}
 		gaps = append(gaps, gap)
 	}
 	ms := sortedMillis(gaps)
 	// The killed members' clocks are gone with them: no CPU figure.
-	used := readUsage(r.pids()).since(before, nil, 0)
+	used := rig.ReadUsage(r.pids()).Since(before, nil, 0)
 	return map[string]float64{
-		"gap p50 ms": quantile(ms, 0.5), "gap p99 ms": quantile(ms, 0.99),
+		"gap p50 ms": rig.Quantile(ms, 0.5), "gap p99 ms": rig.Quantile(ms, 0.99),
 		"gap max ms": ms[len(ms)-1], "gap min ms": ms[0],
-	}, spent{wall: used.wall}, nil
+	}, rig.Spent{Wall: used.Wall}, nil
 }
 
 func killLeader(ctx context.Context, s side, c contender) (time.Duration, error) {
@@ -66,11 +68,11 @@ func killLeader(ctx context.Context, s side, c contender) (time.Duration, error)
 	}
 	begin := time.Now()
 	for n := int64(0); ; n++ {
-		if err := pause(ctx, step); err != nil {
+		if err := rig.Pause(ctx, step); err != nil {
 			return 0, errors.Join(err, errors.New("writes did not come back"))
 		}
 		if killed.IsZero() && time.Since(begin) > after {
-			s.member(leader).kill()
+			s.member(leader).Kill()
 			killed = time.Now()
 		}
 		if !killed.IsZero() && answersSince(killed.Add(step)) > int(after/step) {
@@ -102,9 +104,9 @@ func killLeader(ctx context.Context, s side, c contender) (time.Duration, error)
 	}
 	defer fresh.close()
 	for fresh.get(ctx, key(0), true) != nil {
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := rig.Pause(ctx, 20*time.Millisecond); err != nil {
 			return 0, fmt.Errorf("the killed member did not come back: %w", err)
 		}
 	}
-	return gap, pause(ctx, 500*time.Millisecond)
+	return gap, rig.Pause(ctx, 500*time.Millisecond)
 }

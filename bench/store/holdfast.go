@@ -4,206 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"sync"
-	"time"
 
+	"github.com/holdfast-io/holdfast/bench/rig"
 	"github.com/holdfast-io/holdfast/client"
-	"github.com/holdfast-io/holdfast/pki"
 	storev1 "github.com/holdfast-io/holdfast/proto/holdfast/store/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
-	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 // holdfast is three `holdfast server`.
-type holdfast struct {
-	dir       string
-	binary    string
-	syncDelay time.Duration
-	addresses []string // of the API
-	gossip    []string
-	procs     [members]*process
-	creds     *pki.Credentials
-}
+type holdfast struct{ rig.Peers }
 
-func (h *holdfast) config() string { return filepath.Join(h.dir, "config.yaml") }
+func (h *holdfast) start(ctx context.Context) error          { return h.Start(ctx) }
+func (h *holdfast) stop()                                    { h.Stop() }
+func (h *holdfast) restart(ctx context.Context, i int) error { return h.Restart(ctx, i) }
+func (h *holdfast) member(i int) *rig.Process                { return h.Member(i) }
+func (h *holdfast) pids() []int                              { return h.PIDs() }
 
-func (h *holdfast) start(ctx context.Context) error {
-	if err := os.MkdirAll(h.dir, 0o700); err != nil {
-		return err
-	}
-	addresses, err := freeAddresses(2 * members)
-	if err != nil {
-		return err
-	}
-	h.addresses, h.gossip = addresses[:members], addresses[members:]
-	if err := h.serve(ctx, 0, "--init"); err != nil {
-		return err
-	}
-	file, err := client.LoadConfig(h.config())
-	if err != nil {
-		return err
-	}
-	admin, err := file.Context("")
-	if err != nil {
-		return err
-	}
-	if h.creds, err = admin.Credentials(); err != nil {
-		return err
-	}
-	token, err := h.token(ctx)
-	if err != nil {
-		return err
-	}
-	for i := 1; i < members; i++ {
-		if err := h.serve(ctx, i, "--join", h.addresses[0], "--token", token); err != nil {
-			return err
-		}
-	}
-	return h.settled(ctx)
-}
-
-// serve starts a peer.
-func (h *holdfast) serve(ctx context.Context, i int, more ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	name := fmt.Sprintf("p%d", i)
-	log := filepath.Join(h.dir, name+".log")
-	p, err := begin(ctx, command{
-		args: append([]string{
-			h.binary, "server", "--name", name, "--data-dir", filepath.Join(h.dir, name),
-			"--listen", h.addresses[i], "--gossip", h.gossip[i],
-		}, more...),
-		env: []string{client.EnvConfig + "=" + h.config(), "JOURNAL_STREAM="},
-		log: log, syncDelay: h.syncDelay,
-	})
-	if err != nil {
-		return err
-	}
-	h.procs[i] = p
-	if h.creds == nil {
-		return h.admitted(ctx, p)
-	}
-	return h.ready(ctx, i)
-}
-
-// admitted waits until the first peer has written the administrator's context and
-// serves.
-func (h *holdfast) admitted(ctx context.Context, p *process) error {
-	for {
-		token := exec.CommandContext(ctx, h.binary, "cluster", "status")
-		token.Env = append(os.Environ(), client.EnvConfig+"="+h.config())
-		if out, err := token.CombinedOutput(); err == nil && strings.Contains(string(out), "p0") {
-			return nil
-		}
-		select {
-		case <-p.exited:
-			return fmt.Errorf("the first peer ended:\n%s", tail(p.log))
-		default:
-		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return fmt.Errorf("the first peer is not ready: %w\n%s", err, tail(p.log))
-		}
-	}
-}
-
-func (h *holdfast) client(to ...int) *client.Client {
-	var peers []string
-	for _, i := range to {
-		peers = append(peers, h.addresses[i])
-	}
-	return client.New(client.Config{Peers: peers, Credentials: h.creds})
-}
-
-func (h *holdfast) token(ctx context.Context) (string, error) {
-	c := h.client(0)
-	defer c.Close()
-	resp, err := c.Cluster().CreateToken(ctx, &holdfastv1.CreateTokenRequest{Role: holdfastv1.Role_ROLE_PEER})
-	return resp.GetToken(), err
-}
-
-// status asks one peer.
-func (h *holdfast) status(ctx context.Context, i int) (*holdfastv1.StatusResponse, error) {
-	c := h.client(i)
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	return c.Cluster().Status(ctx, &holdfastv1.StatusRequest{})
-}
-
-// ready waits until a peer knows a leader.
-func (h *holdfast) ready(ctx context.Context, i int) error {
-	for {
-		status, err := h.status(ctx, i)
-		if err == nil && status.GetLeader() != "" {
-			return nil
-		}
-		select {
-		case <-h.procs[i].exited:
-			return fmt.Errorf("peer %d ended:\n%s", i, tail(h.procs[i].log))
-		default:
-		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
-			return fmt.Errorf("peer %d is not ready: %w\n%s", i, err, tail(h.procs[i].log))
-		}
-	}
-}
-
-// settled waits until all peers vote.
-func (h *holdfast) settled(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for {
-		status, err := h.status(ctx, 0)
-		voters := 0
-		for _, p := range status.GetPeers() {
-			if p.GetVoter() {
-				voters++
-			}
-		}
-		if err == nil && voters == members {
-			return nil
-		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return fmt.Errorf("%d of %d peers vote: %w", voters, members, err)
-		}
-	}
-}
-
-func (h *holdfast) restart(ctx context.Context, i int) error { return h.serve(ctx, i) }
-
-func (h *holdfast) stop() {
-	for i, p := range h.procs {
-		if p != nil {
-			p.kill()
-			h.procs[i] = nil
-		}
-	}
-	_ = os.RemoveAll(h.dir)
-}
-
-func (h *holdfast) member(i int) *process { return h.procs[i] }
-func (h *holdfast) pids() []int           { return pidsOf(h.procs[:]) }
-
-func (h *holdfast) leader(ctx context.Context) (int, error) {
-	for {
-		for i := range members {
-			status, err := h.status(ctx, i)
-			if err == nil && status.GetLeader() != "" && status.GetLeader() == status.GetServedBy() {
-				return i, nil
-			}
-		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
-			return 0, fmt.Errorf("holdfast has no leader: %w", err)
-		}
-	}
-}
+func (h *holdfast) leader(ctx context.Context) (int, error) { return h.Leader(ctx) }
 
 func (h *holdfast) dial(ctx context.Context, way string, to ...int) (conn, error) {
-	c := h.client(to...)
+	c := h.Client(to...)
 	u := holdfastConn{c: c, store: storev1connect.NewStoreServiceClient(c.Connect()), watches: new(watchStream)}
 	switch way {
 	case unary:

@@ -5,41 +5,43 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 // large fills a store and measures what it then costs to hold, list, save and
 // restart.
-func large(ctx context.Context, r *run, c contender) (map[string]float64, spent, error) {
+func large(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error) {
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Minute)
 	defer cancel()
 	s := r.sides[c.side]
 	leader, err := s.leader(ctx)
 	if err != nil {
-		return nil, spent{}, err
+		return nil, rig.Spent{}, err
 	}
 	values := map[string]float64{}
-	before := readUsage(r.pids())
+	before := rig.ReadUsage(r.pids())
 	if err := fill(ctx, s, c.way, leader, r.scale.keys, 64, payload(1024)); err != nil {
-		return nil, spent{}, err
+		return nil, rig.Spent{}, err
 	}
-	used := readUsage(r.pids()).since(before, s.pids(), s.member(leader).pid())
-	values["fill s"] = used.wall.Seconds()
-	values["fill rate 1/s"] = float64(r.scale.keys) / used.wall.Seconds()
-	values["fill servers µs/op"] = float64(used.servers.Microseconds()) / float64(r.scale.keys)
-	if err := pause(ctx, 2*r.scale.measure); err != nil { // collectors, snapshots
-		return nil, spent{}, err
+	used := rig.ReadUsage(r.pids()).Since(before, s.pids(), s.member(leader).PID())
+	values["fill s"] = used.Wall.Seconds()
+	values["fill rate 1/s"] = float64(r.scale.keys) / used.Wall.Seconds()
+	values["fill servers µs/op"] = float64(used.Servers.Microseconds()) / float64(r.scale.keys)
+	if err := rig.Pause(ctx, 2*r.scale.measure); err != nil { // collectors, snapshots
+		return nil, rig.Spent{}, err
 	}
-	var most memory
+	var most rig.Memory
 	for _, pid := range s.pids() {
-		m, err := memoryOf(pid)
+		m, err := rig.MemoryOf(pid)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
-		most.rss, most.anonymous = max(most.rss, m.rss), max(most.anonymous, m.anonymous)
+		most.RSS, most.Anonymous = max(most.RSS, m.RSS), max(most.Anonymous, m.Anonymous)
 	}
 	const mib = 1 << 20
-	values["memory of a member MiB"] = float64(most.rss) / mib
-	values["anonymous memory MiB"] = float64(most.anonymous) / mib
+	values["memory of a member MiB"] = float64(most.RSS) / mib
+	values["anonymous memory MiB"] = float64(most.Anonymous) / mib
 
 	if values["list while writing s"], values["writes meanwhile 1/s"], err = listWhileWriting(ctx, r, s, c, leader); err != nil {
 		return values, used, err
@@ -63,7 +65,7 @@ func large(ctx context.Context, r *run, c contender) (map[string]float64, spent,
 
 	// A member that does not lead, so that the others go on.
 	other := (leader + 1) % members
-	s.member(other).stop()
+	s.member(other).Stop()
 	begin = time.Now()
 	if err := s.restart(ctx, other); err != nil {
 		return values, used, err
@@ -75,7 +77,7 @@ func large(ctx context.Context, r *run, c contender) (map[string]float64, spent,
 	defer back.close()
 	last := key(int64(r.scale.keys - 1))
 	for back.get(ctx, last, true) != nil {
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := rig.Pause(ctx, 10*time.Millisecond); err != nil {
 			return values, used, err
 		}
 	}

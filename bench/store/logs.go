@@ -20,6 +20,7 @@ import (
 	wal "github.com/hashicorp/raft-wal"
 	"go.etcd.io/bbolt"
 
+	"github.com/holdfast-io/holdfast/bench/rig"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -75,23 +76,23 @@ func (s scale) logCases() []testCase {
 const keepEntries = 4096
 
 // appends measures StoreLogs, as a leader calls it.
-func appends(entries, size int) func(context.Context, *run, contender) (map[string]float64, spent, error) {
-	return func(ctx context.Context, r *run, c contender) (_ map[string]float64, _ spent, err error) {
+func appends(entries, size int) func(context.Context, *run, contender) (map[string]float64, rig.Spent, error) {
+	return func(ctx context.Context, r *run, c contender) (_ map[string]float64, _ rig.Spent, err error) {
 		dir, err := os.MkdirTemp(r.dir, "log-")
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer os.RemoveAll(dir)
 		db, err := logKinds[c.name](dir)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer func() { err = errors.Join(err, db.Close()) }()
 		data := payload(size)
 		index := uint64(0)
-		t, err := load{
-			clients: 1, warmUp: r.scale.warmUp, measure: r.scale.measure,
-			call: func(context.Context, int, int64) (int, error) {
+		t, err := rig.Load{
+			Clients: 1, WarmUp: r.scale.warmUp, Measure: r.scale.measure,
+			Call: func(context.Context, int, int64) (int, error) {
 				batch := make([]*raft.Log, entries)
 				for i := range batch {
 					index++
@@ -106,43 +107,43 @@ func appends(entries, size int) func(context.Context, *run, contender) (map[stri
 				}
 				return entries, err
 			},
-		}.run(ctx, nil, nil, 0)
+		}.Run(ctx, nil, nil, 0)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
-		return t.values(), t.spent, nil
+		return t.Values(), t.Spent, nil
 	}
 }
 
 // bareStore measures puts into three stores of this process, without API, TLS or
 // authorization: raft, its log, and the state machine. The CPU figures are of the
 // whole process, three peers and the clients.
-func bareStore(clients int) func(context.Context, *run, contender) (map[string]float64, spent, error) {
-	return func(ctx context.Context, r *run, c contender) (_ map[string]float64, _ spent, err error) {
+func bareStore(clients int) func(context.Context, *run, contender) (map[string]float64, rig.Spent, error) {
+	return func(ctx context.Context, r *run, c contender) (_ map[string]float64, _ rig.Spent, err error) {
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		dir, err := os.MkdirTemp(r.dir, "stores-")
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer os.RemoveAll(dir)
 		stores, stop, err := bareStores(ctx, dir, logKinds[c.name])
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 		value := payload(256)
-		t, err := load{
-			clients: clients, warmUp: r.scale.warmUp, measure: r.scale.measure,
-			call: func(ctx context.Context, _ int, n int64) (int, error) {
+		t, err := rig.Load{
+			Clients: clients, WarmUp: r.scale.warmUp, Measure: r.scale.measure,
+			Call: func(ctx context.Context, _ int, n int64) (int, error) {
 				_, err := stores[0].Txn(ctx, raftstore.Txn{Then: []raftstore.Op{raftstore.Put(string(key(n%keySpace)), value)}})
 				return 1, err
 			},
-		}.run(ctx, nil, nil, 0)
+		}.Run(ctx, nil, nil, 0)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
-		return t.values(), t.spent, nil
+		return t.Values(), t.Spent, nil
 	}
 }
 
@@ -228,7 +229,7 @@ func bareStores(ctx context.Context, dir string, open func(string) (logDB, error
 			continue
 		}
 		for leader, _ := s.Leader(); leader == ""; leader, _ = s.Leader() {
-			if err := pause(ctx, 10*time.Millisecond); err != nil {
+			if err := rig.Pause(ctx, 10*time.Millisecond); err != nil {
 				return nil, nil, err
 			}
 		}

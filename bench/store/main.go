@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 func main() {
@@ -244,11 +246,11 @@ func (r *run) measure(ctx context.Context, c testCase) (failures int) {
 			s := sample{Case: c.name, Contender: who.name, Repetition: rep, Date: time.Now().UTC().Format(time.DateOnly)}
 			err := r.prepare(ctx, c.clusters, who.side)
 			if err == nil {
-				var used spent
+				var used rig.Spent
 				stopProfile := r.startProfile(ctx, c, who)
 				s.Values, used, err = c.run(ctx, r, who)
 				stopProfile()
-				s.Foreign, s.Noisy = used.foreign, used.foreign > maxForeign
+				s.Foreign, s.Noisy = used.Foreign, used.Foreign > maxForeign
 			}
 			if err != nil {
 				if ctx.Err() != nil {
@@ -260,9 +262,9 @@ func (r *run) measure(ctx context.Context, c testCase) (failures int) {
 				fmt.Fprintf(os.Stderr, "        %s: %v\n", who.name, err)
 				// What state the members are in nobody knows.
 				r.stop()
-			} else if v, ok := s.Values[rate]; ok {
+			} else if v, ok := s.Values[rig.Rate]; ok {
 				fmt.Fprintf(os.Stderr, "        %-12s %8.0f/s  p99 %7.2f ms  servers %6.1f µs/op  client %6.1f µs/op  foreign %3.0f %%\n",
-					who.name, v, s.Values[p99], s.Values[serverCPU], s.Values[clientCPU], 100*s.Foreign)
+					who.name, v, s.Values[rig.P99], s.Values[rig.ServerCPU], s.Values[rig.ClientCPU], 100*s.Foreign)
 			}
 			r.samples = append(r.samples, s)
 			if c.clusters == own {
@@ -303,7 +305,7 @@ func (r *run) prepare(ctx context.Context, which, wanted string) error {
 		if name == "etcd" {
 			s = &etcd{dir: dir, syncDelay: delay}
 		} else {
-			s = &holdfast{dir: dir, binary: r.binary, syncDelay: delay}
+			s = &holdfast{rig.Peers{Dir: dir, Binary: r.binary, Begin: slowly(delay)}}
 		}
 		r.sides[name] = s // to be stopped, whatever comes
 		starting, cancel := context.WithTimeout(ctx, 2*time.Minute)

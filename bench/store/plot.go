@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 // chart is groups of bars: one group for each category, one bar in it for each
@@ -44,16 +46,16 @@ func plotAll(dir string, samples []sample) error {
 		for _, c := range clients {
 			name, category := fmt.Sprintf(load, c), names[i]+"\n"+strings.TrimSuffix(c, " clients")
 			for _, way := range ways {
-				if v, ok := value(name, way, rate); ok {
-					if base, ok := value(name, "etcd", rate); ok && way != "etcd" && base > 0 {
+				if v, ok := value(name, way, rig.Rate); ok {
+					if base, ok := value(name, "etcd", rig.Rate); ok && way != "etcd" && base > 0 {
 						ratio.add(category, way, v/base)
 					}
 				}
-				if v, ok := value(name, way, p99); ok {
+				if v, ok := value(name, way, rig.P99); ok {
 					tail.add(category, way, v)
 				}
-				servers, ok := value(name, way, serverCPU)
-				if client, also := value(name, way, clientCPU); ok && also && c != "1 clients" {
+				servers, ok := value(name, way, rig.ServerCPU)
+				if client, also := value(name, way, rig.ClientCPU); ok && also && c != "1 clients" {
 					cpu.add(category, way, servers+client)
 				}
 			}

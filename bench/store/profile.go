@@ -4,15 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
 	"sync"
-	"time"
 
+	"github.com/holdfast-io/holdfast/bench/rig"
 	"github.com/holdfast-io/holdfast/pki"
 )
 
@@ -52,30 +50,7 @@ func (r *run) fetchProfile(ctx context.Context, name string, i int, path string)
 	case *etcd:
 		address, config = s.configs[i].Client, s.tls
 	case *holdfast:
-		address, config = s.addresses[i], s.creds.ClientTLS(pki.RolePeer, "http/1.1")
+		address, config = s.Addresses[i], s.Credentials.ClientTLS(pki.RolePeer, "http/1.1")
 	}
-	seconds := max(1, int((r.scale.warmUp + r.scale.measure).Seconds()))
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds+10)*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://%s/debug/pprof/profile?seconds=%d", address, seconds), nil)
-	if err != nil {
-		return err
-	}
-	transport := &http.Transport{TLSClientConfig: config}
-	defer transport.CloseIdleConnections()
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", address, resp.Status)
-	}
-	out, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	_, err = io.Copy(out, resp.Body)
-	return err
+	return rig.FetchProfile(ctx, address, config, r.scale.warmUp+r.scale.measure, path)
 }

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"net"
-	"time"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 // side is one of the two stores: three members, and how to reach them.
@@ -19,13 +19,13 @@ type side interface {
 	// restart starts a member that has ended.
 	restart(ctx context.Context, member int) error
 	// member returns a member's process.
-	member(i int) *process
+	member(i int) *rig.Process
 	// dial connects to members, in order of preference. One call is one
 	// connection. The way is one of those that the side knows.
 	dial(ctx context.Context, way string, members ...int) (conn, error)
 }
 
-const members = 3
+const members = rig.Members
 
 // Ways to call.
 const (
@@ -53,31 +53,5 @@ type conn interface {
 	close()
 }
 
-const (
-	// callTimeout bounds each call.
-	callTimeout = 15 * time.Second
-	// pageSize is how many keys a list reads at once.
-	pageSize = 1000
-)
-
-// freeAddress returns an address of this machine where nobody listens.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
-// freeAddresses returns n of them.
-func freeAddresses(n int) ([]string, error) {
-	out := make([]string, n)
-	for i := range out {
-		var err error
-		if out[i], err = freeAddress(); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
+// pageSize is how many keys a list reads at once.
+const pageSize = 1000

@@ -19,6 +19,14 @@ import (
 // once. It is the same for both stores and needs no change in either. What it
 // cannot show is a queue: delays of a process run side by side.
 
+// slowly returns what starts a process with a delay before each fsync; nil for none.
+func slowly(delay time.Duration) func(cmd *exec.Cmd) error {
+	if delay <= 0 {
+		return nil
+	}
+	return func(cmd *exec.Cmd) error { return startSlow(cmd, delay) }
+}
+
 // startSlow starts cmd with a delay before each fsync.
 func startSlow(cmd *exec.Cmd, delay time.Duration) error {
 	self, err := os.Executable()

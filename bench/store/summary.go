@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 // sample is what one contender did in one repetition of a case.
@@ -103,7 +105,7 @@ func (g group) values() []string {
 
 // order puts the values that every load has first.
 func order(name string) int {
-	i := slices.Index([]string{rate, p50, p99, serverCPU, leaderCPU, clientCPU}, name)
+	i := slices.Index([]string{rig.Rate, rig.P50, rig.P99, rig.ServerCPU, rig.LeaderCPU, rig.ClientCPU}, name)
 	if i < 0 {
 		return 99
 	}

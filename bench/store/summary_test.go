@@ -7,14 +7,15 @@ import (
 	"reflect"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 func TestSummarize(t *testing.T) {
 	of := func(values ...float64) (out []sample) {
 		for _, v := range values {
 			// Above 100 stands for a noisy repetition.
-			out = append(out, sample{Values: map[string]float64{rate: v}, Noisy: v > 100})
+			out = append(out, sample{Values: map[string]float64{rig.Rate: v}, Noisy: v > 100})
 		}
 		return out
 	}
@@ -32,7 +33,7 @@ func TestSummarize(t *testing.T) {
 		{"a failed one has no values", []sample{{Error: "x"}}, spread{}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, ok := summarize(tt.samples, rate)
+			got, ok := summarize(tt.samples, rig.Rate)
 			if ok == tt.missing || got != tt.want {
 				t.Errorf("got %+v, %v; want %+v", got, ok, tt.want)
 			}
@@ -45,8 +46,8 @@ func TestSummarize(t *testing.T) {
 func TestLines(t *testing.T) {
 	var b strings.Builder
 	printLines(&b, []sample{
-		{Case: "put 256 B, 10 clients", Contender: "etcd", Values: map[string]float64{rate: 2000, clientCPU: 5}},
-		{Case: "put 256 B, 10 clients", Contender: "session", Values: map[string]float64{rate: 5000}},
+		{Case: "put 256 B, 10 clients", Contender: "etcd", Values: map[string]float64{rig.Rate: 2000, rig.ClientCPU: 5}},
+		{Case: "put 256 B, 10 clients", Contender: "session", Values: map[string]float64{rig.Rate: 5000}},
 	})
 	want := `store_put_256_b_10_clients_etcd_rate 2000 1/s
 store_put_256_b_10_clients_etcd_client 5.000 µs/op
@@ -55,20 +56,6 @@ store_put_256_b_10_clients_session_rate_ratio 2.500 x
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
-	}
-}
-
-func TestSince(t *testing.T) {
-	at := time.Now()
-	before := usage{at: at, busy: 10 * time.Second, client: time.Second, members: map[int]time.Duration{1: 0, 2: 0, 3: 0}}
-	after := usage{
-		at: at.Add(2 * time.Second), busy: 13 * time.Second, client: 1500 * time.Millisecond,
-		members: map[int]time.Duration{1: time.Second, 2: 500 * time.Millisecond, 3: 600 * time.Millisecond},
-	}
-	got := after.since(before, []int{1, 2}, 1) // 3 is the other store's
-	want := spent{wall: 2 * time.Second, servers: 1500 * time.Millisecond, leader: time.Second, client: 500 * time.Millisecond, foreign: 0.2}
-	if got != want {
-		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 

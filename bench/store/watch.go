@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/holdfast-io/holdfast/bench/rig"
 )
 
 const (
@@ -92,37 +94,37 @@ func (w *watching) sorted() []time.Duration {
 }
 
 // values describe events that took from begin to now.
-func (w *watching) values(s spent) map[string]float64 {
-	t := timing{operations: w.received.Load(), latencies: w.sorted(), spent: s}
-	return t.values()
+func (w *watching) values(s rig.Spent) map[string]float64 {
+	t := rig.Timing{Operations: w.received.Load(), Latencies: w.sorted(), Spent: s}
+	return t.Values()
 }
 
 // watchBurst writes as fast as ten clients can and waits for all events.
-func watchBurst(watchers, puts int) func(context.Context, *run, contender) (map[string]float64, spent, error) {
-	return func(ctx context.Context, r *run, c contender) (map[string]float64, spent, error) {
+func watchBurst(watchers, puts int) func(context.Context, *run, contender) (map[string]float64, rig.Spent, error) {
+	return func(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		s := r.sides[c.side]
 		leader, err := s.leader(ctx)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		conns, done, err := connectAll(ctx, s, c.way, watchConnections, leader)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer done()
 		writers, doneWriters, err := connectAll(ctx, s, c.way, 10, leader)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer doneWriters()
 		w := new(watching)
 		if err := w.open(ctx, conns, watchers); err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		w.wanted.Store(int64(watchers * puts))
-		before := readUsage(r.pids())
+		before := rig.ReadUsage(r.pids())
 		var group sync.WaitGroup
 		errs := make(chan error, len(writers))
 		for _, writer := range writers {
@@ -138,27 +140,27 @@ func watchBurst(watchers, puts int) func(context.Context, *run, contender) (map[
 		group.Wait()
 		select {
 		case err := <-errs:
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		default:
 		}
 		if err := w.wait(ctx); err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
-		used := readUsage(r.pids()).since(before, s.pids(), s.member(leader).pid())
+		used := rig.ReadUsage(r.pids()).Since(before, s.pids(), s.member(leader).PID())
 		return w.values(used), used, nil
 	}
 }
 
 // watchSteady writes at a rate. With memory, all watchers are on one member, which
 // does not lead, and what they cost there is measured before the first put.
-func watchSteady(watchers, putsPerSecond int, what string) func(context.Context, *run, contender) (map[string]float64, spent, error) {
-	return func(ctx context.Context, r *run, c contender) (map[string]float64, spent, error) {
+func watchSteady(watchers, putsPerSecond int, what string) func(context.Context, *run, contender) (map[string]float64, rig.Spent, error) {
+	return func(ctx context.Context, r *run, c contender) (map[string]float64, rig.Spent, error) {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		s := r.sides[c.side]
 		leader, err := s.leader(ctx)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		at := leader
 		if what == "memory" {
@@ -166,47 +168,47 @@ func watchSteady(watchers, putsPerSecond int, what string) func(context.Context,
 		}
 		conns, done, err := connectAll(ctx, s, c.way, max(watchConnections, watchers/watchStreams), at)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer done()
 		writers, doneWriter, err := connectAll(ctx, s, c.way, 1, leader)
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		defer doneWriter()
-		empty, err := memoryOf(s.member(at).pid())
+		empty, err := rig.MemoryOf(s.member(at).PID())
 		if err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		w := new(watching)
 		if err := w.open(ctx, conns, watchers); err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
 		extra := map[string]float64{}
 		if what == "memory" {
 			// Until its garbage collector has been around, a member holds what it
 			// needed to set the watchers up.
-			quiet := readUsage(r.pids())
-			if err := pause(ctx, r.scale.measure*2); err != nil {
-				return nil, spent{}, err
+			quiet := rig.ReadUsage(r.pids())
+			if err := rig.Pause(ctx, r.scale.measure*2); err != nil {
+				return nil, rig.Spent{}, err
 			}
-			idle := readUsage(r.pids()).since(quiet, s.pids(), s.member(at).pid())
-			open, err := memoryOf(s.member(at).pid())
+			idle := rig.ReadUsage(r.pids()).Since(quiet, s.pids(), s.member(at).PID())
+			open, err := rig.MemoryOf(s.member(at).PID())
 			if err != nil {
-				return nil, spent{}, err
+				return nil, rig.Spent{}, err
 			}
-			extra["memory of each watcher KiB"] = float64(open.anonymous-empty.anonymous) / 1024 / float64(watchers)
-			extra["quiet CPU of the member %"] = 100 * float64(idle.leader) / float64(idle.wall)
+			extra["memory of each watcher KiB"] = float64(open.Anonymous-empty.Anonymous) / 1024 / float64(watchers)
+			extra["quiet CPU of the member %"] = 100 * float64(idle.Leader) / float64(idle.Wall)
 		}
 		puts := max(1, int((r.scale.measure*2).Seconds()*float64(putsPerSecond)))
 		w.wanted.Store(int64(puts * watchers))
-		before := readUsage(r.pids())
+		before := rig.ReadUsage(r.pids())
 		// At fixed times, whether the last put is answered or not.
 		var group sync.WaitGroup
 		errs := make(chan error, puts)
 		begin := time.Now()
 		for i := range puts {
-			_ = pause(ctx, time.Until(begin.Add(time.Duration(i)*time.Second/time.Duration(putsPerSecond))))
+			_ = rig.Pause(ctx, time.Until(begin.Add(time.Duration(i)*time.Second/time.Duration(putsPerSecond))))
 			group.Go(func() {
 				if err := writers[0].put(ctx, pair{[]byte(watchKey), w.stamp(256)}); err != nil {
 					errs <- err
@@ -216,13 +218,13 @@ func watchSteady(watchers, putsPerSecond int, what string) func(context.Context,
 		group.Wait()
 		select {
 		case err := <-errs:
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		default:
 		}
 		if err := w.wait(ctx); err != nil {
-			return nil, spent{}, err
+			return nil, rig.Spent{}, err
 		}
-		used := readUsage(r.pids()).since(before, s.pids(), s.member(leader).pid())
+		used := rig.ReadUsage(r.pids()).Since(before, s.pids(), s.member(leader).PID())
 		values := w.values(used)
 		for name, v := range extra {
 			values[name] = v
