@@ -38,6 +38,7 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin},
 	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin},
 	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceSessionProcedure:          {pki.RoleAdmin},
 
 	// Peers pass these on to the peer that has the node's connection.
 	holdfastv1connect.PodServiceLogsProcedure:        {pki.RoleAdmin, pki.RolePeer},

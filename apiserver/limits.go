@@ -157,28 +157,39 @@ func busy(format string, args ...any) error {
 // limit is the interceptor that bounds what runs at once.
 func (s *Server) limit(next connect.ServerFunc) connect.ServerFunc {
 	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
-		id, known := identityFrom(ctx)
-		who := actor(ctx)
-		queue := s.users
+		queue := s.queueOf(ctx)
 		switch {
-		case known && id.Role == pki.RolePeer:
+		case queue == nil, ctx.Value(turnKey{}) != nil:
 			return next(ctx, spec, stream)
 		case spec.StreamType != connect.StreamTypeUnary:
-			release, err := s.streams.admit(who)
+			release, err := s.streams.admit(actor(ctx))
 			if err != nil {
 				return err
 			}
 			defer release()
 			return next(ctx, spec, stream)
-		case known && id.Role == pki.RoleNode:
-			queue = s.agents
 		}
+		who := actor(ctx)
 		if err := queue.enter(ctx, who); err != nil {
 			return err
 		}
 		defer queue.leave(who)
 		return next(ctx, spec, stream)
 	}
+}
+
+// turnKey is in the context of calls in this process that have their turn already.
+type turnKey struct{}
+
+// queueOf returns the queue of the calls of ctx's caller, nil for peers.
+func (s *Server) queueOf(ctx context.Context) *fairQueue {
+	switch id, known := identityFrom(ctx); {
+	case known && id.Role == pki.RolePeer:
+		return nil
+	case known && id.Role == pki.RoleNode:
+		return s.agents
+	}
+	return s.users
 }
 
 // streamCount counts the streams of each identity.

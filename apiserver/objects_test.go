@@ -26,19 +26,28 @@ import (
 )
 
 // TestObjects runs testdata/objects/*.txtar: each states a rule of ObjectService
-// and plays a script against a fresh cluster. The files but "script" are
-// manifests. What each line of a script does is in player.run.
+// and plays a script against a fresh cluster, by unary calls, and again over a Session.
+// The files but "script" are manifests. What each line of a script does is in
+// player.run.
 func TestObjects(t *testing.T) {
 	golden.Run(t, "testdata/objects/*.txtar", func(t *testing.T, in golden.Input) string {
-		c := newCluster(t, 1)
-		p := &player{t: t, in: in, cluster: c, client: c.objects("peer-1")}
-		for line := range strings.Lines(string(in.File("script"))) {
-			if line = strings.TrimSpace(line); line != "" {
-				fmt.Fprintf(&p.out, "> %s\n", line)
-				p.run(strings.Fields(line))
+		play := func(c *cluster, client holdfastv1connect.ObjectServiceClient) string {
+			p := &player{t: t, in: in, cluster: c, client: client}
+			for line := range strings.Lines(string(in.File("script"))) {
+				if line = strings.TrimSpace(line); line != "" {
+					fmt.Fprintf(&p.out, "> %s\n", line)
+					p.run(strings.Fields(line))
+				}
 			}
+			return p.out.String()
 		}
-		return p.out.String()
+		c := newCluster(t, 1)
+		unary := play(c, c.objects("peer-1"))
+		c = newCluster(t, 1)
+		if session := play(c, newSessionClient(t, c.objects("peer-1"))); session != unary {
+			t.Errorf("over a session it is otherwise:\n%s", session)
+		}
+		return unary
 	})
 }
 

@@ -243,14 +243,17 @@ func (s *Server) Handler() http.Handler {
 			var opts []connecthttp.Option
 			switch spec.Procedure {
 			case holdfastv1connect.ObjectServiceApplyProcedure,
+				holdfastv1connect.ObjectServiceSessionProcedure,
 				peerv1connect.StoreServiceForwardProcedure: // carries the Apply on to the leader
 				opts = append(opts, connecthttp.WithReadMaxBytes(applyMaxBytes))
 			case holdfastv1connect.JoinServiceJoinProcedure:
 				opts = append(opts, connecthttp.WithReadMaxBytes(joinMaxBytes))
 			}
 			// Neither the store's users nor its peers want it compressed: values may be
-			// anything, networks are near, and it cost more than all else together.
-			if strings.HasPrefix(spec.Procedure, storeProcedures) || strings.HasPrefix(spec.Procedure, peerStoreProcedures) {
+			// anything, networks are near, and it cost more than all else together. A
+			// session is for programs that want much done.
+			if strings.HasPrefix(spec.Procedure, storeProcedures) || strings.HasPrefix(spec.Procedure, peerStoreProcedures) ||
+				spec.Procedure == holdfastv1connect.ObjectServiceSessionProcedure {
 				opts = append(opts, connecthttp.WithCompressMinBytes(math.MaxInt))
 			}
 			return opts

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -16,87 +14,36 @@ import (
 	"github.com/holdfast-io/holdfast/raftstore"
 )
 
-// Bounds of one session. Beyond them the peer reads no further, and HTTP/2's flow
-// control stops the client.
-const (
-	sessionCalls = 8192     // whose answer is not sent
-	sessionBytes = 32 << 20 // of these calls and answers
-	replyBytes   = 256 << 10
-	// replyOverhead is what a reply takes besides keys and values, about.
-	replyOverhead = 64
-)
+// sessionCalls bounds the calls of one session whose answer is not sent.
+const sessionCalls = 8192
 
 // Session runs the calls of a stream. No write costs a goroutine: the store calls
 // back, see raftstore.Store.Submit. Linearizable reads that arrive while others are
-// being confirmed share the next confirmation. All that is done when the sender is
-// free goes into one message.
+// being confirmed share the next confirmation.
 func (s storeService) Session(ctx context.Context, stream storev1connect.StoreServiceSessionServerStream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	ss := &storeSession{
-		storeService: s, ctx: ctx, actor: actor(ctx),
-		ready: make(chan struct{}, 1),
-	}
+	ss := &storeSession{storeService: s, actor: actor(ctx), replyQueue: newReplyQueue[*storev1.Reply](ctx, sessionCalls)}
 	// Receive cannot be interrupted but by the end of the call, so this goroutine
 	// ends a moment after the handler when that is done first.
 	received := make(chan error, 1)
 	go func() { received <- ss.receive(stream) }()
-	hello := &storev1.Header{}
-	s.sign(hello)
-	if err := stream.Send(&storev1.SessionResponse{Header: hello}); err != nil {
-		return err
-	}
-
 	expiry := time.NewTimer(waitTimeout)
 	defer expiry.Stop()
-	for ended := false; ; {
-		replies := ss.take()
-		if len(replies) > 0 {
-			msg := &storev1.SessionResponse{Replies: replies, Header: &storev1.Header{}}
-			s.sign(msg.Header)
-			if err := stream.Send(msg); err != nil {
-				return err
-			}
-			ss.sent()
-			continue
-		}
-		if ended && ss.idle() {
-			return nil
-		}
-		select {
-		case <-ss.ready:
-			// Those who bring answers, of one entry for one, go first: then they share
-			// a message.
-			runtime.Gosched()
-		case now := <-expiry.C:
-			expiry.Reset(ss.expire(now))
-		case err := <-received:
-			if err != nil {
-				return err
-			}
-			ended, received = true, nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	return ss.serve(received, func(replies []*storev1.Reply) error {
+		msg := &storev1.SessionResponse{Replies: replies, Header: &storev1.Header{}}
+		s.sign(msg.Header)
+		return stream.Send(msg)
+	}, expiry.C, func(now time.Time) { expiry.Reset(ss.expire(now)) })
 }
 
-// storeSession is one open Session. It is a session itself, hence the context.
+// storeSession is one open Session.
 type storeSession struct {
 	storeService
-	ctx   context.Context
+	*replyQueue[*storev1.Reply]
 	actor string
 
-	ready chan struct{} // capacity 1: there are replies
-
-	mu      sync.Mutex
-	room    chan struct{}    // closed when some were sent; nil while nobody waits for that
-	replies []*storev1.Reply // done and not sent
-	costs   []int            // in bytes, of the calls and their replies
-	sending int              // bytes of those that are being sent
-	nSent   int              // and how many they are
-	calls   int              // begun and not sent
-	bytes   int              // of them
+	// With mu of the queue:
 	writes  []*raftstore.Submission
 	reads   []pendingRange
 	reading bool
@@ -312,9 +259,7 @@ func (ss *storeSession) answerRange(id uint64, cost int, read reading, r storeRa
 	for _, kv := range resp.GetKvs() {
 		size += len(kv.GetKey()) + len(kv.GetValue()) + replyOverhead/2
 	}
-	ss.mu.Lock()
-	ss.bytes += size
-	ss.mu.Unlock()
+	ss.grow(size)
 	ss.reply(&storev1.Reply{Id: id, Reply: &storev1.Reply_Range{Range: resp}}, cost+size)
 }
 
@@ -335,99 +280,5 @@ func (s *Server) failure(err error) *storev1.Failure {
 	}
 	return &storev1.Failure{
 		Code: rpcErr.Code().String(), Message: rpcErr.Message(), OutcomeUnknown: errors.Is(err, raftstore.ErrOutcomeUnknown),
-	}
-}
-
-// reply queues an answer. It never blocks.
-func (ss *storeSession) reply(reply *storev1.Reply, cost int) {
-	ss.mu.Lock()
-	ss.replies = append(ss.replies, reply)
-	ss.costs = append(ss.costs, cost)
-	first := len(ss.replies) == 1
-	ss.mu.Unlock()
-	if first {
-		wake(ss.ready)
-	}
-}
-
-// take returns the replies of the next message.
-func (ss *storeSession) take() []*storev1.Reply {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	n := 0
-	for n < len(ss.replies) && ss.sending < replyBytes {
-		ss.sending += ss.costs[n]
-		n++
-	}
-	ss.nSent = n
-	out := ss.replies[:n:n]
-	if ss.replies, ss.costs = ss.replies[n:], ss.costs[n:]; len(ss.replies) == 0 {
-		ss.replies, ss.costs = nil, ss.costs[:0]
-	}
-	return out
-}
-
-// sent frees the room of what take has returned.
-func (ss *storeSession) sent() {
-	ss.mu.Lock()
-	ss.calls -= ss.nSent
-	ss.bytes -= ss.sending
-	ss.nSent, ss.sending = 0, 0
-	if ss.room != nil {
-		close(ss.room)
-		ss.room = nil
-	}
-	ss.mu.Unlock()
-}
-
-func (ss *storeSession) idle() bool {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	return ss.calls == 0
-}
-
-// acquire counts a call in, once there is room.
-func (ss *storeSession) acquire(cost int) error {
-	return ss.wait(func() bool {
-		if ss.calls > 0 && (ss.calls >= sessionCalls || ss.bytes >= sessionBytes) {
-			return false
-		}
-		ss.calls++
-		ss.bytes += cost
-		return true
-	})
-}
-
-// waitRoom waits until replies may grow.
-func (ss *storeSession) waitRoom() error {
-	return ss.wait(func() bool { return ss.bytes < sessionBytes || ss.nSent+len(ss.replies) == 0 })
-}
-
-// wait waits until enough replies are sent for met, which is called with ss.mu held.
-func (ss *storeSession) wait(met func() bool) error {
-	for {
-		ss.mu.Lock()
-		if met() {
-			ss.mu.Unlock()
-			return nil
-		}
-		if ss.room == nil {
-			ss.room = make(chan struct{})
-		}
-		room := ss.room
-		ss.mu.Unlock()
-		select {
-		case <-room:
-		case <-ss.ctx.Done():
-			return context.Cause(ss.ctx)
-		}
-	}
-}
-
-// wake makes a channel of capacity 1 ready.
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
 	}
 }

@@ -9,6 +9,7 @@ package holdfastv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	anypb "google.golang.org/protobuf/types/known/anypb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -2788,11 +2789,488 @@ func (x *SchemaResponse) GetEtag() string {
 	return ""
 }
 
+// SessionRequest is any number of calls.
+type SessionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Calls         []*Call                `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRequest) Reset() {
+	*x = SessionRequest{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRequest) ProtoMessage() {}
+
+func (x *SessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
+func (*SessionRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SessionRequest) GetCalls() []*Call {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+type Call struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the caller, unique among its calls without an answer.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Call:
+	//
+	//	*Call_Get
+	//	*Call_Create
+	//	*Call_Update
+	//	*Call_Patch
+	//	*Call_Apply
+	//	*Call_Delete
+	Call          isCall_Call `protobuf_oneof:"call"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Call) Reset() {
+	*x = Call{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Call) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Call) ProtoMessage() {}
+
+func (x *Call) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Call) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Call) GetCall() isCall_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *Call) GetGet() *GetRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetCreate() *CreateRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Create); ok {
+			return x.Create
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetUpdate() *UpdateRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Update); ok {
+			return x.Update
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetPatch() *PatchRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Patch); ok {
+			return x.Patch
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetApply() *ApplyRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Apply); ok {
+			return x.Apply
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetDelete() *DeleteRequest {
+	if x != nil {
+		if x, ok := x.Call.(*Call_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+type isCall_Call interface {
+	isCall_Call()
+}
+
+type Call_Get struct {
+	Get *GetRequest `protobuf:"bytes,2,opt,name=get,proto3,oneof"`
+}
+
+type Call_Create struct {
+	Create *CreateRequest `protobuf:"bytes,3,opt,name=create,proto3,oneof"`
+}
+
+type Call_Update struct {
+	Update *UpdateRequest `protobuf:"bytes,4,opt,name=update,proto3,oneof"`
+}
+
+type Call_Patch struct {
+	Patch *PatchRequest `protobuf:"bytes,5,opt,name=patch,proto3,oneof"`
+}
+
+type Call_Apply struct {
+	Apply *ApplyRequest `protobuf:"bytes,6,opt,name=apply,proto3,oneof"`
+}
+
+type Call_Delete struct {
+	Delete *DeleteRequest `protobuf:"bytes,7,opt,name=delete,proto3,oneof"`
+}
+
+func (*Call_Get) isCall_Call() {}
+
+func (*Call_Create) isCall_Call() {}
+
+func (*Call_Update) isCall_Call() {}
+
+func (*Call_Patch) isCall_Call() {}
+
+func (*Call_Apply) isCall_Call() {}
+
+func (*Call_Delete) isCall_Call() {}
+
+type SessionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Replies       []*Reply               `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionResponse) Reset() {
+	*x = SessionResponse{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionResponse) ProtoMessage() {}
+
+func (x *SessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
+func (*SessionResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SessionResponse) GetReplies() []*Reply {
+	if x != nil {
+		return x.Replies
+	}
+	return nil
+}
+
+type Reply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Reply:
+	//
+	//	*Reply_Get
+	//	*Reply_Create
+	//	*Reply_Update
+	//	*Reply_Patch
+	//	*Reply_Apply
+	//	*Reply_Delete
+	//	*Reply_Failure
+	Reply         isReply_Reply `protobuf_oneof:"reply"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reply) Reset() {
+	*x = Reply{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reply) ProtoMessage() {}
+
+func (x *Reply) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reply.ProtoReflect.Descriptor instead.
+func (*Reply) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Reply) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Reply) GetReply() isReply_Reply {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *Reply) GetGet() *GetResponse {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetCreate() *CreateResponse {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Create); ok {
+			return x.Create
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetUpdate() *UpdateResponse {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Update); ok {
+			return x.Update
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetPatch() *PatchResponse {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Patch); ok {
+			return x.Patch
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetApply() *ApplyResponse {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Apply); ok {
+			return x.Apply
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetDelete() *DeleteResponse {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetFailure() *Failure {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Failure); ok {
+			return x.Failure
+		}
+	}
+	return nil
+}
+
+type isReply_Reply interface {
+	isReply_Reply()
+}
+
+type Reply_Get struct {
+	Get *GetResponse `protobuf:"bytes,2,opt,name=get,proto3,oneof"`
+}
+
+type Reply_Create struct {
+	Create *CreateResponse `protobuf:"bytes,3,opt,name=create,proto3,oneof"`
+}
+
+type Reply_Update struct {
+	Update *UpdateResponse `protobuf:"bytes,4,opt,name=update,proto3,oneof"`
+}
+
+type Reply_Patch struct {
+	Patch *PatchResponse `protobuf:"bytes,5,opt,name=patch,proto3,oneof"`
+}
+
+type Reply_Apply struct {
+	Apply *ApplyResponse `protobuf:"bytes,6,opt,name=apply,proto3,oneof"`
+}
+
+type Reply_Delete struct {
+	Delete *DeleteResponse `protobuf:"bytes,7,opt,name=delete,proto3,oneof"`
+}
+
+type Reply_Failure struct {
+	Failure *Failure `protobuf:"bytes,8,opt,name=failure,proto3,oneof"`
+}
+
+func (*Reply_Get) isReply_Reply() {}
+
+func (*Reply_Create) isReply_Reply() {}
+
+func (*Reply_Update) isReply_Reply() {}
+
+func (*Reply_Patch) isReply_Reply() {}
+
+func (*Reply_Apply) isReply_Reply() {}
+
+func (*Reply_Delete) isReply_Reply() {}
+
+func (*Reply_Failure) isReply_Reply() {}
+
+// Failure is what a unary call would have ended with.
+type Failure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A Connect code, "unavailable".
+	Code    string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Faults, and an ErrorInfo.
+	Details       []*anypb.Any `protobuf:"bytes,3,rep,name=details,proto3" json:"details,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Failure) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Failure) GetDetails() []*anypb.Any {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
 var File_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
-	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n" +
+	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc1\x01\n" +
 	"\vReadOptions\x12:\n" +
 	"\vconsistency\x18\x01 \x01(\x0e2\x18.holdfast.v1.ConsistencyR\vconsistency\x12!\n" +
 	"\fmin_revision\x18\x02 \x01(\x03R\vminRevision\x122\n" +
@@ -2977,7 +3455,34 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"@\n" +
 	"\x0eSchemaResponse\x12\x1a\n" +
 	"\bdocument\x18\x01 \x01(\fR\bdocument\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag*\x91\x01\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"9\n" +
+	"\x0eSessionRequest\x12'\n" +
+	"\x05calls\x18\x01 \x03(\v2\x11.holdfast.v1.CallR\x05calls\"\xd3\x02\n" +
+	"\x04Call\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
+	"\x03get\x18\x02 \x01(\v2\x17.holdfast.v1.GetRequestH\x00R\x03get\x124\n" +
+	"\x06create\x18\x03 \x01(\v2\x1a.holdfast.v1.CreateRequestH\x00R\x06create\x124\n" +
+	"\x06update\x18\x04 \x01(\v2\x1a.holdfast.v1.UpdateRequestH\x00R\x06update\x121\n" +
+	"\x05patch\x18\x05 \x01(\v2\x19.holdfast.v1.PatchRequestH\x00R\x05patch\x121\n" +
+	"\x05apply\x18\x06 \x01(\v2\x19.holdfast.v1.ApplyRequestH\x00R\x05apply\x124\n" +
+	"\x06delete\x18\a \x01(\v2\x1a.holdfast.v1.DeleteRequestH\x00R\x06deleteB\x06\n" +
+	"\x04call\"?\n" +
+	"\x0fSessionResponse\x12,\n" +
+	"\areplies\x18\x01 \x03(\v2\x12.holdfast.v1.ReplyR\areplies\"\x8d\x03\n" +
+	"\x05Reply\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
+	"\x03get\x18\x02 \x01(\v2\x18.holdfast.v1.GetResponseH\x00R\x03get\x125\n" +
+	"\x06create\x18\x03 \x01(\v2\x1b.holdfast.v1.CreateResponseH\x00R\x06create\x125\n" +
+	"\x06update\x18\x04 \x01(\v2\x1b.holdfast.v1.UpdateResponseH\x00R\x06update\x122\n" +
+	"\x05patch\x18\x05 \x01(\v2\x1a.holdfast.v1.PatchResponseH\x00R\x05patch\x122\n" +
+	"\x05apply\x18\x06 \x01(\v2\x1a.holdfast.v1.ApplyResponseH\x00R\x05apply\x125\n" +
+	"\x06delete\x18\a \x01(\v2\x1b.holdfast.v1.DeleteResponseH\x00R\x06delete\x120\n" +
+	"\afailure\x18\b \x01(\v2\x14.holdfast.v1.FailureH\x00R\afailureB\a\n" +
+	"\x05reply\"g\n" +
+	"\aFailure\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12.\n" +
+	"\adetails\x18\x03 \x03(\v2\x14.google.protobuf.AnyR\adetails*\x91\x01\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
@@ -3010,7 +3515,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x17PROPAGATION_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16PROPAGATION_BACKGROUND\x10\x01\x12\x1a\n" +
 	"\x16PROPAGATION_FOREGROUND\x10\x02\x12\x16\n" +
-	"\x12PROPAGATION_ORPHAN\x10\x032\xb5\x06\n" +
+	"\x12PROPAGATION_ORPHAN\x10\x032\xff\x06\n" +
 	"\rObjectService\x128\n" +
 	"\x03Get\x12\x17.holdfast.v1.GetRequest\x1a\x18.holdfast.v1.GetResponse\x12;\n" +
 	"\x04List\x12\x18.holdfast.v1.ListRequest\x1a\x19.holdfast.v1.ListResponse\x12@\n" +
@@ -3023,7 +3528,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x10DeleteCollection\x12$.holdfast.v1.DeleteCollectionRequest\x1a%.holdfast.v1.DeleteCollectionResponse\x12>\n" +
 	"\x05Evict\x12\x19.holdfast.v1.EvictRequest\x1a\x1a.holdfast.v1.EvictResponse\x12>\n" +
 	"\x05Kinds\x12\x19.holdfast.v1.KindsRequest\x1a\x1a.holdfast.v1.KindsResponse\x12A\n" +
-	"\x06Schema\x12\x1a.holdfast.v1.SchemaRequest\x1a\x1b.holdfast.v1.SchemaResponseB\xaa\x01\n" +
+	"\x06Schema\x12\x1a.holdfast.v1.SchemaRequest\x1a\x1b.holdfast.v1.SchemaResponse\x12H\n" +
+	"\aSession\x12\x1b.holdfast.v1.SessionRequest\x1a\x1c.holdfast.v1.SessionResponse(\x010\x01B\xaa\x01\n" +
 	"\x0fcom.holdfast.v1B\fObjectsProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
 var (
@@ -3039,7 +3545,7 @@ func file_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_holdfast_v1_objects_proto_goTypes = []any{
 	(Consistency)(0),                 // 0: holdfast.v1.Consistency
 	(Encoding)(0),                    // 1: holdfast.v1.Encoding
@@ -3080,17 +3586,23 @@ var file_holdfast_v1_objects_proto_goTypes = []any{
 	(*KindsResponse)(nil),            // 36: holdfast.v1.KindsResponse
 	(*SchemaRequest)(nil),            // 37: holdfast.v1.SchemaRequest
 	(*SchemaResponse)(nil),           // 38: holdfast.v1.SchemaResponse
-	(*durationpb.Duration)(nil),      // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 40: google.protobuf.Timestamp
+	(*SessionRequest)(nil),           // 39: holdfast.v1.SessionRequest
+	(*Call)(nil),                     // 40: holdfast.v1.Call
+	(*SessionResponse)(nil),          // 41: holdfast.v1.SessionResponse
+	(*Reply)(nil),                    // 42: holdfast.v1.Reply
+	(*Failure)(nil),                  // 43: holdfast.v1.Failure
+	(*durationpb.Duration)(nil),      // 44: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 45: google.protobuf.Timestamp
+	(*anypb.Any)(nil),                // 46: google.protobuf.Any
 }
 var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	0,  // 0: holdfast.v1.ReadOptions.consistency:type_name -> holdfast.v1.Consistency
-	39, // 1: holdfast.v1.ReadOptions.max_age:type_name -> google.protobuf.Duration
-	39, // 2: holdfast.v1.Answer.age:type_name -> google.protobuf.Duration
-	39, // 3: holdfast.v1.Answer.cut_off:type_name -> google.protobuf.Duration
+	44, // 1: holdfast.v1.ReadOptions.max_age:type_name -> google.protobuf.Duration
+	44, // 2: holdfast.v1.Answer.age:type_name -> google.protobuf.Duration
+	44, // 3: holdfast.v1.Answer.cut_off:type_name -> google.protobuf.Duration
 	8,  // 4: holdfast.v1.Object.kind:type_name -> holdfast.v1.Kind
 	1,  // 5: holdfast.v1.Object.encoding:type_name -> holdfast.v1.Encoding
-	39, // 6: holdfast.v1.ErrorInfo.retry_after:type_name -> google.protobuf.Duration
+	44, // 6: holdfast.v1.ErrorInfo.retry_after:type_name -> google.protobuf.Duration
 	8,  // 7: holdfast.v1.GetRequest.kind:type_name -> holdfast.v1.Kind
 	6,  // 8: holdfast.v1.GetRequest.read:type_name -> holdfast.v1.ReadOptions
 	1,  // 9: holdfast.v1.GetRequest.encoding:type_name -> holdfast.v1.Encoding
@@ -3104,7 +3616,7 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	8,  // 17: holdfast.v1.WatchRequest.kind:type_name -> holdfast.v1.Kind
 	1,  // 18: holdfast.v1.WatchRequest.encoding:type_name -> holdfast.v1.Encoding
 	6,  // 19: holdfast.v1.WatchRequest.read:type_name -> holdfast.v1.ReadOptions
-	39, // 20: holdfast.v1.WatchRequest.bookmark_interval:type_name -> google.protobuf.Duration
+	44, // 20: holdfast.v1.WatchRequest.bookmark_interval:type_name -> google.protobuf.Duration
 	2,  // 21: holdfast.v1.Change.type:type_name -> holdfast.v1.ChangeType
 	9,  // 22: holdfast.v1.Change.object:type_name -> holdfast.v1.Object
 	17, // 23: holdfast.v1.WatchResponse.changes:type_name -> holdfast.v1.Change
@@ -3127,52 +3639,70 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	26, // 40: holdfast.v1.ApplyResponse.results:type_name -> holdfast.v1.ApplyResult
 	7,  // 41: holdfast.v1.ApplyResponse.answer:type_name -> holdfast.v1.Answer
 	8,  // 42: holdfast.v1.DeleteRequest.kind:type_name -> holdfast.v1.Kind
-	39, // 43: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
+	44, // 43: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
 	5,  // 44: holdfast.v1.DeleteRequest.propagation:type_name -> holdfast.v1.Propagation
 	1,  // 45: holdfast.v1.DeleteRequest.encoding:type_name -> holdfast.v1.Encoding
 	9,  // 46: holdfast.v1.DeleteResponse.object:type_name -> holdfast.v1.Object
 	7,  // 47: holdfast.v1.DeleteResponse.answer:type_name -> holdfast.v1.Answer
-	40, // 48: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
+	45, // 48: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
 	8,  // 49: holdfast.v1.DeleteCollectionRequest.kind:type_name -> holdfast.v1.Kind
-	39, // 50: holdfast.v1.DeleteCollectionRequest.grace_period:type_name -> google.protobuf.Duration
+	44, // 50: holdfast.v1.DeleteCollectionRequest.grace_period:type_name -> google.protobuf.Duration
 	5,  // 51: holdfast.v1.DeleteCollectionRequest.propagation:type_name -> holdfast.v1.Propagation
 	1,  // 52: holdfast.v1.DeleteCollectionRequest.encoding:type_name -> holdfast.v1.Encoding
 	9,  // 53: holdfast.v1.DeleteCollectionResponse.objects:type_name -> holdfast.v1.Object
 	7,  // 54: holdfast.v1.DeleteCollectionResponse.answer:type_name -> holdfast.v1.Answer
-	39, // 55: holdfast.v1.EvictRequest.grace_period:type_name -> google.protobuf.Duration
+	44, // 55: holdfast.v1.EvictRequest.grace_period:type_name -> google.protobuf.Duration
 	7,  // 56: holdfast.v1.EvictResponse.answer:type_name -> holdfast.v1.Answer
 	8,  // 57: holdfast.v1.Resource.kind:type_name -> holdfast.v1.Kind
 	35, // 58: holdfast.v1.KindsResponse.resources:type_name -> holdfast.v1.Resource
 	7,  // 59: holdfast.v1.KindsResponse.answer:type_name -> holdfast.v1.Answer
-	12, // 60: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
-	14, // 61: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
-	16, // 62: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
-	19, // 63: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
-	21, // 64: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
-	23, // 65: holdfast.v1.ObjectService.Patch:input_type -> holdfast.v1.PatchRequest
-	25, // 66: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
-	28, // 67: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
-	30, // 68: holdfast.v1.ObjectService.DeleteCollection:input_type -> holdfast.v1.DeleteCollectionRequest
-	32, // 69: holdfast.v1.ObjectService.Evict:input_type -> holdfast.v1.EvictRequest
-	34, // 70: holdfast.v1.ObjectService.Kinds:input_type -> holdfast.v1.KindsRequest
-	37, // 71: holdfast.v1.ObjectService.Schema:input_type -> holdfast.v1.SchemaRequest
-	13, // 72: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
-	15, // 73: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
-	18, // 74: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
-	20, // 75: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
-	22, // 76: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
-	24, // 77: holdfast.v1.ObjectService.Patch:output_type -> holdfast.v1.PatchResponse
-	27, // 78: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
-	29, // 79: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
-	31, // 80: holdfast.v1.ObjectService.DeleteCollection:output_type -> holdfast.v1.DeleteCollectionResponse
-	33, // 81: holdfast.v1.ObjectService.Evict:output_type -> holdfast.v1.EvictResponse
-	36, // 82: holdfast.v1.ObjectService.Kinds:output_type -> holdfast.v1.KindsResponse
-	38, // 83: holdfast.v1.ObjectService.Schema:output_type -> holdfast.v1.SchemaResponse
-	72, // [72:84] is the sub-list for method output_type
-	60, // [60:72] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	40, // 60: holdfast.v1.SessionRequest.calls:type_name -> holdfast.v1.Call
+	12, // 61: holdfast.v1.Call.get:type_name -> holdfast.v1.GetRequest
+	19, // 62: holdfast.v1.Call.create:type_name -> holdfast.v1.CreateRequest
+	21, // 63: holdfast.v1.Call.update:type_name -> holdfast.v1.UpdateRequest
+	23, // 64: holdfast.v1.Call.patch:type_name -> holdfast.v1.PatchRequest
+	25, // 65: holdfast.v1.Call.apply:type_name -> holdfast.v1.ApplyRequest
+	28, // 66: holdfast.v1.Call.delete:type_name -> holdfast.v1.DeleteRequest
+	42, // 67: holdfast.v1.SessionResponse.replies:type_name -> holdfast.v1.Reply
+	13, // 68: holdfast.v1.Reply.get:type_name -> holdfast.v1.GetResponse
+	20, // 69: holdfast.v1.Reply.create:type_name -> holdfast.v1.CreateResponse
+	22, // 70: holdfast.v1.Reply.update:type_name -> holdfast.v1.UpdateResponse
+	24, // 71: holdfast.v1.Reply.patch:type_name -> holdfast.v1.PatchResponse
+	27, // 72: holdfast.v1.Reply.apply:type_name -> holdfast.v1.ApplyResponse
+	29, // 73: holdfast.v1.Reply.delete:type_name -> holdfast.v1.DeleteResponse
+	43, // 74: holdfast.v1.Reply.failure:type_name -> holdfast.v1.Failure
+	46, // 75: holdfast.v1.Failure.details:type_name -> google.protobuf.Any
+	12, // 76: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
+	14, // 77: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
+	16, // 78: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
+	19, // 79: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
+	21, // 80: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
+	23, // 81: holdfast.v1.ObjectService.Patch:input_type -> holdfast.v1.PatchRequest
+	25, // 82: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
+	28, // 83: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
+	30, // 84: holdfast.v1.ObjectService.DeleteCollection:input_type -> holdfast.v1.DeleteCollectionRequest
+	32, // 85: holdfast.v1.ObjectService.Evict:input_type -> holdfast.v1.EvictRequest
+	34, // 86: holdfast.v1.ObjectService.Kinds:input_type -> holdfast.v1.KindsRequest
+	37, // 87: holdfast.v1.ObjectService.Schema:input_type -> holdfast.v1.SchemaRequest
+	39, // 88: holdfast.v1.ObjectService.Session:input_type -> holdfast.v1.SessionRequest
+	13, // 89: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
+	15, // 90: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
+	18, // 91: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
+	20, // 92: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
+	22, // 93: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
+	24, // 94: holdfast.v1.ObjectService.Patch:output_type -> holdfast.v1.PatchResponse
+	27, // 95: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
+	29, // 96: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
+	31, // 97: holdfast.v1.ObjectService.DeleteCollection:output_type -> holdfast.v1.DeleteCollectionResponse
+	33, // 98: holdfast.v1.ObjectService.Evict:output_type -> holdfast.v1.EvictResponse
+	36, // 99: holdfast.v1.ObjectService.Kinds:output_type -> holdfast.v1.KindsResponse
+	38, // 100: holdfast.v1.ObjectService.Schema:output_type -> holdfast.v1.SchemaResponse
+	41, // 101: holdfast.v1.ObjectService.Session:output_type -> holdfast.v1.SessionResponse
+	89, // [89:102] is the sub-list for method output_type
+	76, // [76:89] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }
@@ -3180,13 +3710,30 @@ func file_holdfast_v1_objects_proto_init() {
 	if File_holdfast_v1_objects_proto != nil {
 		return
 	}
+	file_holdfast_v1_objects_proto_msgTypes[34].OneofWrappers = []any{
+		(*Call_Get)(nil),
+		(*Call_Create)(nil),
+		(*Call_Update)(nil),
+		(*Call_Patch)(nil),
+		(*Call_Apply)(nil),
+		(*Call_Delete)(nil),
+	}
+	file_holdfast_v1_objects_proto_msgTypes[36].OneofWrappers = []any{
+		(*Reply_Get)(nil),
+		(*Reply_Create)(nil),
+		(*Reply_Update)(nil),
+		(*Reply_Patch)(nil),
+		(*Reply_Apply)(nil),
+		(*Reply_Delete)(nil),
+		(*Reply_Failure)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_objects_proto_rawDesc), len(file_holdfast_v1_objects_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   33,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -49,6 +49,8 @@ const (
 	ObjectServiceKindsProcedure = "/holdfast.v1.ObjectService/Kinds"
 	// ObjectServiceSchemaProcedure is the procedure name of the ObjectService's Schema RPC.
 	ObjectServiceSchemaProcedure = "/holdfast.v1.ObjectService/Schema"
+	// ObjectServiceSessionProcedure is the procedure name of the ObjectService's Session RPC.
+	ObjectServiceSessionProcedure = "/holdfast.v1.ObjectService/Session"
 )
 
 var (
@@ -136,6 +138,13 @@ var (
 			Procedure:  ObjectServiceSchemaProcedure,
 		}
 	})
+	objectServiceSessionSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeBidi,
+			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("Session"),
+			Procedure:  ObjectServiceSessionProcedure,
+		}
+	})
 )
 
 // ObjectServiceClient is a client for the holdfast.v1.ObjectService service.
@@ -172,6 +181,14 @@ type ObjectServiceClient interface {
 	Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error)
 	// Schema returns the OpenAPI v3 document of a group and version.
 	Schema(context.Context, *v1.SchemaRequest) (*v1.SchemaResponse, error)
+	// Session carries any number of calls over one stream, many in a message, each
+	// answered by its id as soon as it is done: the fast way for programs that write
+	// much. Each call is what the unary call of its name is, with the same rights,
+	// limits, deadline and errors. Calls without an answer run at the same time, in no
+	// order: wait for the answer of one that another needs. A peer reads no further
+	// while too many calls are without an answer, or answers are not fetched. The first
+	// response comes at once and has no replies.
+	Session(context.Context) (ObjectServiceSessionClientStream, error)
 }
 
 // NewObjectServiceClient constructs a client for the holdfast.v1.ObjectService service. Multiple
@@ -197,6 +214,42 @@ func (s ObjectServiceWatchClientStream) Receive() (*v1.WatchResponse, error) {
 // Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
 // stream abandoned before io.EOF.
 func (s ObjectServiceWatchClientStream) Close() error {
+	return s.stream.Close()
+}
+
+// ObjectServiceSessionClientStream is the client stream for the ObjectService's Session RPC.
+type ObjectServiceSessionClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s ObjectServiceSessionClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s ObjectServiceSessionClientStream) Send(req *v1.SessionRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseSend closes the request side of the stream.
+func (s ObjectServiceSessionClientStream) CloseSend() error {
+	return s.stream.CloseSend()
+}
+
+// Receive returns the next response message from the server.
+func (s ObjectServiceSessionClientStream) Receive() (*v1.SessionResponse, error) {
+	var res v1.SessionResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s ObjectServiceSessionClientStream) Close() error {
 	return s.stream.Close()
 }
 
@@ -234,6 +287,14 @@ type ObjectServiceHandler interface {
 	Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error)
 	// Schema returns the OpenAPI v3 document of a group and version.
 	Schema(context.Context, *v1.SchemaRequest) (*v1.SchemaResponse, error)
+	// Session carries any number of calls over one stream, many in a message, each
+	// answered by its id as soon as it is done: the fast way for programs that write
+	// much. Each call is what the unary call of its name is, with the same rights,
+	// limits, deadline and errors. Calls without an answer run at the same time, in no
+	// order: wait for the answer of one that another needs. A peer reads no further
+	// while too many calls are without an answer, or answers are not fetched. The first
+	// response comes at once and has no replies.
+	Session(context.Context, ObjectServiceSessionServerStream) error
 }
 
 // RegisterObjectServiceHandler registers svc as the holdfast.v1.ObjectService implementation on
@@ -253,6 +314,7 @@ func RegisterObjectServiceHandler(server *connect.Server, svc ObjectServiceHandl
 		connect.Method{Spec: objectServiceEvictSpec(), Handler: adapter.evict},
 		connect.Method{Spec: objectServiceKindsSpec(), Handler: adapter.kinds},
 		connect.Method{Spec: objectServiceSchemaSpec(), Handler: adapter.schema},
+		connect.Method{Spec: objectServiceSessionSpec(), Handler: adapter.session},
 	)
 }
 
@@ -268,6 +330,30 @@ func (s ObjectServiceWatchServerStream) SendHeaders() error {
 
 // Send sends a response message to the client.
 func (s ObjectServiceWatchServerStream) Send(res *v1.WatchResponse) error {
+	return s.stream.Send(res)
+}
+
+// ObjectServiceSessionServerStream is the server stream for the ObjectService's Session RPC.
+type ObjectServiceSessionServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s ObjectServiceSessionServerStream) Receive() (*v1.SessionRequest, error) {
+	var req v1.SessionRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s ObjectServiceSessionServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s ObjectServiceSessionServerStream) Send(res *v1.SessionResponse) error {
 	return s.stream.Send(res)
 }
 
@@ -320,6 +406,10 @@ func (UnimplementedObjectServiceHandler) Kinds(context.Context, *v1.KindsRequest
 
 func (UnimplementedObjectServiceHandler) Schema(context.Context, *v1.SchemaRequest) (*v1.SchemaResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Schema is not implemented")
+}
+
+func (UnimplementedObjectServiceHandler) Session(context.Context, ObjectServiceSessionServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Session is not implemented")
 }
 
 type objectServiceClient struct {
@@ -420,6 +510,14 @@ func (c *objectServiceClient) Schema(ctx context.Context, req *v1.SchemaRequest)
 		return nil, err
 	}
 	return &res, nil
+}
+
+func (c *objectServiceClient) Session(ctx context.Context) (ObjectServiceSessionClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, objectServiceSessionSpec())
+	if err != nil {
+		return ObjectServiceSessionClientStream{}, err
+	}
+	return ObjectServiceSessionClientStream{stream: stream}, nil
 }
 
 type objectServiceHandler struct{ svc ObjectServiceHandler }
@@ -562,4 +660,8 @@ func (h objectServiceHandler) schema(ctx context.Context, _ connect.Spec, stream
 		return err
 	}
 	return stream.Send(res)
+}
+
+func (h objectServiceHandler) session(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	return h.svc.Session(ctx, ObjectServiceSessionServerStream{stream: stream})
 }
