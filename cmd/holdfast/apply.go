@@ -19,8 +19,7 @@ import (
 )
 
 type applyFlags struct {
-	files     []string
-	recursive bool
+	manifests manifestFlags
 	dryRun    string
 	wait      waitFlags
 	output    string
@@ -59,9 +58,7 @@ the manifest, and apply it again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runApply(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file, directory or http(s) URL of manifests (YAML or JSON); - reads standard input")
-	addKustomize(flags)
-	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
+	f.manifests.add(flags)
 	flags.StringVar(&f.dryRun, "dry-run", "none", "none, client (only check the manifests) or server (let the cluster check, and change nothing)")
 	flags.Lookup("dry-run").NoOptDefVal = "client"
 	f.wait.add(flags)
@@ -84,7 +81,7 @@ func (a *app) runApply(ctx context.Context, f applyFlags) error {
 	if f.prune && f.set == "" {
 		return failf(exitUsage, "--prune: say with --set NAME which set of objects these manifests are all of")
 	}
-	docs, err := a.checkedManifests(f.files, f.recursive)
+	docs, err := a.checkedManifests(f.manifests)
 	if err != nil {
 		return err
 	}
@@ -108,8 +105,8 @@ func (a *app) runApply(ctx context.Context, f applyFlags) error {
 
 // checkedManifests reads manifests, puts the objects into their namespaces, and
 // finds what can be found without the cluster.
-func (a *app) checkedManifests(files []string, recursive bool) ([]object.Document, error) {
-	docs, err := a.readManifests(files, recursive)
+func (a *app) checkedManifests(f manifestFlags) ([]object.Document, error) {
+	docs, err := a.readManifests(f)
 	if err != nil {
 		return nil, err
 	}

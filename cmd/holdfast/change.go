@@ -19,8 +19,7 @@ import (
 
 // changeFlags are what commands have in common that change objects which exist.
 type changeFlags struct {
-	files     []string
-	recursive bool
+	manifests manifestFlags
 	labels    string
 	all       bool
 	dryRun    dryRun
@@ -43,8 +42,7 @@ func (f *waitFlags) add(flags *pflag.FlagSet) {
 }
 
 func (f *changeFlags) add(flags *pflag.FlagSet) {
-	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file or directory with manifests that name the objects; - reads standard input")
-	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
+	f.manifests.add(flags)
 	flags.StringVarP(&f.labels, "selector", "l", "", "all objects of the kind with these labels")
 	flags.BoolVar(&f.all, "all", false, "all objects of the kind in the namespace")
 	flags.Var(&f.dryRun, "dry-run", "server: check all and change nothing; client: only show what would be sent")
@@ -83,7 +81,7 @@ func (d dryRun) suffix() string {
 // targets returns the objects that flags and arguments name. Nothing is read of
 // those that are named.
 func (a *app) targets(ctx context.Context, f changeFlags, args []string) ([]doomed, *remote, error) {
-	targets, r, err := a.victims(ctx, deleteFlags{files: f.files, recursive: f.recursive, labels: f.labels, all: f.all}, args)
+	targets, r, err := a.victims(ctx, deleteFlags{manifests: f.manifests, labels: f.labels, all: f.all}, args)
 	if err == nil && len(targets) == 0 {
 		a.note("No objects found.")
 	}

@@ -122,8 +122,7 @@ func documentsOf(objs ...object.Object) []object.Document {
 
 func (a *app) createCommand() *cobra.Command {
 	var f makeFlags
-	var files []string
-	var recursive bool
+	var manifests manifestFlags
 	cmd := &cobra.Command{
 		Use:   "create -f FILE | KIND NAME",
 		Short: "Make new objects, from manifests or from flags",
@@ -137,10 +136,10 @@ apply takes both. Like apply, create waits for what runs something.
   holdfast create -f examples/web.yaml`,
 		Args: groupArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(files) == 0 {
+			if !manifests.given() {
 				return failf(exitUsage, "say what: with -f FILE, or a KIND and a NAME, as in holdfast create deployment web --image nginx:1.29")
 			}
-			docs, err := a.checkedManifests(files, recursive)
+			docs, err := a.checkedManifests(manifests)
 			if err != nil {
 				return err
 			}
@@ -148,8 +147,7 @@ apply takes both. Like apply, create waits for what runs something.
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&files, "filename", "f", nil, "file, directory or http(s) URL of manifests; - reads standard input")
-	flags.BoolVarP(&recursive, "recursive", "R", false, "also look into directories within directories")
+	manifests.add(flags)
 	f.add(flags)
 	for _, g := range generators() {
 		cmd.AddCommand(a.generatorCommand(g))

@@ -19,8 +19,7 @@ import (
 )
 
 type deleteFlags struct {
-	files       []string
-	recursive   bool
+	manifests   manifestFlags
 	labels      string
 	all         bool
 	yes         bool
@@ -50,8 +49,7 @@ when its node has said that nothing of it is left, no container, mount or addres
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file or directory with manifests of the objects; - reads standard input")
-	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
+	f.manifests.add(flags)
 	flags.StringVarP(&f.labels, "selector", "l", "", "all objects of the kind with these labels")
 	flags.BoolVar(&f.all, "all", false, "all objects of the kind in the namespace; asks first")
 	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask")
@@ -158,11 +156,11 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 
 // victims finds out what to delete.
 func (a *app) victims(ctx context.Context, f deleteFlags, args []string) ([]doomed, *remote, error) {
-	if len(f.files) > 0 {
+	if f.manifests.given() {
 		if len(args) > 0 || f.all || f.labels != "" {
 			return nil, nil, failf(exitUsage, "-f names the objects: leave KIND, --all and --selector out")
 		}
-		docs, err := a.readManifests(f.files, f.recursive)
+		docs, err := a.readManifests(f.manifests)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -15,7 +15,7 @@ import (
 func (a *app) describeCommand() *cobra.Command {
 	var f getFlags
 	cmd := &cobra.Command{
-		Use:   "describe KIND [NAME...] | KIND/NAME...",
+		Use:   "describe KIND [NAME...] | KIND/NAME... | -f FILE",
 		Short: "Tell all about objects, with what belongs to them and their events",
 		Example: `  holdfast describe pod web-7f2ab
   holdfast describe deployment/web
@@ -25,13 +25,14 @@ func (a *app) describeCommand() *cobra.Command {
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.runDescribe(cmd.Context(), f, args) },
 	}
 	flags := cmd.Flags()
+	f.manifests.add(flags)
 	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "in all namespaces")
 	flags.StringVarP(&f.labels, "selector", "l", "", "only objects with these labels, such as app=web,tier!=cache")
 	return cmd
 }
 
 func (a *app) runDescribe(ctx context.Context, f getFlags, args []string) error {
-	selections, err := a.parseSelections(ctx, args)
+	selections, err := a.selected(ctx, f.manifests, args)
 	if err != nil {
 		return err
 	}

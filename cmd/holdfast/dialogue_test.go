@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"flag"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -37,8 +40,9 @@ var changing = []struct {
 
 // TestDialogues plays what people type, and compares what they read. Each file is
 // a dialogue with a cluster of its own files: "$ holdfast …" and below it what is
-// printed, each line after a >; "| sort" sorts it, "| grep RE" keeps the lines that match, "| quiet"
-// leaves it out, and "[exit N]" ends it unless N is 0.
+// printed, each line after a >; "| grep RE" keeps the lines that match, "| quiet"
+// leaves it out, and "[exit N]" ends it unless N is 0. "< FILE" is standard input,
+// and http://files/ serves the dialogue's files.
 func TestDialogues(t *testing.T) {
 	files, err := filepath.Glob("testdata/dialogues/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -65,6 +69,8 @@ func TestDialogues(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Chdir(t.TempDir())
+			server := httptest.NewServer(http.FileServer(http.Dir(".")))
+			defer server.Close()
 			for _, f := range archive.Files {
 				if err := os.MkdirAll(filepath.Dir(f.Name), 0o755); err != nil {
 					t.Fatal(err)
@@ -73,7 +79,7 @@ func TestDialogues(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			got := play(t, string(archive.Comment))
+			got := play(t, string(archive.Comment), server.URL)
 			if *rewrite {
 				archive.Comment = []byte(got)
 				if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
@@ -88,8 +94,9 @@ func TestDialogues(t *testing.T) {
 	}
 }
 
-// play returns the script with what its commands print now.
-func play(t *testing.T, script string) string {
+// play returns the script with what its commands print now. files is the URL that
+// stands behind http://files.
+func play(t *testing.T, script, files string) string {
 	var out strings.Builder
 	for line := range strings.Lines(script) {
 		if strings.HasPrefix(line, "#") || line == "\n" {
@@ -102,17 +109,25 @@ func play(t *testing.T, script string) string {
 		}
 		out.WriteString(line)
 		typed, filter, _ := strings.Cut(strings.TrimSpace(typed), " | ")
+		typed, input, _ := strings.Cut(typed, " < ")
+		var stdin []byte
+		if input != "" {
+			var err error
+			if stdin, err = os.ReadFile(input); err != nil {
+				t.Fatal(err)
+			}
+		}
 		var printed strings.Builder
 		a := newApp()
-		a.stdin, a.stdout, a.stderr = strings.NewReader(""), &printed, &printed
+		a.stdin, a.stdout, a.stderr = bytes.NewReader(stdin), &printed, &printed
 		a.getenv = func(name string) string {
 			if name == "EDITOR" {
 				return "sh ./editor"
 			}
 			return ""
 		}
-		code := a.run(t.Context(), words(t, typed))
-		text := printed.String()
+		code := a.run(t.Context(), words(t, strings.ReplaceAll(typed, "http://files", files)))
+		text := strings.ReplaceAll(printed.String(), files, "http://files")
 		for _, c := range changing {
 			text = c.of.ReplaceAllString(text, c.to)
 		}

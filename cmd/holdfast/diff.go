@@ -38,12 +38,10 @@ Exit codes: 0 nothing would change; 1 something would; more than 1, an error.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file, directory or http(s) URL of manifests; - reads standard input")
-	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
+	f.manifests.add(flags)
 	flags.BoolVar(&f.force, "force-conflicts", false, "as if fields that others own were taken over")
 	flags.StringVar(&f.set, "set", "", "name of the set, for --prune")
 	flags.BoolVar(&f.prune, "prune", false, "also show what apply --prune would delete")
-	addKustomize(flags)
 	return cmd
 }
 
@@ -51,7 +49,7 @@ func (a *app) runDiff(ctx context.Context, f applyFlags) error {
 	if f.prune && f.set == "" {
 		return failf(exitUsage, "--prune: say with --set NAME which set of objects these manifests are all of")
 	}
-	docs, err := a.checkedManifests(f.files, f.recursive)
+	docs, err := a.checkedManifests(f.manifests)
 	if err != nil {
 		return err
 	}

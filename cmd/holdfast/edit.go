@@ -207,8 +207,8 @@ func fromMap(value map[string]any, out any) error {
 
 func (a *app) replaceCommand() *cobra.Command {
 	var f makeFlags
-	var files []string
-	var recursive, force bool
+	var manifests manifestFlags
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "replace -f FILE",
 		Short: "Make objects that exist exactly what manifests say",
@@ -220,7 +220,7 @@ object and makes it anew.`,
 		Example: "  holdfast replace -f examples/web.yaml\n  holdfast replace --force -f pod.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			docs, err := a.checkedManifests(files, recursive)
+			docs, err := a.checkedManifests(manifests)
 			if err != nil {
 				return err
 			}
@@ -228,8 +228,7 @@ object and makes it anew.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&files, "filename", "f", nil, "file, directory or http(s) URL of manifests; - reads standard input")
-	flags.BoolVarP(&recursive, "recursive", "R", false, "also look into directories within directories")
+	manifests.add(flags)
 	flags.BoolVar(&force, "force", false, "delete the objects and make them anew")
 	f.add(flags)
 	return cmd

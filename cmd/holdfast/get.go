@@ -19,6 +19,7 @@ import (
 )
 
 type getFlags struct {
+	manifests     manifestFlags
 	allNamespaces bool
 	labels        string
 	fields        string
@@ -30,7 +31,7 @@ type getFlags struct {
 func (a *app) getCommand() *cobra.Command {
 	var f getFlags
 	cmd := &cobra.Command{
-		Use:   "get KIND[,KIND...] [NAME...] | KIND/NAME...",
+		Use:   "get KIND[,KIND...] [NAME...] | KIND/NAME... | -f FILE",
 		Short: "Show objects",
 		Long: `Show objects: kinds by name ("pods", "po", "deployments.apps"), single objects by
 kind and name, or "all", which means every kind that runs something or leads to it.
@@ -46,11 +47,13 @@ before. --max-age 10s is content with what a peer knows to be at most that old,
   holdfast get nodes -L disk --sort-by .metadata.creationTimestamp
   holdfast get pods -o jsonpath='{range .items[*]}{.metadata.name}{"\n"}{end}'
   holdfast get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName
+  holdfast get -f examples/web.yaml
   holdfast get nodes --consistency local`,
 		ValidArgsFunction: a.completeObjects,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.runGet(cmd.Context(), f, args) },
 	}
 	flags := cmd.Flags()
+	f.manifests.add(flags)
 	flags.BoolVarP(&f.allNamespaces, "all-namespaces", "A", false, "objects of all namespaces")
 	flags.StringVarP(&f.labels, "selector", "l", "", "only objects with these labels, such as app=web,tier!=cache")
 	flags.StringVar(&f.fields, "field-selector", "", "only objects with these fields, such as spec.nodeName=n1")
@@ -73,7 +76,7 @@ func (a *app) runGet(ctx context.Context, f getFlags, args []string) error {
 	if err != nil {
 		return err
 	}
-	selections, err := a.parseSelections(ctx, args)
+	selections, err := a.selected(ctx, f.manifests, args)
 	if err != nil {
 		return err
 	}
@@ -135,7 +138,7 @@ func (a *app) find(ctx context.Context, r *remote, f getFlags, selections []sele
 	for _, s := range selections {
 		var objs []object.Object
 		for _, name := range s.names {
-			obj, answered, err := a.get(ctx, r, s.resource, a.scope(s.resource), name, read)
+			obj, answered, err := a.get(ctx, r, s.resource, a.scopeOf(s), name, read)
 			if isNotFound(err) {
 				failed = errors.Join(failed, err)
 				continue
@@ -230,11 +233,11 @@ func writeJSON(w io.Writer, output string, data []byte) error {
 func (a *app) watchObjects(ctx context.Context, r *remote, f getFlags, show shower, s selection, read *holdfastv1.ReadOptions) error {
 	req := &holdfastv1.WatchRequest{Kind: wireKind(s.resource), LabelSelector: f.labels, FieldSelector: f.fields, Read: read}
 	if !f.allNamespaces {
-		req.Namespace = a.scope(s.resource)
+		req.Namespace = a.scopeOf(s)
 	}
 	if len(s.names) == 1 {
 		// So that a name that does not exist is an error, not an endless wait.
-		if _, _, err := a.get(ctx, r, s.resource, a.scope(s.resource), s.names[0], read); err != nil {
+		if _, _, err := a.get(ctx, r, s.resource, a.scopeOf(s), s.names[0], read); err != nil {
 			return err
 		}
 		req.FieldSelector = "metadata.name=" + s.names[0]

@@ -17,8 +17,45 @@ import (
 
 // selection is objects of one kind that a user has named. No names: all of them.
 type selection struct {
-	resource object.Resource
-	names    []string
+	resource  object.Resource
+	namespace string // "": that of the flags
+	names     []string
+}
+
+// selected returns the selections of arguments or, instead of those, of manifests.
+func (a *app) selected(ctx context.Context, f manifestFlags, args []string) ([]selection, error) {
+	if !f.given() {
+		return a.parseSelections(ctx, args)
+	}
+	if len(args) > 0 {
+		return nil, failf(exitUsage, "-f and -k name the objects: leave KIND and NAME out")
+	}
+	docs, err := a.readManifests(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.inPlace(docs); err != nil {
+		return nil, err
+	}
+	var out []selection
+	for _, doc := range docs {
+		r, ns := object.ResourceOf(doc.Object), doc.Object.GetNamespace()
+		if i := slices.IndexFunc(out, func(s selection) bool { return s.resource.String() == r.String() && s.namespace == ns }); i >= 0 {
+			out[i].names = append(out[i].names, doc.Object.GetName())
+			continue
+		}
+		out = append(out, selection{r, ns, []string{doc.Object.GetName()}})
+	}
+	return out, nil
+}
+
+// scopeOf returns the namespace of what s selects; "" for kinds outside of
+// namespaces.
+func (a *app) scopeOf(s selection) string {
+	if s.namespace != "" {
+		return s.namespace
+	}
+	return a.scope(s.resource)
 }
 
 // parseSelections reads what users say: "pods", "pods,deploy", "pod web-1 web-2",
@@ -75,7 +112,7 @@ func (a *app) parseSlashed(ctx context.Context, args []string) ([]selection, err
 			out[i].names = append(out[i].names, name)
 			continue
 		}
-		out = append(out, selection{r, []string{name}})
+		out = append(out, selection{resource: r, names: []string{name}})
 	}
 	return out, nil
 }

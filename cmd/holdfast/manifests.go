@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,11 +21,30 @@ import (
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
-// readManifests reads the objects in files, directories and "-", standard input.
-// All faults of all of them come at once, each with its line.
-func (a *app) readManifests(paths []string, recursive bool) ([]object.Document, error) {
-	if len(paths) == 0 {
-		return nil, failf(exitUsage, "say what with -f FILE, -f DIRECTORY or -f -")
+// manifestFlags say which manifests a command takes.
+type manifestFlags struct {
+	files     []string
+	recursive bool
+	kustomize string
+}
+
+func (f *manifestFlags) add(flags *pflag.FlagSet) {
+	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file, directory or http(s) URL of manifests, in YAML or JSON; - reads standard input")
+	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
+	flags.StringVarP(&f.kustomize, "kustomize", "k", "", "folder of kustomize, whose manifests are built first")
+}
+
+func (f manifestFlags) given() bool { return len(f.files) > 0 || f.kustomize != "" }
+
+// readManifests reads the objects in files, directories, URLs, "-", standard
+// input, or a folder of kustomize. All faults of all of them come at once, each
+// with its line.
+func (a *app) readManifests(f manifestFlags) ([]object.Document, error) {
+	if !f.given() {
+		return nil, failf(exitUsage, "say what with -f FILE, -f DIRECTORY, -f - or -k DIRECTORY")
+	}
+	if len(f.files) > 0 && f.kustomize != "" {
+		return nil, failf(exitUsage, "-f and -k do not go together")
 	}
 	var docs []object.Document
 	var faults object.Faults
@@ -46,7 +66,16 @@ func (a *app) readManifests(paths []string, recursive bool) ([]object.Document, 
 		docs = append(docs, found...)
 		return err
 	}
-	for _, path := range paths {
+	if f.kustomize != "" {
+		text, err := buildKustomization(f.kustomize)
+		if err != nil {
+			return nil, err
+		}
+		if err := read(f.kustomize+" (built)", text); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range f.files {
 		if path == "-" {
 			data, err := io.ReadAll(a.stdin)
 			if err != nil {
@@ -67,7 +96,7 @@ func (a *app) readManifests(paths []string, recursive bool) ([]object.Document, 
 			}
 			continue
 		}
-		files, err := manifestFiles(path, recursive)
+		files, err := manifestFiles(path, f.recursive)
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +114,7 @@ func (a *app) readManifests(paths []string, recursive bool) ([]object.Document, 
 		return nil, refusedFaults(faults)
 	}
 	if len(docs) == 0 {
-		return nil, failf(exitRefused, "%s: no objects in there", strings.Join(paths, ", "))
+		return nil, failf(exitRefused, "%s: no objects in there", cmp.Or(f.kustomize, strings.Join(f.files, ", ")))
 	}
 	return docs, nil
 }
@@ -119,20 +148,6 @@ func fetch(url string) ([]byte, error) {
 		return nil, failf(exitRefused, "read %s: it is larger than %d MiB: load it down and look at it first", url, fetchLimit>>20)
 	}
 	return data, nil
-}
-
-// kustomizeFolder is the value of -k, which refuses: building such folders is
-// kubectl's and kustomize's.
-type kustomizeFolder struct{}
-
-func (kustomizeFolder) String() string { return "" }
-func (kustomizeFolder) Type() string   { return "string" }
-func (kustomizeFolder) Set(dir string) error {
-	return fmt.Errorf("folders of kustomize are not built here: kubectl kustomize %s | holdfast apply -f -", dir)
-}
-
-func addKustomize(flags *pflag.FlagSet) {
-	flags.VarP(kustomizeFolder{}, "kustomize", "k", "not supported: pipe the output of kubectl kustomize to -f -")
 }
 
 // refusedFaults is the error about objects that are not as they should be.

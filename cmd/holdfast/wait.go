@@ -40,8 +40,7 @@ func (a *app) waitCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&f.files, "filename", "f", nil, "file or directory with manifests that name the objects; - reads standard input")
-	flags.BoolVarP(&f.recursive, "recursive", "R", false, "also look into directories within directories")
+	f.manifests.add(flags)
 	flags.StringVarP(&f.labels, "selector", "l", "", "all objects of the kind with these labels")
 	flags.BoolVar(&f.all, "all", false, "all objects of the kind in the namespace")
 	flags.StringVar(&what, "for", "", "what to wait for")
