@@ -26,9 +26,9 @@ import (
 // stream. A value is not changed after it was made: take returns a new one.
 type desired struct {
 	revision int64
-	pods     map[string]*corev1.Pod // by uid
-	raw      map[string][]byte      // the same, as received
-	inputs   map[object.Key]namedObject   // what the pods name
+	pods     map[string]*corev1.Pod     // by uid
+	raw      map[string][]byte          // the same, as received
+	inputs   map[object.Key]namedObject // what the pods name
 	routes   []*agentv1.NodeRoute
 	podCIDRs []string
 	peers    []string
