@@ -149,7 +149,7 @@ func New(cfg Config) (*Agent, error) {
 	a.routes = newRoutes(cfg.Network, a.log)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network, networkReady: a.routes.wait, reports: a.reports, log: a.log, metrics: a.metrics,
-		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, resolvConf: cfg.ResolvConf,
+		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 	})
 	a.session = newSession(a)

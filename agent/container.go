@@ -25,6 +25,10 @@ type podEnv struct {
 	nodeName string
 	hostIP   netip.Addr
 	podIPs   []netip.Addr
+	// inputs are the objects that the pod names.
+	inputs podInputs
+	// allocatable is what the node has to give.
+	allocatable corev1.ResourceList
 }
 
 // runtimeContainer builds what the runtime is asked to run. Its errors match
@@ -34,11 +38,10 @@ func runtimeContainer(pod *corev1.Pod, spec *corev1.Container, attempt int, imag
 	if err != nil {
 		return runtime.Container{}, err
 	}
-	lookup := func(name string) (string, bool) { v, ok := env.values[name]; return v, ok }
 	expand := func(in []string) []string {
 		var out []string
 		for _, s := range in {
-			out = append(out, expandRefs(s, lookup))
+			out = append(out, expandRefs(s, env.lookup))
 		}
 		return out
 	}
@@ -93,6 +96,11 @@ func (v *variables) set(name, value string) {
 	v.values[name] = value
 }
 
+func (v *variables) lookup(name string) (string, bool) {
+	value, ok := v.values[name]
+	return value, ok
+}
+
 func (v *variables) list() []string {
 	out := make([]string, 0, len(v.names))
 	for _, n := range v.names {
@@ -101,23 +109,26 @@ func (v *variables) list() []string {
 	return out
 }
 
-// environment computes a container's variables. $(NAME) in a literal refers to a
-// variable defined before it.
+// environment computes a container's variables: those of envFrom, then those of
+// env over them. $(NAME) in a literal refers to a variable defined before it. Its
+// errors match errConfig, and tell no value.
 func environment(pod *corev1.Pod, spec *corev1.Container, at podEnv) (*variables, error) {
 	v := &variables{values: map[string]string{}}
 	v.set("HOSTNAME", at.hostname)
+	if err := envFrom(pod, spec, at, v); err != nil {
+		return nil, err
+	}
 	for _, e := range spec.Env {
-		switch {
-		case e.ValueFrom == nil:
-			v.set(e.Name, expandRefs(e.Value, func(name string) (string, bool) { s, ok := v.values[name]; return s, ok }))
-		case e.ValueFrom.FieldRef != nil:
-			value, err := fieldValue(pod, e.ValueFrom.FieldRef.FieldPath, at)
-			if err != nil {
-				return nil, fmt.Errorf("%w: env %s: %w", errConfig, e.Name, err)
-			}
+		if e.ValueFrom == nil {
+			v.set(e.Name, expandRefs(e.Value, v.lookup))
+			continue
+		}
+		value, found, err := envValue(pod, spec, e.ValueFrom, at)
+		if err != nil {
+			return nil, fmt.Errorf("%w: env %s: %w", errConfig, e.Name, err)
+		}
+		if found {
 			v.set(e.Name, value)
-		default:
-			return nil, fmt.Errorf("%w: env %s: only value and valueFrom.fieldRef are supported", errConfig, e.Name)
 		}
 	}
 	return v, nil

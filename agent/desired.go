@@ -26,8 +26,9 @@ import (
 // stream. A value is not changed after it was made: take returns a new one.
 type desired struct {
 	revision int64
-	pods     map[string]*corev1.Pod // by uid
-	raw      map[string][]byte      // the same, as received
+	pods     map[string]*corev1.Pod     // by uid
+	raw      map[string][]byte          // the same, as received
+	inputs   map[object.Key]namedObject // what the pods name
 	routes   []*agentv1.NodeRoute
 	podCIDRs []string
 	peers    []string
@@ -64,11 +65,11 @@ func (d desired) take(msg *agentv1.DesiredResponse, first bool, last int64) (des
 		routes:   d.routes, podCIDRs: d.podCIDRs, peers: d.peers,
 	}
 	if msg.GetComplete() {
-		next.pods, next.raw = map[string]*corev1.Pod{}, map[string][]byte{}
+		next.pods, next.raw, next.inputs = map[string]*corev1.Pod{}, map[string][]byte{}, map[object.Key]namedObject{}
 	} else {
-		next.pods, next.raw = maps.Clone(d.pods), maps.Clone(d.raw)
+		next.pods, next.raw, next.inputs = maps.Clone(d.pods), maps.Clone(d.raw), maps.Clone(d.inputs)
 		if next.pods == nil {
-			next.pods, next.raw = map[string]*corev1.Pod{}, map[string][]byte{}
+			next.pods, next.raw, next.inputs = map[string]*corev1.Pod{}, map[string][]byte{}, map[object.Key]namedObject{}
 		}
 	}
 	for _, raw := range msg.GetPods() {
@@ -89,6 +90,21 @@ func (d desired) take(msg *agentv1.DesiredResponse, first bool, last int64) (des
 	for _, uid := range msg.GetRemovedPods() {
 		delete(next.pods, uid)
 		delete(next.raw, uid)
+	}
+	for _, in := range msg.GetInputs() {
+		key := object.Key(in.GetKey())
+		if old, ok := d.inputs[key]; ok && old.message.GetRevision() == in.GetRevision() && bytes.Equal(old.message.GetObject(), in.GetObject()) {
+			next.inputs[key] = old // the same value: no news for workers
+			continue
+		}
+		decoded, err := decodeInput(in)
+		if err != nil {
+			return d, fmt.Errorf("%w: an input at revision %d cannot be read: %w", errGap, msg.GetRevision(), err)
+		}
+		next.inputs[key] = decoded
+	}
+	for _, key := range msg.GetRemovedInputs() {
+		delete(next.inputs, object.Key(key))
 	}
 	if msg.GetComplete() || msg.GetHasRoutes() {
 		next.routes, next.podCIDRs = msg.GetRoutes(), msg.GetPodCidrs()
@@ -126,7 +142,8 @@ func (d desired) network() (cidrs []netip.Prefix, routes []Route, err error) {
 	return cidrs, routes, errors.Join(faults...)
 }
 
-// The file of the desired state: this line, which names the format's version and
+// The file of the desired state, which holds secrets and which only the agent's
+// user may read: this line, which names the format's version and
 // the rest's CRC-32 (IEEE) in hexadecimal, then one complete DesiredResponse.
 const (
 	desiredFile   = "desired"
@@ -142,6 +159,9 @@ func (d desired) save(dir string) error {
 	}
 	for _, uid := range slices.Sorted(maps.Keys(d.raw)) {
 		msg.Pods = append(msg.Pods, d.raw[uid])
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.inputs)) {
+		msg.Inputs = append(msg.Inputs, d.inputs[key].message)
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(msg)
 	if err != nil {

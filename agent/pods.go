@@ -35,6 +35,7 @@ type podsConfig struct {
 	dataDir      string
 	nodeName     string
 	hostIP       netip.Addr
+	allocatable  corev1.ResourceList
 	resolvConf   string
 	parallel     int
 	startHold    time.Duration
@@ -50,6 +51,7 @@ type pods struct {
 
 	mu      sync.Mutex
 	desired map[string]*corev1.Pod // by uid
+	inputs  map[string]podInputs   // of each
 	workers map[string]*worker
 	// listed is what the runtime said, attached what the network did; seq counts
 	// the lists that have begun, done is the one that listed came from.
@@ -78,13 +80,17 @@ func newPods(cfg podsConfig) *pods {
 	}
 }
 
-// set replaces the desired pods. complete says that they come from a peer and
+// set replaces the desired pods and what they name. complete says that they come from a peer and
 // not from the last life of this agent. It may be called at any time; extra
 // calls are harmless.
-func (p *pods) set(desired map[string]*corev1.Pod, complete bool) {
+func (p *pods) set(d desired, complete bool) {
+	inputs := make(map[string]podInputs, len(d.pods))
+	for uid, pod := range d.pods {
+		inputs[uid] = inputsOf(pod, d.inputs)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.desired = desired
+	p.desired, p.inputs = d.pods, inputs
 	p.complete = p.complete || complete
 	p.reconcile()
 	if complete {
@@ -104,8 +110,8 @@ func (p *pods) reconcile() {
 		if w == nil {
 			w = p.start(uid, pod)
 		}
-		if old, gone := w.desired(); old != pod || gone {
-			w.desire(pod, false)
+		if old, gone := w.desired(); old != pod || gone || !w.inputs().same(p.inputs[uid]) {
+			w.desire(pod, p.inputs[uid], false)
 			w.notify()
 		}
 	}
@@ -114,7 +120,7 @@ func (p *pods) reconcile() {
 			continue
 		}
 		if _, gone := w.desired(); !gone {
-			w.desire(nil, true)
+			w.desire(nil, nil, true)
 			w.notify()
 		}
 	}
@@ -136,11 +142,11 @@ func (p *pods) startUnknown(uid string) {
 	}
 	p.log.Info("unknown pod found, removing it", "uid", uid)
 	w := p.start(uid, nil)
-	w.desire(nil, true)
+	w.desire(nil, nil, true)
 }
 
 func (p *pods) start(uid string, pod *corev1.Pod) *worker {
-	w := &worker{p: p, uid: uid, wake: make(chan struct{}, 1), pod: pod}
+	w := &worker{p: p, uid: uid, wake: make(chan struct{}, 1), pod: pod, named: p.inputs[uid]}
 	w.log = p.log.With("uid", uid)
 	if pod != nil {
 		w.log = p.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid)

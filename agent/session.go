@@ -77,7 +77,7 @@ func (s *session) load() error {
 	}
 	s.desired = d
 	s.setPeers(d.peers)
-	s.a.pods.set(d.pods, false)
+	s.a.pods.set(d, false)
 	s.applyNetwork(d)
 	s.a.metrics.revision.Set(float64(d.revision))
 	if d.revision > 0 {
@@ -251,7 +251,8 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	}
 	// A revision that brings nothing for this node is not worth a write: the
 	// saved state is what the node should do at that revision too.
-	if msg.GetComplete() || msg.GetHasRoutes() || len(msg.GetPeers()) > 0 || !maps.EqualFunc(next.raw, before.raw, bytes.Equal) {
+	if msg.GetComplete() || msg.GetHasRoutes() || len(msg.GetPeers()) > 0 ||
+		!maps.EqualFunc(next.raw, before.raw, bytes.Equal) || !maps.Equal(next.inputs, before.inputs) {
 		if err := next.save(s.a.cfg.DataDir); err != nil {
 			// Pods matter more than the file: it is needed after a restart only.
 			s.log.Error("desired state is not saved; a restart of the agent would begin with older state", "revision", next.revision, "error", err)
@@ -267,7 +268,7 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	if msg.GetComplete() || msg.GetHasRoutes() {
 		s.applyNetwork(next)
 	}
-	s.a.pods.set(next.pods, true)
+	s.a.pods.set(next, true)
 	return nil
 }
 

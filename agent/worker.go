@@ -47,6 +47,9 @@ type worker struct {
 	// pod and gone are what is desired; set by pods.
 	pod  *corev1.Pod
 	gone bool
+	// named is what the pod names; fresh: it has changed since the worker looked.
+	named podInputs
+	fresh bool
 
 	// The rest belongs to the worker's goroutine.
 	memory podMemory
@@ -78,11 +81,13 @@ func (w *worker) waitsFor(seq uint64) bool {
 	return need != 0 && need <= seq && w.needList.CompareAndSwap(need, 0)
 }
 
-func (w *worker) desire(pod *corev1.Pod, gone bool) {
+func (w *worker) desire(pod *corev1.Pod, named podInputs, gone bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if pod != nil {
 		w.pod = pod
+		w.fresh = w.fresh || !w.named.same(named)
+		w.named = named
 	}
 	w.gone = gone
 }
@@ -91,6 +96,21 @@ func (w *worker) desired() (*corev1.Pod, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.pod, w.gone
+}
+
+func (w *worker) inputs() podInputs {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.named
+}
+
+// freshInputs says, once, that what the pod names has changed.
+func (w *worker) freshInputs() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	fresh := w.fresh
+	w.fresh = false
+	return fresh
 }
 
 // run works until ctx ends, or until nothing is left of a pod that is not
@@ -122,6 +142,9 @@ func (w *worker) run(ctx context.Context) {
 		var at time.Time
 		if seq > 0 && seq >= w.needList.Load() {
 			remember(in, now)
+			if w.freshInputs() {
+				inputsChanged(&w.memory)
+			}
 			w.report(in, now)
 			due := next(in, now)
 			switch {
@@ -297,7 +320,7 @@ func (w *worker) createPod(ctx context.Context, pod *corev1.Pod) error {
 }
 
 func (w *worker) env(pod *corev1.Pod) podEnv {
-	at := podEnv{hostname: hostname(pod), nodeName: w.p.nodeName, hostIP: w.p.hostIP}
+	at := podEnv{hostname: hostname(pod), nodeName: w.p.nodeName, hostIP: w.p.hostIP, inputs: w.inputs(), allocatable: w.p.allocatable}
 	if w.memory.Attached != nil {
 		at.podIPs = w.memory.Attached.IPs
 	}

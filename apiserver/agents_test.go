@@ -168,6 +168,15 @@ func desiredText(t testing.TB, msg *agentv1.DesiredResponse) string {
 	for _, uid := range msg.GetRemovedPods() {
 		words = append(words, "-"+uid)
 	}
+	for _, in := range msg.GetInputs() {
+		if obj, err := object.Decode(in.GetObject(), in.GetRevision()); err != nil || string(object.KeyOf(obj)) != in.GetKey() || in.GetRevision() <= 0 {
+			t.Errorf("input %s at revision %d is %v (%v)", in.GetKey(), in.GetRevision(), obj, err)
+		}
+		words = append(words, "+"+in.GetKey())
+	}
+	for _, key := range msg.GetRemovedInputs() {
+		words = append(words, "-"+key)
+	}
 	if msg.GetHasRoutes() {
 		words = append(words, fmt.Sprint("own", msg.GetPodCidrs()))
 		for _, route := range msg.GetRoutes() {
@@ -248,6 +257,76 @@ func TestDesired(t *testing.T) {
 		c.remove(n1)
 		_, err := d.stream.Receive()
 		wantCode(t, err, connect.CodeFailedPrecondition, "call Register")
+	})
+}
+
+// TestDesiredInputs: a node is told of what its pods name, whenever it changes,
+// and of nothing else, above all of no other secret.
+func TestDesiredInputs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "default", Name: name} }
+		secret := func(name, value string) *corev1.Secret {
+			return &corev1.Secret{ObjectMeta: meta(name), Data: map[string][]byte{"k": []byte(value)}}
+		}
+		configMap := func(name, value string) *corev1.ConfigMap {
+			return &corev1.ConfigMap{ObjectMeta: meta(name), Data: map[string]string{"k": value}}
+		}
+		uses := func(name, node string, volumes ...corev1.VolumeSource) *corev1.Pod {
+			p := boundPod(name, node)
+			for i, v := range volumes {
+				p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: fmt.Sprint("v", i), VolumeSource: v})
+			}
+			return p
+		}
+		usesSecret := func(name string) corev1.VolumeSource {
+			return corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name}}
+		}
+		usesClaim := func(name string) corev1.VolumeSource {
+			return corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name}}
+		}
+		a := uses("a", "n1", usesSecret("mine"), usesSecret("not-there-yet"))
+		a.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "cm"}}}}
+		elsewhere := secret("mine", "of another namespace")
+		elsewhere.Namespace = "other"
+		c.put(newNode("n1", "10.1.0.1"), newNode("n2", "10.1.0.2"), secret("mine", "1"), secret("others", "1"), secret("nobodys", "1"), elsewhere,
+			configMap("cm", "1"), configMap("nobodys", "1"), a, uses("b", "n2", usesSecret("others")), uses("pending", "", usesSecret("nobodys")))
+		d := startDesired(t, c.agent("peer-1", "n1"), 0)
+		d.want("complete a(web:1) +configmaps/default/cm +secrets/default/mine own[] 1 peers")
+
+		c.put(secret("others", "2"), secret("nobodys", "2"), configMap("nobodys", "2")) // no news for n1
+		c.put(configMap("cm", "2"))
+		d.want("+configmaps/default/cm")
+		c.put(secret("not-there-yet", "1"))
+		d.want("+secrets/default/not-there-yet")
+		c.remove(secret("mine", ""))
+		d.want("-secrets/default/mine")
+		c.put(secret("mine", "2"))
+		d.want("+secrets/default/mine")
+
+		// Two pods name it; the node knows it as long as one of them is there.
+		c.put(uses("second", "n1", usesSecret("mine"), usesSecret("others")))
+		d.want("second(web:1) +secrets/default/others")
+		c.remove(a)
+		d.want("-uid-a -configmaps/default/cm -secrets/default/not-there-yet")
+		c.put(configMap("cm", "3"), secret("not-there-yet", "2")) // no longer of concern
+		c.remove(uses("second", "n1"))
+		d.want("-uid-second -secrets/default/mine -secrets/default/others")
+
+		// A claim, and its volume once it is bound to one.
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: meta("data")}
+		volume := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}}
+		c.put(claim, volume, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "another"}})
+		c.put(uses("db", "n1", usesClaim("data")))
+		d.want("db(web:1) +persistentvolumeclaims/default/data")
+		claim.Spec.VolumeName = "pv"
+		c.put(claim)
+		d.want("+persistentvolumeclaims/default/data +persistentvolumes/pv")
+		volume.Labels = map[string]string{"new": "1"}
+		c.put(volume)
+		d.want("+persistentvolumes/pv")
+		c.remove(claim)
+		d.want("-persistentvolumeclaims/default/data -persistentvolumes/pv")
 	})
 }
 

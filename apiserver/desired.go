@@ -36,6 +36,7 @@ type desiredIndex struct {
 	revision int64                     // everything up to here is in
 	pods     map[string]string         // key -> node, of bound pods
 	byNode   map[string]map[string]pod // node -> key -> pod
+	inputs   inputIndex
 	nodes    map[string]nodeEntry
 	routes   int // counts changes of any node's route
 	peers    []string
@@ -48,6 +49,7 @@ type pod struct {
 	uid      string
 	revision int64
 	data     []byte // Kubernetes' protobuf envelope, with resourceVersion; immutable
+	names    []object.Key
 }
 
 // nodeEntry is what is known of a node that is in the store.
@@ -65,6 +67,7 @@ func newDesiredIndex() *desiredIndex {
 func (d *desiredIndex) clear() {
 	d.pods = make(map[string]string)
 	d.byNode = make(map[string]map[string]pod)
+	d.inputs = newInputIndex()
 	d.nodes = make(map[string]nodeEntry)
 }
 
@@ -128,6 +131,11 @@ func (d *desiredIndex) reset(view raftstore.View) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.clear()
+	for _, prefix := range inputPrefixes {
+		for kv := range view.Prefix(prefix) {
+			d.inputs.set(object.Key(kv.Key), kv.Value, kv.Mod)
+		}
+	}
 	for key, p := range pods {
 		d.setPod(key, p, revisionOf(p))
 	}
@@ -151,11 +159,12 @@ func (d *desiredIndex) apply(events []raftstore.Event, upTo int64) {
 	// Decoding needs no lock.
 	concern := make([]decodedEvent, 0, len(events))
 	for _, e := range events {
-		if !strings.HasPrefix(e.Key, podPrefix) && !strings.HasPrefix(e.Key, nodePrefix) {
-			continue
-		}
 		in := decodedEvent{Event: e}
-		if e.Type == raftstore.EventPut {
+		switch {
+		case isInput(e.Key): // needs no decoding
+		case !strings.HasPrefix(e.Key, podPrefix) && !strings.HasPrefix(e.Key, nodePrefix):
+			continue
+		case e.Type == raftstore.EventPut:
 			obj, err := object.Decode(e.KV.Value, e.Revision)
 			if err != nil {
 				panic(fmt.Sprintf("apiserver: stored object %s: %v", e.Key, err)) // it was valid when it was written
@@ -167,6 +176,18 @@ func (d *desiredIndex) apply(events []raftstore.Event, upTo int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, e := range concern {
+		if isInput(e.Key) {
+			users := d.inputs.users(object.Key(e.Key))
+			if e.Type == raftstore.EventPut {
+				d.inputs.set(object.Key(e.Key), e.KV.Value, e.Revision)
+			} else {
+				d.inputs.remove(object.Key(e.Key))
+			}
+			for node := range users {
+				d.wake(node)
+			}
+			continue
+		}
 		if name, ok := strings.CutPrefix(e.Key, nodePrefix); ok {
 			node, _ := e.obj.(*corev1.Node)
 			d.setNode(name, node)
@@ -184,6 +205,9 @@ func (d *desiredIndex) setPod(key string, p *corev1.Pod, revision int64) {
 	if p != nil {
 		now = p.Spec.NodeName
 	}
+	if before != "" {
+		d.inputs.count(before, d.byNode[before][key].names, -1)
+	}
 	if before != "" && before != now {
 		delete(d.byNode[before], key)
 		delete(d.pods, key)
@@ -196,7 +220,9 @@ func (d *desiredIndex) setPod(key string, p *corev1.Pod, revision int64) {
 		d.byNode[now] = make(map[string]pod)
 	}
 	d.pods[key] = now
-	d.byNode[now][key] = pod{uid: string(p.UID), revision: revision, data: envelope(p)}
+	names := object.PodInputs(p)
+	d.inputs.count(now, names, 1)
+	d.byNode[now][key] = pod{uid: string(p.UID), revision: revision, data: envelope(p), names: names}
 	d.wake(now)
 }
 
@@ -260,6 +286,7 @@ type snapshot struct {
 	revision int64
 	known    bool // the node has a Node object
 	pods     map[string]pod
+	inputs   map[object.Key]input
 	routes   int
 	peers    []string
 	woken    <-chan struct{} // closed when a later snapshot may differ
@@ -274,7 +301,7 @@ func (d *desiredIndex) snapshot(node string) snapshot {
 		d.wakes[node] = ch
 	}
 	_, known := d.nodes[node]
-	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), routes: d.routes, peers: d.peers, woken: ch}
+	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), inputs: d.inputs.of(d.byNode[node]), routes: d.routes, peers: d.peers, woken: ch}
 }
 
 // network returns the node's own CIDRs and all other nodes' routes, by name.
@@ -385,6 +412,7 @@ type agentState struct {
 	node    string
 	started bool
 	pods    map[string]pod // by uid
+	inputs  map[object.Key]input
 	routes  int
 	own     []string
 	others  []*agentv1.NodeRoute
@@ -407,6 +435,17 @@ func (a *agentState) diff(index *desiredIndex, now snapshot) *agentv1.DesiredRes
 			msg.RemovedPods = append(msg.RemovedPods, uid)
 		}
 	}
+	for _, key := range slices.Sorted(maps.Keys(now.inputs)) {
+		in := now.inputs[key]
+		if before, ok := a.inputs[key]; !ok || before.revision != in.revision {
+			msg.Inputs = append(msg.Inputs, &agentv1.Input{Key: string(key), Revision: in.revision, Object: in.value})
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(a.inputs)) {
+		if _, still := now.inputs[key]; !still {
+			msg.RemovedInputs = append(msg.RemovedInputs, string(key))
+		}
+	}
 	if !a.started || a.routes != now.routes {
 		own, others := index.network(a.node)
 		if !a.started || !slices.Equal(own, a.own) || !slices.EqualFunc(others, a.others, sameRoute) {
@@ -417,8 +456,8 @@ func (a *agentState) diff(index *desiredIndex, now snapshot) *agentv1.DesiredRes
 	if !a.started || !slices.Equal(a.peers, now.peers) {
 		msg.Peers = now.peers
 	}
-	a.started, a.pods, a.routes, a.peers = true, pods, now.routes, now.peers
-	if !msg.GetComplete() && len(msg.GetPods())+len(msg.GetRemovedPods())+len(msg.GetPeers()) == 0 && !msg.GetHasRoutes() {
+	a.started, a.pods, a.inputs, a.routes, a.peers = true, pods, now.inputs, now.routes, now.peers
+	if !msg.GetComplete() && len(msg.GetPods())+len(msg.GetRemovedPods())+len(msg.GetInputs())+len(msg.GetRemovedInputs())+len(msg.GetPeers()) == 0 && !msg.GetHasRoutes() {
 		return nil
 	}
 	return msg

@@ -16,6 +16,10 @@ const supportedPodSpec = `
 	containers[].env[].name
 	containers[].env[].value
 	containers[].env[].valueFrom.fieldRef
+	containers[].env[].valueFrom.resourceFieldRef
+	containers[].env[].valueFrom.configMapKeyRef
+	containers[].env[].valueFrom.secretKeyRef
+	containers[].envFrom
 	containers[].ports[].name
 	containers[].ports[].containerPort
 	containers[].ports[].protocol

@@ -215,7 +215,14 @@ type DesiredResponse struct {
 	// This node's own pod CIDRs. Present as routes are.
 	PodCidrs []string `protobuf:"bytes,7,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
 	// API addresses of all peers. Present in complete messages and when changed.
-	Peers         []string `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
+	Peers []string `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
+	// What the node's pods name: ConfigMaps, Secrets, PersistentVolumeClaims and the
+	// PersistentVolumes that these are bound to; new or changed. A node is sent
+	// nothing else of these kinds. What a pod names and this message, or one before,
+	// does not hold, does not exist at this revision.
+	Inputs []*Input `protobuf:"bytes,9,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	// Keys of inputs that no longer exist, or that no pod of the node names any more.
+	RemovedInputs []string `protobuf:"bytes,10,rep,name=removed_inputs,json=removedInputs,proto3" json:"removed_inputs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -306,6 +313,84 @@ func (x *DesiredResponse) GetPeers() []string {
 	return nil
 }
 
+func (x *DesiredResponse) GetInputs() []*Input {
+	if x != nil {
+		return x.Inputs
+	}
+	return nil
+}
+
+func (x *DesiredResponse) GetRemovedInputs() []string {
+	if x != nil {
+		return x.RemovedInputs
+	}
+	return nil
+}
+
+// Input is an object that pods of the node name.
+type Input struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the store: "configmaps/default/web".
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Of its last change.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// As it is stored, in Kubernetes' protobuf envelope.
+	Object        []byte `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Input) Reset() {
+	*x = Input{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Input) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Input) ProtoMessage() {}
+
+func (x *Input) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Input.ProtoReflect.Descriptor instead.
+func (*Input) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Input) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Input) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Input) GetObject() []byte {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
 // NodeRoute says where the pods of another node are.
 type NodeRoute struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -319,7 +404,7 @@ type NodeRoute struct {
 
 func (x *NodeRoute) Reset() {
 	*x = NodeRoute{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +416,7 @@ func (x *NodeRoute) String() string {
 func (*NodeRoute) ProtoMessage() {}
 
 func (x *NodeRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[4]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +429,7 @@ func (x *NodeRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRoute.ProtoReflect.Descriptor instead.
 func (*NodeRoute) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeRoute) GetNode() string {
@@ -379,7 +464,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +476,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,7 +489,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HeartbeatRequest) GetBootId() string {
@@ -431,7 +516,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +528,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +541,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HeartbeatResponse) GetPeriod() *durationpb.Duration {
@@ -475,7 +560,7 @@ type ReportStatusRequest struct {
 
 func (x *ReportStatusRequest) Reset() {
 	*x = ReportStatusRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +572,7 @@ func (x *ReportStatusRequest) String() string {
 func (*ReportStatusRequest) ProtoMessage() {}
 
 func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +585,7 @@ func (x *ReportStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReportStatusRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReportStatusRequest) GetPods() []*PodStatusReport {
@@ -529,7 +614,7 @@ type PodStatusReport struct {
 
 func (x *PodStatusReport) Reset() {
 	*x = PodStatusReport{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +626,7 @@ func (x *PodStatusReport) String() string {
 func (*PodStatusReport) ProtoMessage() {}
 
 func (x *PodStatusReport) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +639,7 @@ func (x *PodStatusReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatusReport.ProtoReflect.Descriptor instead.
 func (*PodStatusReport) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PodStatusReport) GetNamespace() string {
@@ -613,7 +698,7 @@ type PodEvent struct {
 
 func (x *PodEvent) Reset() {
 	*x = PodEvent{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +710,7 @@ func (x *PodEvent) String() string {
 func (*PodEvent) ProtoMessage() {}
 
 func (x *PodEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +723,7 @@ func (x *PodEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodEvent.ProtoReflect.Descriptor instead.
 func (*PodEvent) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PodEvent) GetType() string {
@@ -674,7 +759,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +771,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +784,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReportStatusResponse) GetRevision() int64 {
@@ -724,7 +809,7 @@ type SessionsRequest struct {
 
 func (x *SessionsRequest) Reset() {
 	*x = SessionsRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +821,7 @@ func (x *SessionsRequest) String() string {
 func (*SessionsRequest) ProtoMessage() {}
 
 func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +834,7 @@ func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
 func (*SessionsRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 type SessionsResponse struct {
@@ -769,7 +854,7 @@ type SessionsResponse struct {
 
 func (x *SessionsResponse) Reset() {
 	*x = SessionsResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +866,7 @@ func (x *SessionsResponse) String() string {
 func (*SessionsResponse) ProtoMessage() {}
 
 func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +879,7 @@ func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsResponse.ProtoReflect.Descriptor instead.
 func (*SessionsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SessionsResponse) GetSessionId() string {
@@ -893,7 +978,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +990,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1003,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SessionRequest) GetMessage() isSessionRequest_Message {
@@ -1054,7 +1139,7 @@ type SessionError struct {
 
 func (x *SessionError) Reset() {
 	*x = SessionError{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1151,7 @@ func (x *SessionError) String() string {
 func (*SessionError) ProtoMessage() {}
 
 func (x *SessionError) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1164,7 @@ func (x *SessionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionError.ProtoReflect.Descriptor instead.
 func (*SessionError) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SessionError) GetCode() string {
@@ -1109,7 +1194,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1206,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1219,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SessionResponse) GetExec() *v1.ExecRequest {
@@ -1170,7 +1255,7 @@ type ReportUsageRequest struct {
 
 func (x *ReportUsageRequest) Reset() {
 	*x = ReportUsageRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1267,7 @@ func (x *ReportUsageRequest) String() string {
 func (*ReportUsageRequest) ProtoMessage() {}
 
 func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1280,7 @@ func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageRequest.ProtoReflect.Descriptor instead.
 func (*ReportUsageRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReportUsageRequest) GetNode() *v1.NodeUsage {
@@ -1222,7 +1307,7 @@ type ReportUsageResponse struct {
 
 func (x *ReportUsageResponse) Reset() {
 	*x = ReportUsageResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1234,7 +1319,7 @@ func (x *ReportUsageResponse) String() string {
 func (*ReportUsageResponse) ProtoMessage() {}
 
 func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1247,7 +1332,7 @@ func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageResponse.ProtoReflect.Descriptor instead.
 func (*ReportUsageResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReportUsageResponse) GetPeriod() *durationpb.Duration {
@@ -1271,7 +1356,7 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x05peers\x18\x02 \x03(\tR\x05peers\x12D\n" +
 	"\x10heartbeat_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"5\n" +
 	"\x0eDesiredRequest\x12#\n" +
-	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\"\x88\x02\n" +
+	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\"\xe1\x02\n" +
 	"\x0fDesiredResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
@@ -1281,7 +1366,14 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"has_routes\x18\x06 \x01(\bR\thasRoutes\x12\x1b\n" +
 	"\tpod_cidrs\x18\a \x03(\tR\bpodCidrs\x12\x14\n" +
-	"\x05peers\x18\b \x03(\tR\x05peers\"V\n" +
+	"\x05peers\x18\b \x03(\tR\x05peers\x120\n" +
+	"\x06inputs\x18\t \x03(\v2\x18.holdfast.agent.v1.InputR\x06inputs\x12%\n" +
+	"\x0eremoved_inputs\x18\n" +
+	" \x03(\tR\rremovedInputs\"M\n" +
+	"\x05Input\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06object\x18\x03 \x01(\fR\x06object\"V\n" +
 	"\tNodeRoute\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
@@ -1361,81 +1453,83 @@ func file_holdfast_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_holdfast_agent_v1_agent_proto_rawDescData
 }
 
-var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*RegisterRequest)(nil),        // 0: holdfast.agent.v1.RegisterRequest
 	(*RegisterResponse)(nil),       // 1: holdfast.agent.v1.RegisterResponse
 	(*DesiredRequest)(nil),         // 2: holdfast.agent.v1.DesiredRequest
 	(*DesiredResponse)(nil),        // 3: holdfast.agent.v1.DesiredResponse
-	(*NodeRoute)(nil),              // 4: holdfast.agent.v1.NodeRoute
-	(*HeartbeatRequest)(nil),       // 5: holdfast.agent.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),      // 6: holdfast.agent.v1.HeartbeatResponse
-	(*ReportStatusRequest)(nil),    // 7: holdfast.agent.v1.ReportStatusRequest
-	(*PodStatusReport)(nil),        // 8: holdfast.agent.v1.PodStatusReport
-	(*PodEvent)(nil),               // 9: holdfast.agent.v1.PodEvent
-	(*ReportStatusResponse)(nil),   // 10: holdfast.agent.v1.ReportStatusResponse
-	(*SessionsRequest)(nil),        // 11: holdfast.agent.v1.SessionsRequest
-	(*SessionsResponse)(nil),       // 12: holdfast.agent.v1.SessionsResponse
-	(*SessionRequest)(nil),         // 13: holdfast.agent.v1.SessionRequest
-	(*SessionError)(nil),           // 14: holdfast.agent.v1.SessionError
-	(*SessionResponse)(nil),        // 15: holdfast.agent.v1.SessionResponse
-	(*ReportUsageRequest)(nil),     // 16: holdfast.agent.v1.ReportUsageRequest
-	(*ReportUsageResponse)(nil),    // 17: holdfast.agent.v1.ReportUsageResponse
-	(*durationpb.Duration)(nil),    // 18: google.protobuf.Duration
-	(*v1.LogsRequest)(nil),         // 19: holdfast.v1.LogsRequest
-	(*v1.ExecStart)(nil),           // 20: holdfast.v1.ExecStart
-	(*v1.AttachStart)(nil),         // 21: holdfast.v1.AttachStart
-	(*v1.PortForwardStart)(nil),    // 22: holdfast.v1.PortForwardStart
-	(*v1.LogsResponse)(nil),        // 23: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),        // 24: holdfast.v1.ExecResponse
-	(*v1.AttachResponse)(nil),      // 25: holdfast.v1.AttachResponse
-	(*v1.PortForwardResponse)(nil), // 26: holdfast.v1.PortForwardResponse
-	(*v1.ExecRequest)(nil),         // 27: holdfast.v1.ExecRequest
-	(*v1.AttachRequest)(nil),       // 28: holdfast.v1.AttachRequest
-	(*v1.PortForwardRequest)(nil),  // 29: holdfast.v1.PortForwardRequest
-	(*v1.NodeUsage)(nil),           // 30: holdfast.v1.NodeUsage
-	(*v1.PodUsage)(nil),            // 31: holdfast.v1.PodUsage
+	(*Input)(nil),                  // 4: holdfast.agent.v1.Input
+	(*NodeRoute)(nil),              // 5: holdfast.agent.v1.NodeRoute
+	(*HeartbeatRequest)(nil),       // 6: holdfast.agent.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),      // 7: holdfast.agent.v1.HeartbeatResponse
+	(*ReportStatusRequest)(nil),    // 8: holdfast.agent.v1.ReportStatusRequest
+	(*PodStatusReport)(nil),        // 9: holdfast.agent.v1.PodStatusReport
+	(*PodEvent)(nil),               // 10: holdfast.agent.v1.PodEvent
+	(*ReportStatusResponse)(nil),   // 11: holdfast.agent.v1.ReportStatusResponse
+	(*SessionsRequest)(nil),        // 12: holdfast.agent.v1.SessionsRequest
+	(*SessionsResponse)(nil),       // 13: holdfast.agent.v1.SessionsResponse
+	(*SessionRequest)(nil),         // 14: holdfast.agent.v1.SessionRequest
+	(*SessionError)(nil),           // 15: holdfast.agent.v1.SessionError
+	(*SessionResponse)(nil),        // 16: holdfast.agent.v1.SessionResponse
+	(*ReportUsageRequest)(nil),     // 17: holdfast.agent.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 18: holdfast.agent.v1.ReportUsageResponse
+	(*durationpb.Duration)(nil),    // 19: google.protobuf.Duration
+	(*v1.LogsRequest)(nil),         // 20: holdfast.v1.LogsRequest
+	(*v1.ExecStart)(nil),           // 21: holdfast.v1.ExecStart
+	(*v1.AttachStart)(nil),         // 22: holdfast.v1.AttachStart
+	(*v1.PortForwardStart)(nil),    // 23: holdfast.v1.PortForwardStart
+	(*v1.LogsResponse)(nil),        // 24: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 25: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 26: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 27: holdfast.v1.PortForwardResponse
+	(*v1.ExecRequest)(nil),         // 28: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 29: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 30: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 31: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 32: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
-	18, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
-	4,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
-	18, // 2: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
-	8,  // 3: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
-	9,  // 4: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	19, // 5: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	20, // 6: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	21, // 7: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
-	22, // 8: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	23, // 9: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	24, // 10: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
-	14, // 11: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	25, // 12: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	26, // 13: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	27, // 14: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	28, // 15: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	29, // 16: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	30, // 17: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	31, // 18: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	18, // 19: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
-	0,  // 20: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 21: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	5,  // 22: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	7,  // 23: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	16, // 24: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	11, // 25: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	13, // 26: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	1,  // 27: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 28: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	6,  // 29: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	10, // 30: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	17, // 31: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	12, // 32: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	15, // 33: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	27, // [27:34] is the sub-list for method output_type
-	20, // [20:27] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	19, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
+	5,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
+	4,  // 2: holdfast.agent.v1.DesiredResponse.inputs:type_name -> holdfast.agent.v1.Input
+	19, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	9,  // 4: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
+	10, // 5: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
+	20, // 6: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	21, // 7: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	22, // 8: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	23, // 9: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	24, // 10: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	25, // 11: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	15, // 12: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
+	26, // 13: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	27, // 14: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	28, // 15: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	29, // 16: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	30, // 17: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	31, // 18: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	32, // 19: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	19, // 20: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	0,  // 21: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 22: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	6,  // 23: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	8,  // 24: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	17, // 25: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	12, // 26: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	14, // 27: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	1,  // 28: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 29: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 30: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	11, // 31: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	18, // 32: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	13, // 33: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	16, // 34: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	28, // [28:35] is the sub-list for method output_type
+	21, // [21:28] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
@@ -1443,13 +1537,13 @@ func file_holdfast_agent_v1_agent_proto_init() {
 	if File_holdfast_agent_v1_agent_proto != nil {
 		return
 	}
-	file_holdfast_agent_v1_agent_proto_msgTypes[12].OneofWrappers = []any{
+	file_holdfast_agent_v1_agent_proto_msgTypes[13].OneofWrappers = []any{
 		(*SessionsResponse_Logs)(nil),
 		(*SessionsResponse_Exec)(nil),
 		(*SessionsResponse_Attach)(nil),
 		(*SessionsResponse_PortForward)(nil),
 	}
-	file_holdfast_agent_v1_agent_proto_msgTypes[13].OneofWrappers = []any{
+	file_holdfast_agent_v1_agent_proto_msgTypes[14].OneofWrappers = []any{
 		(*SessionRequest_SessionId)(nil),
 		(*SessionRequest_Logs)(nil),
 		(*SessionRequest_Exec)(nil),
@@ -1464,7 +1558,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_agent_v1_agent_proto_rawDesc), len(file_holdfast_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
