@@ -124,6 +124,11 @@ bench-store: build ## Measure the replicated store beside etcd (about 20 minutes
 	cd bench && CGO_ENABLED=0 go build -o ../bin/bench-store ./store
 	bin/bench-store -out $(if $(QUICK),'',bench/results)
 
+.PHONY: bench-api
+bench-api: build ## Measure the API: creates, gets, lists, watches, agents, the start of the CLI (QUICK=1: a minute)
+	cd bench && CGO_ENABLED=0 go build -o ../bin/bench-api ./api
+	bin/bench-api -out $(if $(QUICK),'',bench/results)
+
 .PHONY: generate
 generate: ## Generate Go from proto/ and the schemas of Kubernetes' API types
 	$(TOOL) buf generate

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -272,16 +273,41 @@ func (p *plan) checkNamespace(name string) (wrong object.Fault) {
 	if !ok {
 		return object.Fault{Message: fmt.Sprintf("namespace %q does not exist; create it, or apply it together with the object", name)}
 	}
-	ns, err := p.decode(kv, namespaceResource)
+	stays, err := p.namespaceStays(kv)
 	if err != nil {
 		return object.Fault{Message: err.Error()}
 	}
-	if object.Deleting(ns.obj) {
+	if !stays {
 		return object.Fault{Message: fmt.Sprintf("namespace %q is being deleted; wait until it is gone", name)}
 	}
 	p.unchanged(key, kv.Mod)
 	return object.Fault{}
 }
+
+// namespaceStays reports whether a namespace is not being deleted. What was found is
+// remembered: every new object asks.
+func (p *plan) namespaceStays(kv raftstore.KeyValue) (bool, error) {
+	slot := &p.namespaces[maphash.String(namespaceSeed, kv.Key)%uint64(len(p.namespaces))]
+	if known := slot.Load(); known != nil && known.key == kv.Key && known.mod == kv.Mod {
+		return known.stays, nil
+	}
+	ns, err := p.decode(kv, namespaceResource)
+	if err != nil {
+		return false, err
+	}
+	stays := !object.Deleting(ns.obj)
+	slot.Store(&knownNamespace{kv.Key, kv.Mod, stays})
+	return stays, nil
+}
+
+// knownNamespace is what is remembered of a namespace as it was written at mod.
+type knownNamespace struct {
+	key   string
+	mod   int64
+	stays bool
+}
+
+var namespaceSeed = maphash.MakeSeed()
 
 func (s *Server) newNamespace(name string) *corev1.Namespace {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}

@@ -31,12 +31,14 @@ type decoded struct {
 // what the verb says to it, or to its subresource sub: no handler comes by an
 // object without. index is its place in the request, for the faults.
 func (s *Server) decodeObject(ctx context.Context, verb, sub string, in *holdfastv1.Object, index int) (decoded, object.Faults, error) {
-	known := s.Catalog()
+	var known catalog
 	if kind, ok := kindOfData(in.GetData()); ok {
 		var err error
 		if known, err = s.knowing(ctx, kind); err != nil {
 			return decoded{}, nil, err
 		}
+	} else {
+		known = s.Catalog()
 	}
 	d, faults := readObject(known, in, index)
 	if len(faults) > 0 {

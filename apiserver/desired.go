@@ -164,6 +164,8 @@ func (d *desiredIndex) apply(events []raftstore.Event, upTo int64) {
 		case isInput(e.Key): // needs no decoding
 		case !strings.HasPrefix(e.Key, podPrefix) && !strings.HasPrefix(e.Key, nodePrefix):
 			continue
+		case e.Type == raftstore.EventPut && strings.HasPrefix(e.Key, podPrefix) && object.Unbound(e.KV.Value):
+			// On no node it is as good as gone, and most writes of a pod are before it has one.
 		case e.Type == raftstore.EventPut:
 			obj, err := object.Decode(e.KV.Value, e.Revision)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connectproto"
@@ -13,8 +14,12 @@ import (
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
-// objectCalls bounds the calls of one session whose answer is not sent.
-const objectCalls = 1024
+const (
+	// objectCalls bounds the calls of one session whose answer is not sent.
+	objectCalls = 1024
+	// idleWorkers bounds the goroutines of a session that wait for calls.
+	idleWorkers = 128
+)
 
 var sessionSpec = connect.Spec{Procedure: holdfastv1connect.ObjectServiceSessionProcedure, StreamType: connect.StreamTypeBidi}
 
@@ -24,7 +29,7 @@ func (s objectService) Session(ctx context.Context, stream holdfastv1connect.Obj
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ss := &objectSession{
-		objectService: s, api: s.Objects(), queue: s.queueOf(ctx), who: actor(ctx),
+		objectService: s, api: s.Objects(), queue: s.queueOf(ctx), who: actor(ctx), work: make(chan begun),
 		replyQueue: newReplyQueue[*holdfastv1.Reply](context.WithValue(ctx, turnKey{}, true), objectCalls),
 	}
 	// As for the store's Session.
@@ -42,9 +47,11 @@ type objectSession struct {
 	api   ObjectAPI
 	queue *fairQueue // nil: without bounds
 	who   string
+	work  chan begun   // to workers that wait
+	idle  atomic.Int64 // how many these are
 }
 
-// receive begins the calls that arrive, each in a goroutine, until the client says that
+// receive begins the calls that arrive, each in a worker, until the client says that
 // there are no more. A call waits for its turn here, so that of a session one waits at
 // most, and where others would be refused, the client is stopped instead.
 func (ss *objectSession) receive(stream holdfastv1connect.ObjectServiceSessionServerStream) error {
@@ -65,15 +72,41 @@ func (ss *objectSession) receive(stream holdfastv1connect.ObjectServiceSessionSe
 				ss.reply(&holdfastv1.Reply{Id: call.GetId(), Reply: failed(ss.publish(ss.ctx, sessionSpec, err))}, cost)
 				continue
 			}
-			go func() { // ends with the session, and is bounded by the queue
-				reply := ss.run(call)
-				if ss.queue != nil {
-					ss.queue.leave(ss.who)
-				}
-				size := proto.Size(reply)
-				ss.grow(size)
-				ss.reply(reply, cost+size)
-			}()
+			select {
+			case ss.work <- begun{call, cost}:
+			default:
+				go ss.worker(begun{call, cost}) // ends with the session, and is bounded by the queue
+			}
+		}
+	}
+}
+
+// begun is a call whose turn it is.
+type begun struct {
+	call *holdfastv1.Call
+	cost int
+}
+
+// worker runs calls, the next one on the stack that the last has grown: growing it took
+// a tenth of a call's time. Some wait for more, until the session ends.
+func (ss *objectSession) worker(next begun) {
+	for {
+		reply := ss.run(next.call)
+		if ss.queue != nil {
+			ss.queue.leave(ss.who)
+		}
+		size := proto.Size(reply)
+		ss.grow(size)
+		ss.reply(reply, next.cost+size)
+		if ss.idle.Add(1) > idleWorkers {
+			ss.idle.Add(-1)
+			return
+		}
+		select {
+		case next = <-ss.work:
+			ss.idle.Add(-1)
+		case <-ss.ctx.Done():
+			return
 		}
 	}
 }

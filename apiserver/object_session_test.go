@@ -116,7 +116,7 @@ func TestObjectSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stream.Close()
-	const n = 2 * objectCalls
+	const n = 50
 	msg := &holdfastv1.SessionRequest{Calls: []*holdfastv1.Call{
 		{Id: n + 1},
 		{Id: n + 2, Call: &holdfastv1.Call_Get{Get: &holdfastv1.GetRequest{Kind: podKind, Name: "none"}}},

@@ -9,6 +9,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -123,6 +124,7 @@ type Server struct {
 	changes    *changeCache
 	catalogs   object.CatalogCache
 	peers      knownPeers
+	namespaces [256]atomic.Pointer[knownNamespace] // a slot has the last that fell on it
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"k8s.io/kube-openapi/pkg/validation/strfmt"
 )
 
 // valueSchema is a structural schema made ready: what a value in a custom object
@@ -242,7 +241,7 @@ func (s *valueSchema) check(value any, path *field.Path) field.ErrorList {
 		if s.pattern != nil && !s.pattern.MatchString(value) {
 			invalid("must match %s", s.pattern)
 		}
-		if format := strings.ReplaceAll(s.format, "-", ""); stringFormats[format] && !strfmt.Default.Validates(format, value) {
+		if valid := stringFormats[strings.ReplaceAll(s.format, "-", "")]; valid != nil && !valid(value) {
 			invalid("must have the format %s", s.format)
 		}
 	case int64, float64:
@@ -421,16 +420,6 @@ func (s *valueSchema) words() []string {
 	}
 	return words
 }
-
-// stringFormats are those that Kubernetes checks in strings; others are words for people.
-var stringFormats = func() map[string]bool {
-	set := map[string]bool{}
-	for name := range strings.FieldsSeq(`bsonobjectid uri email hostname ipv4 ipv6 cidr mac uuid uuid3 uuid4 uuid5 isbn isbn10 isbn13
-		creditcard ssn hexcolor rgbcolor byte password date duration datetime k8sshortname k8slongname`) {
-		set[name] = true
-	}
-	return set
-}()
 
 func jsonNumber(value any) float64 {
 	if i, ok := value.(int64); ok {

@@ -55,6 +55,28 @@ func below(parent, part string) string {
 type fieldTree struct {
 	children map[string]*fieldTree // none: everything below is supported
 	only     []string              // values; none: all are supported
+
+	once   sync.Once
+	fields []treeField // of the struct that it is a place of, see fieldsOf
+}
+
+// treeField is a field of a struct and its place in the table.
+type treeField struct {
+	name  string
+	index []int
+	place *fieldTree // nil: not supported
+}
+
+// fieldsOf returns the fields of a struct of type t, of which t is a place. A place is
+// one of one type only, since each kind has a tree of its own.
+func (t *fieldTree) fieldsOf(of reflect.Type) []treeField {
+	t.once.Do(func() {
+		info := infoOf(of)
+		for _, name := range info.names {
+			t.fields = append(t.fields, treeField{name, info.fields[name], t.children[name]})
+		}
+	})
+	return t.fields
 }
 
 var supportedTrees = sync.OnceValue(func() map[reflect.Type]*fieldTree {
@@ -95,7 +117,7 @@ func unsupported(obj Object) field.ErrorList {
 		return nil // its schema says what there is
 	}
 	w := supportWalk{}
-	w.walk(reflect.ValueOf(obj).Elem(), supportedTrees()[reflect.TypeOf(obj)], "")
+	w.walk(reflect.ValueOf(obj).Elem(), supportedTrees()[reflect.TypeOf(obj)], nil)
 	return w.errs
 }
 
@@ -103,14 +125,34 @@ type supportWalk struct {
 	errs field.ErrorList
 }
 
-func (w *supportWalk) refuse(path, detail string) {
-	w.errs = append(w.errs, &field.Error{Type: notSupportedYet, Field: path, Detail: detail})
+// where is a path, written out only when it is needed.
+type where struct {
+	above *where // nil: the object itself
+	name  string // of a field
+	key   string // instead: of a map
+	index int    // without both: in a list
 }
 
-func (w *supportWalk) walk(v reflect.Value, tree *fieldTree, path string) {
+func (w *where) String() string {
+	switch {
+	case w == nil:
+		return ""
+	case w.name != "":
+		return join(w.above.String(), w.name)
+	case w.key != "":
+		return w.above.String() + w.key
+	}
+	return w.above.String() + "[" + strconv.Itoa(w.index) + "]"
+}
+
+func (w *supportWalk) refuse(at *where, detail string) {
+	w.errs = append(w.errs, &field.Error{Type: notSupportedYet, Field: at.String(), Detail: detail})
+}
+
+func (w *supportWalk) walk(v reflect.Value, tree *fieldTree, at *where) {
 	switch {
 	case len(tree.only) > 0:
-		w.value(v, tree, path)
+		w.value(v, tree, at)
 		return
 	case tree.children == nil:
 		return
@@ -118,39 +160,39 @@ func (w *supportWalk) walk(v reflect.Value, tree *fieldTree, path string) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
-			w.walk(v.Elem(), tree, path)
+			w.walk(v.Elem(), tree, at)
 		}
 	case reflect.Struct:
-		info := infoOf(v.Type())
-		for _, name := range info.names {
-			f := v.FieldByIndex(info.fields[name])
+		for _, known := range tree.fieldsOf(v.Type()) {
+			f := v.FieldByIndex(known.index)
 			if !isSet(f) {
 				continue
 			}
-			if child, ok := tree.children[name]; ok {
-				w.walk(f, child, join(path, name))
+			if here := (where{above: at, name: known.name}); known.place != nil {
+				w.walk(f, known.place, &here)
 			} else {
-				w.refuse(join(path, name), "not supported yet")
+				w.refuse(&here, "not supported yet")
 			}
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			w.walk(v.Index(i), tree.children["[]"], path+"["+strconv.Itoa(i)+"]")
+			w.walk(v.Index(i), tree.children["[]"], &where{above: at, index: i})
 		}
 	case reflect.Map:
 		for _, key := range sortedKeys(v) {
 			segment := "[" + key.String() + "]"
+			here := where{above: at, key: segment}
 			if child, ok := tree.children[segment]; ok {
-				w.walk(v.MapIndex(key), child, path+segment)
+				w.walk(v.MapIndex(key), child, &here)
 			} else {
-				w.refuse(path+segment, "not supported yet")
+				w.refuse(&here, "not supported yet")
 			}
 		}
 	}
 }
 
 // value checks a field of which only some values have behavior.
-func (w *supportWalk) value(v reflect.Value, tree *fieldTree, path string) {
+func (w *supportWalk) value(v reflect.Value, tree *fieldTree, at *where) {
 	if v.Kind() == reflect.Pointer {
 		if v.IsNil() {
 			return
@@ -161,7 +203,7 @@ func (w *supportWalk) value(v reflect.Value, tree *fieldTree, path string) {
 		info := infoOf(v.Type())
 		for _, name := range info.names {
 			if isSet(v.FieldByIndex(info.fields[name])) {
-				w.refuse(join(path, name), "not supported yet")
+				w.refuse(&where{above: at, name: name}, "not supported yet")
 			}
 		}
 		return
@@ -171,9 +213,9 @@ func (w *supportWalk) value(v reflect.Value, tree *fieldTree, path string) {
 		return
 	}
 	if len(tree.only) == 1 {
-		w.refuse(path, fmt.Sprintf("%q is not supported yet: leave it out, or use %s", got, tree.only[0]))
+		w.refuse(at, fmt.Sprintf("%q is not supported yet: leave it out, or use %s", got, tree.only[0]))
 	} else {
-		w.refuse(path, fmt.Sprintf("%q is not supported yet: use one of %s", got, strings.Join(tree.only, ", ")))
+		w.refuse(at, fmt.Sprintf("%q is not supported yet: use one of %s", got, strings.Join(tree.only, ", ")))
 	}
 }
 
@@ -184,11 +226,12 @@ func isSet(v reflect.Value) bool {
 	case reflect.Slice, reflect.Map:
 		return v.Len() > 0
 	case reflect.Struct:
-		if _, special := reflect.New(v.Type()).Interface().(json.Unmarshaler); special {
+		info := setInfoOf(v.Type())
+		if info.special {
 			return !v.IsZero()
 		}
-		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() && isSet(v.Field(i)) {
+		for _, i := range info.exported {
+			if isSet(v.Field(i)) {
 				return true
 			}
 		}
@@ -197,6 +240,30 @@ func isSet(v reflect.Value) bool {
 		return !v.IsZero()
 	}
 }
+
+// setInfo is what isSet needs to know of a struct.
+type setInfo struct {
+	special  bool // it has a form of its own in JSON
+	exported []int
+}
+
+var setInfos sync.Map // of reflect.Type to *setInfo
+
+func setInfoOf(t reflect.Type) *setInfo {
+	if info, ok := setInfos.Load(t); ok {
+		return info.(*setInfo)
+	}
+	info := &setInfo{special: reflect.PointerTo(t).Implements(jsonUnmarshaler)}
+	for i := range t.NumField() {
+		if t.Field(i).IsExported() {
+			info.exported = append(info.exported, i)
+		}
+	}
+	setInfos.Store(t, info)
+	return info
+}
+
+var jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
 func sortedKeys(m reflect.Value) []reflect.Value {
 	keys := m.MapKeys()
