@@ -255,6 +255,25 @@ func TestApplyRefusesBeforeItSends(t *testing.T) {
 		check(t, exitRefused, "in.yaml:3: ConfigMap there/a: metadata.namespace: is there, and --namespace says here")
 }
 
+// TestListsComeInPages: a list is asked for with a limit, since peers refuse large
+// ones without, and shown whole.
+func TestListsComeInPages(t *testing.T) {
+	f := &fakeCluster{}
+	f.list = func(_ context.Context, req *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error) {
+		if req.GetLimit() == 0 {
+			return nil, connect.NewError(connect.CodeResourceExhausted, "there are more than 64 MiB of them")
+		}
+		if req.GetContinue() == "" {
+			return &holdfastv1.ListResponse{Objects: []*holdfastv1.Object{wire(t, pod("a", 1, nil))}, Continue: "more"}, nil
+		}
+		return &holdfastv1.ListResponse{Objects: []*holdfastv1.Object{wire(t, pod("b", 2, nil))}}, nil
+	}
+	if got := f.run(t.Context(), nil, "get", "pods", "-o", "name"); got.stdout != "pod/a\npod/b\n" {
+		got.check(t, exitOK, "pod/a", "pod/b")
+		t.Errorf("got %q", got.stdout)
+	}
+}
+
 // TestInterruptedApplySaysThatTheChangeGoesOn.
 func TestInterruptedApplySaysThatTheChangeGoesOn(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())

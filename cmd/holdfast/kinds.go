@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -203,28 +204,32 @@ func (a *app) get(ctx context.Context, r *remote, res object.Resource, namespace
 	return obj, answer.GetAnswer(), err
 }
 
-// list reads objects of one kind.
+// list reads objects of one kind, all of one revision, however many.
 func (a *app) list(ctx context.Context, r *remote, req *holdfastv1.ListRequest, plural string) ([]object.Object, *holdfastv1.Answer, error) {
-	ctx, cancel := a.request(ctx)
-	defer cancel()
-	var out []object.Object
-	for {
+	answer, err := client.ListAll(ctx, req, func(ctx context.Context, req *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error) {
+		ctx, cancel := a.request(ctx) // each page has its time
+		defer cancel()
 		answer, err := r.objects.List(ctx, req)
+		if connect.CodeOf(err) == connect.CodeOutOfRange && req.GetContinue() != "" {
+			return nil, err // begins anew
+		}
 		if err != nil {
-			return nil, nil, a.explain(ctx, r, "list "+plural, err)
+			return nil, a.explain(ctx, r, "list "+plural, err)
 		}
-		for _, o := range answer.GetObjects() {
-			obj, err := a.decode(o)
-			if err != nil {
-				return nil, nil, err
-			}
-			out = append(out, obj)
-		}
-		if answer.GetContinue() == "" {
-			return out, answer.GetAnswer(), nil
-		}
-		req.Continue = answer.GetContinue()
+		return answer, nil
+	})
+	if err != nil {
+		return nil, nil, a.explain(ctx, r, "list "+plural, err)
 	}
+	out := make([]object.Object, 0, len(answer.GetObjects()))
+	for _, o := range answer.GetObjects() {
+		obj, err := a.decode(o)
+		if err != nil {
+			return nil, nil, err
+		}
+		out = append(out, obj)
+	}
+	return out, answer.GetAnswer(), nil
 }
 
 // isNotFound tells an error of get that says the object does not exist.
