@@ -34,6 +34,7 @@ type fakeCluster struct {
 
 	exec   func(context.Context, *holdfastv1.ExecStart, holdfastv1connect.PodServiceExecServerStream) error
 	apply  func(*holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error)
+	get    func(context.Context, *holdfastv1.GetRequest) (*holdfastv1.GetResponse, error)
 	list   func(context.Context, *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error)
 	remove func(*holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error)
 	watch  func(context.Context, *holdfastv1.WatchRequest, func(*holdfastv1.WatchResponse) error) error
@@ -73,6 +74,13 @@ func (f *fakeCluster) TransferLeadership(_ context.Context, req *holdfastv1.Tran
 
 func (f *fakeCluster) Apply(_ context.Context, req *holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error) {
 	return f.apply(req)
+}
+
+func (f *fakeCluster) Get(ctx context.Context, req *holdfastv1.GetRequest) (*holdfastv1.GetResponse, error) {
+	if f.get == nil {
+		return f.UnimplementedObjectServiceHandler.Get(ctx, req)
+	}
+	return f.get(ctx, req)
 }
 
 func (f *fakeCluster) List(ctx context.Context, req *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error) {

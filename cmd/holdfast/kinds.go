@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"connectrpc.com/connect/v2"
-	"github.com/spf13/cobra"
 
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/object"
@@ -239,51 +237,6 @@ func isNotFound(err error) bool {
 		return f.code == exitNotFound
 	}
 	return connect.CodeOf(err) == connect.CodeNotFound
-}
-
-// completeObjects completes the kind, then live names.
-func (a *app) completeObjects(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) == 0 {
-		var words []string
-		for _, r := range object.Resources() {
-			words = append(words, r.Plural)
-		}
-		return words, cobra.ShellCompDirectiveNoFileComp
-	}
-	res, err := a.resourceFor(cmd.Context(), args[0])
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.liveNames(cmd, res), cobra.ShellCompDirectiveNoFileComp
-}
-
-// completePods completes live names of pods.
-func (a *app) completePods(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.liveNames(cmd, mustResource("pods")), cobra.ShellCompDirectiveNoFileComp
-}
-
-// liveNames asks the cluster, briefly: somebody is holding the tab key.
-func (a *app) liveNames(cmd *cobra.Command, res object.Resource) []string {
-	a.requestTimeout = 2 * time.Second
-	r, err := a.dial()
-	if err != nil {
-		return nil
-	}
-	objs, _, err := a.list(cmd.Context(), r, &holdfastv1.ListRequest{
-		Kind: wireKind(res), Namespace: a.scope(res),
-		Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL},
-	}, res.Plural)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, obj := range objs {
-		names = append(names, obj.GetName())
-	}
-	return names
 }
 
 // mustResource returns a kind that is always served.
