@@ -99,9 +99,9 @@ func New(cfg Config) *Client {
 }
 
 const (
-	// readMaxBytes bounds one answer: a list of all pods of the largest cluster
-	// that is planned for (100,000) has about 150 MB.
-	readMaxBytes = 256 << 20
+	// readMaxBytes bounds one answer. The largest is a page of a list: up to 64 MiB,
+	// one object more, and what names them.
+	readMaxBytes = 96 << 20
 	// compressMinBytes: compressing less costs more than sending it.
 	compressMinBytes = 4 << 10
 )

@@ -28,6 +28,11 @@
 // Streams are opened on another peer if the first cannot be reached; once open,
 // they are not retried: only their reader knows where to go on.
 //
+// # Lists
+//
+// A peer answers with 64 MiB at most. [Client.List] and [ListAll] read a list in
+// pages, all of the same revision.
+//
 // # Also here
 //
 // [Join] trades a token for credentials. [LoadConfig] reads the file with the

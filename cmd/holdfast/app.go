@@ -157,6 +157,7 @@ exec and attach pass on the exit code of what they ran.`,
 			root.AddCommand(cmd)
 		}
 	}
+	a.completeFlags(root)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.GroupID = "cli"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -180,7 +181,7 @@ func (a *app) apply(ctx context.Context, r *remote, docs []object.Document, f ap
 	}
 	kept := slices.Collect(func(yield func(object.Object) bool) {
 		for i, obj := range applied {
-			if answer.GetResults()[i].GetAction() != holdfastv1.ApplyAction_APPLY_ACTION_PRUNED && !yield(obj) {
+			if answer.GetResults()[i].GetAction() != holdfastv1.ApplyAction_APPLY_ACTION_PRUNED && rollout.Follows(obj) && !yield(obj) {
 				return
 			}
 		}
@@ -258,11 +259,11 @@ func (a *app) await(ctx context.Context, r *remote, tracker *rollout.Tracker, ap
 
 	var requests []*holdfastv1.WatchRequest
 	waitingFor := 0
-	for ns, revision := range watchedNamespaces(applied) {
-		for _, kind := range []string{"deployments", "replicasets", "pods"} {
+	for ns, w := range watchedIn(applied) {
+		for _, kind := range slices.Sorted(maps.Keys(w.kinds)) {
 			requests = append(requests, &holdfastv1.WatchRequest{
 				Kind: wireKind(mustResource(kind)), Namespace: ns,
-				Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL, MinRevision: revision},
+				Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL, MinRevision: w.revision},
 			})
 			waitingFor++
 		}
@@ -340,16 +341,31 @@ func namespacesOf(docs []object.Document) map[string]bool {
 	return out
 }
 
-// watchedNamespaces returns the namespaces to watch, each with the revision that
-// the watch must have reached to show the change.
-func watchedNamespaces(applied []object.Object) map[string]int64 {
-	out := map[string]int64{}
+// watched is what to watch in a namespace: kinds by their plurals, from the
+// revision on that shows the change.
+type watched struct {
+	kinds    map[string]bool
+	revision int64
+}
+
+// watchedIn returns what to watch of the namespaces of applied objects.
+func watchedIn(applied []object.Object) map[string]*watched {
+	out := map[string]*watched{}
 	for _, obj := range applied {
-		if rollout.Follows(obj) {
-			var revision int64
-			_, _ = fmt.Sscan(obj.GetResourceVersion(), &revision)
-			out[obj.GetNamespace()] = max(out[obj.GetNamespace()], revision)
+		if !rollout.Follows(obj) {
+			continue
 		}
+		w := out[obj.GetNamespace()]
+		if w == nil {
+			w = &watched{kinds: map[string]bool{}}
+			out[obj.GetNamespace()] = w
+		}
+		for _, kind := range rollout.Watches(obj) {
+			w.kinds[kind] = true
+		}
+		var revision int64
+		_, _ = fmt.Sscan(obj.GetResourceVersion(), &revision)
+		w.revision = max(w.revision, revision)
 	}
 	return out
 }

@@ -23,12 +23,10 @@ func (a *app) uncordonCommand() *cobra.Command {
 func (a *app) schedulableCommand(verb, short, done string, unschedulable bool) *cobra.Command {
 	var f changeFlags
 	cmd := &cobra.Command{
-		Use:     verb + " NODE...",
-		Short:   short,
-		Example: "  holdfast " + verb + " n1\n  holdfast " + verb + " -l rack=4",
-		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return a.liveNames(cmd, mustResource("nodes")), cobra.ShellCompDirectiveNoFileComp
-		},
+		Use:               verb + " NODE...",
+		Short:             short,
+		Example:           "  holdfast " + verb + " n1\n  holdfast " + verb + " -l rack=4",
+		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changeAll(cmd.Context(), f, append([]string{"nodes"}, bareNodes(args)...), func(doomed) (edit, error) {
 				// null and not false: uncordoned nodes are as they were before.

@@ -259,11 +259,20 @@ func (a *app) newVigil(ctx context.Context, r *remote, victims []doomed) (*vigil
 	for _, kind := range []string{"deployments", "replicasets", "pods"} {
 		w.resources = append(w.resources, mustResource(kind))
 	}
+	addKind := func(res object.Resource) {
+		if !slices.ContainsFunc(w.resources, func(r object.Resource) bool { return r.String() == res.String() }) {
+			w.resources = append(w.resources, res)
+		}
+	}
 	for _, v := range victims {
 		w.namespaces[v.namespace] = true
-		if !slices.ContainsFunc(w.resources, func(r object.Resource) bool { return r.String() == v.resource.String() }) {
-			w.resources = append(w.resources, v.resource)
+		switch v.resource.Kind { // what owns more than the above
+		case "CronJob":
+			addKind(mustResource("jobs"))
+		case "StatefulSet", "DaemonSet":
+			addKind(mustResource("controllerrevisions"))
 		}
+		addKind(v.resource)
 	}
 	for _, res := range w.resources {
 		for ns := range w.namespaces {

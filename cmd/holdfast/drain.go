@@ -38,10 +38,8 @@ budgets are kept: what they hold back is told, and tried again until --timeout.
 'holdfast uncordon' takes the node back into service.`,
 		Example: `  holdfast drain n1 --ignore-daemonsets
   holdfast drain n1 --ignore-daemonsets --delete-emptydir-data --timeout 10m`,
-		Args: exactArgs(1, "the NODE"),
-		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return a.liveNames(cmd, mustResource("nodes")), cobra.ShellCompDirectiveNoFileComp
-		},
+		Args:              exactArgs(1, "the NODE"),
+		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runDrain(cmd.Context(), f, bareNodes(args)[0])
 		},

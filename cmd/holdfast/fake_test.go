@@ -34,6 +34,7 @@ type fakeCluster struct {
 
 	exec   func(context.Context, *holdfastv1.ExecStart, holdfastv1connect.PodServiceExecServerStream) error
 	apply  func(*holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error)
+	get    func(context.Context, *holdfastv1.GetRequest) (*holdfastv1.GetResponse, error)
 	list   func(context.Context, *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error)
 	remove func(*holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error)
 	watch  func(context.Context, *holdfastv1.WatchRequest, func(*holdfastv1.WatchResponse) error) error
@@ -73,6 +74,13 @@ func (f *fakeCluster) TransferLeadership(_ context.Context, req *holdfastv1.Tran
 
 func (f *fakeCluster) Apply(_ context.Context, req *holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error) {
 	return f.apply(req)
+}
+
+func (f *fakeCluster) Get(ctx context.Context, req *holdfastv1.GetRequest) (*holdfastv1.GetResponse, error) {
+	if f.get == nil {
+		return f.UnimplementedObjectServiceHandler.Get(ctx, req)
+	}
+	return f.get(ctx, req)
 }
 
 func (f *fakeCluster) List(ctx context.Context, req *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error) {
@@ -253,6 +261,25 @@ func TestApplyRefusesBeforeItSends(t *testing.T) {
 	f.run(t.Context(), nil, "apply").check(t, exitUsage, "-f FILE")
 	f.run(t.Context(), nil, "apply", "-n", "here", "-f", manifest(t, strings.ReplaceAll(twoConfigMaps, "{name: a}", "{name: a, namespace: there}"))).
 		check(t, exitRefused, "in.yaml:3: ConfigMap there/a: metadata.namespace: is there, and --namespace says here")
+}
+
+// TestListsComeInPages: a list is asked for with a limit, since peers refuse large
+// ones without, and shown whole.
+func TestListsComeInPages(t *testing.T) {
+	f := &fakeCluster{}
+	f.list = func(_ context.Context, req *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error) {
+		if req.GetLimit() == 0 {
+			return nil, connect.NewError(connect.CodeResourceExhausted, "there are more than 64 MiB of them")
+		}
+		if req.GetContinue() == "" {
+			return &holdfastv1.ListResponse{Objects: []*holdfastv1.Object{wire(t, pod("a", 1, nil))}, Continue: "more"}, nil
+		}
+		return &holdfastv1.ListResponse{Objects: []*holdfastv1.Object{wire(t, pod("b", 2, nil))}}, nil
+	}
+	if got := f.run(t.Context(), nil, "get", "pods", "-o", "name"); got.stdout != "pod/a\npod/b\n" {
+		got.check(t, exitOK, "pod/a", "pod/b")
+		t.Errorf("got %q", got.stdout)
+	}
 }
 
 // TestInterruptedApplySaysThatTheChangeGoesOn.

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"connectrpc.com/connect/v2"
-	"github.com/spf13/cobra"
 
+	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -203,28 +202,32 @@ func (a *app) get(ctx context.Context, r *remote, res object.Resource, namespace
 	return obj, answer.GetAnswer(), err
 }
 
-// list reads objects of one kind.
+// list reads objects of one kind, all of one revision, however many.
 func (a *app) list(ctx context.Context, r *remote, req *holdfastv1.ListRequest, plural string) ([]object.Object, *holdfastv1.Answer, error) {
-	ctx, cancel := a.request(ctx)
-	defer cancel()
-	var out []object.Object
-	for {
+	answer, err := client.ListAll(ctx, req, func(ctx context.Context, req *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error) {
+		ctx, cancel := a.request(ctx) // each page has its time
+		defer cancel()
 		answer, err := r.objects.List(ctx, req)
+		if connect.CodeOf(err) == connect.CodeOutOfRange && req.GetContinue() != "" {
+			return nil, err // begins anew
+		}
 		if err != nil {
-			return nil, nil, a.explain(ctx, r, "list "+plural, err)
+			return nil, a.explain(ctx, r, "list "+plural, err)
 		}
-		for _, o := range answer.GetObjects() {
-			obj, err := a.decode(o)
-			if err != nil {
-				return nil, nil, err
-			}
-			out = append(out, obj)
-		}
-		if answer.GetContinue() == "" {
-			return out, answer.GetAnswer(), nil
-		}
-		req.Continue = answer.GetContinue()
+		return answer, nil
+	})
+	if err != nil {
+		return nil, nil, a.explain(ctx, r, "list "+plural, err)
 	}
+	out := make([]object.Object, 0, len(answer.GetObjects()))
+	for _, o := range answer.GetObjects() {
+		obj, err := a.decode(o)
+		if err != nil {
+			return nil, nil, err
+		}
+		out = append(out, obj)
+	}
+	return out, answer.GetAnswer(), nil
 }
 
 // isNotFound tells an error of get that says the object does not exist.
@@ -234,51 +237,6 @@ func isNotFound(err error) bool {
 		return f.code == exitNotFound
 	}
 	return connect.CodeOf(err) == connect.CodeNotFound
-}
-
-// completeObjects completes the kind, then live names.
-func (a *app) completeObjects(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) == 0 {
-		var words []string
-		for _, r := range object.Resources() {
-			words = append(words, r.Plural)
-		}
-		return words, cobra.ShellCompDirectiveNoFileComp
-	}
-	res, err := a.resourceFor(cmd.Context(), args[0])
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.liveNames(cmd, res), cobra.ShellCompDirectiveNoFileComp
-}
-
-// completePods completes live names of pods.
-func (a *app) completePods(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return a.liveNames(cmd, mustResource("pods")), cobra.ShellCompDirectiveNoFileComp
-}
-
-// liveNames asks the cluster, briefly: somebody is holding the tab key.
-func (a *app) liveNames(cmd *cobra.Command, res object.Resource) []string {
-	a.requestTimeout = 2 * time.Second
-	r, err := a.dial()
-	if err != nil {
-		return nil
-	}
-	objs, _, err := a.list(cmd.Context(), r, &holdfastv1.ListRequest{
-		Kind: wireKind(res), Namespace: a.scope(res),
-		Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL},
-	}, res.Plural)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, obj := range objs {
-		names = append(names, obj.GetName())
-	}
-	return names
 }
 
 // mustResource returns a kind that is always served.

@@ -55,16 +55,14 @@ func (a *app) rolloutStatusCommand() *cobra.Command {
 			}
 			if wait.detach {
 				tracker := rollout.New([]object.Object{obj})
-				pods, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("pods")), Namespace: obj.GetNamespace()}, "pods")
-				if err != nil {
-					return err
-				}
-				sets, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("replicasets")), Namespace: obj.GetNamespace()}, "replicasets")
-				if err != nil {
-					return err
-				}
-				for _, o := range slices.Concat([]object.Object{obj}, sets, pods) {
-					tracker.Observe(o, false)
+				for _, kind := range rollout.Watches(obj) {
+					objs, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource(kind)), Namespace: obj.GetNamespace()}, kind)
+					if err != nil {
+						return err
+					}
+					for _, o := range objs {
+						tracker.Observe(o, false)
+					}
 				}
 				for _, line := range append(tracker.Summary(), tracker.Obstacles()...) {
 					fmt.Fprintln(a.stdout, line)

@@ -70,8 +70,9 @@ func (a *app) topCommand() *cobra.Command {
 machine, pods or not. The shares are of what pods can have (allocatable).`,
 		Example: `  holdfast top nodes
   holdfast top nodes n1 -o json`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.runTopNodes(cmd.Context(), f, args) },
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: a.completeNodes,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.runTopNodes(cmd.Context(), f, args) },
 	}
 	common(nodes)
 	cmd.AddCommand(pods, nodes)

@@ -61,19 +61,36 @@ type target struct {
 
 // Follows tells whether there is anything to wait for after obj is applied.
 func Follows(obj object.Object) bool {
+	return len(Watches(obj)) > 0 && object.Inert(obj) == ""
+}
+
+// Watches returns the kinds, by their plurals, whose objects a Tracker of obj wants
+// to be told of, in obj's namespace, beside events; none if there is nothing about
+// obj to wait for.
+func Watches(obj object.Object) []string {
 	switch obj.(type) {
-	case *appsv1.Deployment, *appsv1.ReplicaSet, *corev1.Pod:
-		return true
+	case *appsv1.Deployment:
+		return []string{"deployments", "replicasets", "pods"}
+	case *appsv1.ReplicaSet:
+		return []string{"replicasets", "pods"}
+	case *corev1.ReplicationController:
+		return []string{"replicationcontrollers", "pods"}
+	case *appsv1.StatefulSet:
+		return []string{"statefulsets", "pods"}
+	case *appsv1.DaemonSet:
+		return []string{"daemonsets", "controllerrevisions", "pods"}
+	case *corev1.Pod:
+		return []string{"pods"}
 	}
-	return false
+	return nil
 }
 
 // New returns a Tracker of applied objects, as the cluster answered. It ignores
-// those that need no waiting.
+// those of kinds that need no waiting.
 func New(applied []object.Object) *Tracker {
 	t := &Tracker{objects: map[object.Key]object.Object{}, known: map[types.UID]bool{}, said: map[string]bool{}}
 	for _, obj := range applied {
-		if Follows(obj) {
+		if len(Watches(obj)) > 0 {
 			t.targets = append(t.targets, target{key: object.KeyOf(obj), title: titleOf(obj), generation: obj.GetGeneration()})
 		}
 	}
@@ -309,6 +326,13 @@ func (t *Tracker) failure(obj object.Object) string {
 
 // isCurrent tells whether a pod is of obj's present template.
 func (t *Tracker) isCurrent(obj object.Object, pod *corev1.Pod) bool {
+	switch obj := obj.(type) {
+	case *appsv1.StatefulSet:
+		return obj.Status.UpdateRevision == "" || isRevision(pod, obj.Status.UpdateRevision)
+	case *appsv1.DaemonSet:
+		newest := t.newestRevision(obj)
+		return newest == "" || isRevision(pod, newest)
+	}
 	d, ok := obj.(*appsv1.Deployment)
 	if !ok {
 		return true
@@ -322,6 +346,26 @@ func (t *Tracker) isCurrent(obj object.Object, pod *corev1.Pod) bool {
 	}
 	owner := object.ControllerOf(pod)
 	return newest != nil && owner != nil && owner.UID == newest.UID
+}
+
+// isRevision tells whether a pod was made of a ControllerRevision. Its label has the
+// revision's name or, of daemon sets, what the name ends with.
+func isRevision(pod *corev1.Pod, revision string) bool {
+	label := pod.Labels[appsv1.ControllerRevisionHashLabelKey]
+	return label == revision || label != "" && strings.HasSuffix(revision, "-"+label)
+}
+
+// newestRevision returns the name of the newest ControllerRevision of obj, or "".
+func (t *Tracker) newestRevision(obj object.Object) string {
+	name, number := "", int64(-1)
+	for _, o := range t.objects {
+		if rev, ok := o.(*appsv1.ControllerRevision); ok && rev.Revision > number {
+			if owner := object.ControllerOf(rev); owner != nil && owner.UID == obj.GetUID() {
+				name, number = rev.Name, rev.Revision
+			}
+		}
+	}
+	return name
 }
 
 // revisionOf is the rollout's number that the deployment controller writes on a
@@ -368,7 +412,8 @@ func (t *Tracker) podsOf(obj object.Object) []*corev1.Pod {
 }
 
 // converged tells whether a target is as asked for. The rules are those of
-// `kubectl rollout status`.
+// `kubectl rollout status`; pods that are only replaced when somebody deletes them
+// (OnDelete) need not be of the new template.
 func converged(obj object.Object, generation int64) bool {
 	switch obj := obj.(type) {
 	case *appsv1.Deployment:
@@ -378,15 +423,42 @@ func converged(obj object.Object, generation int64) bool {
 	case *appsv1.ReplicaSet:
 		s, want := obj.Status, replicasOf(obj)
 		return obj.Generation >= generation && s.ObservedGeneration >= obj.Generation && s.Replicas == want && s.ReadyReplicas == want
+	case *corev1.ReplicationController:
+		s, want := obj.Status, replicasOf(obj)
+		return obj.Generation >= generation && s.ObservedGeneration >= obj.Generation && s.Replicas == want && s.ReadyReplicas == want
+	case *appsv1.StatefulSet:
+		s, want := obj.Status, replicasOf(obj)
+		if obj.Generation < generation || s.ObservedGeneration < obj.Generation || s.Replicas != want || s.ReadyReplicas != want || s.AvailableReplicas != want {
+			return false
+		}
+		update := obj.Spec.UpdateStrategy
+		switch {
+		case update.Type == appsv1.OnDeleteStatefulSetStrategyType:
+			return true
+		case update.RollingUpdate != nil && update.RollingUpdate.Partition != nil && *update.RollingUpdate.Partition > 0:
+			return s.UpdatedReplicas >= want-*update.RollingUpdate.Partition
+		}
+		return s.UpdateRevision == s.CurrentRevision
+	case *appsv1.DaemonSet:
+		s, want := obj.Status, replicasOf(obj)
+		return obj.Generation >= generation && s.ObservedGeneration >= obj.Generation && s.NumberAvailable >= want &&
+			(obj.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType || s.UpdatedNumberScheduled >= want)
 	case *corev1.Pod:
 		return object.PodReady(obj) || obj.Status.Phase == corev1.PodSucceeded
 	}
 	return true
 }
 
+// replicasOf returns how many pods a workload is to have.
 func replicasOf(obj object.Object) int32 {
 	var n *int32
 	switch obj := obj.(type) {
+	case *appsv1.DaemonSet:
+		n = &obj.Status.DesiredNumberScheduled
+	case *appsv1.StatefulSet:
+		n = obj.Spec.Replicas
+	case *corev1.ReplicationController:
+		n = obj.Spec.Replicas
 	case *appsv1.Deployment:
 		n = obj.Spec.Replicas
 	case *appsv1.ReplicaSet:
@@ -411,6 +483,12 @@ func troubles(obj object.Object) []string {
 	case *appsv1.ReplicaSet:
 		for _, c := range obj.Status.Conditions {
 			if c.Type == appsv1.ReplicaSetReplicaFailure && c.Status == corev1.ConditionTrue {
+				out = append(out, "pods cannot be made: "+c.Message)
+			}
+		}
+	case *corev1.ReplicationController:
+		for _, c := range obj.Status.Conditions {
+			if c.Type == corev1.ReplicationControllerReplicaFailure && c.Status == corev1.ConditionTrue {
 				out = append(out, "pods cannot be made: "+c.Message)
 			}
 		}

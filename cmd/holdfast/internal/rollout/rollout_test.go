@@ -98,7 +98,7 @@ func split(line string) []string {
 type scene struct{ t *testing.T }
 
 // line makes an object of "KIND NAME key=value flag…". A uid is the kind and the
-// name. Owners are named by "of=deployment/web" or "of=replicaset/web-1".
+// name, unless uid= says another. Owners are named by "of=deployment/web" or "of=replicaset/web-1".
 func (s *scene) line(words []string) object.Object {
 	kind, name, rest := words[0], words[1], map[string]string{}
 	for _, word := range words[2:] {
@@ -116,6 +116,9 @@ func (s *scene) line(words []string) object.Object {
 		return int32(n)
 	}
 	meta := metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(kind + "/" + name), Generation: int64(number("generation"))}
+	if uid, ok := rest["uid"]; ok {
+		meta.UID = types.UID(uid)
+	}
 	if of, ok := rest["of"]; ok {
 		ownerKind, ownerName, _ := strings.Cut(of, "/")
 		yes := true
@@ -148,6 +151,36 @@ func (s *scene) line(words []string) object.Object {
 			rs.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Message: why}}
 		}
 		return rs
+	case "replicationcontroller":
+		rc := &corev1.ReplicationController{ObjectMeta: meta}
+		rc.Spec.Replicas = &replicas
+		rc.Status = corev1.ReplicationControllerStatus{ObservedGeneration: int64(number("observed")), Replicas: number("all"), ReadyReplicas: number("ready")}
+		if why, ok := rest["cannot"]; ok {
+			rc.Status.Conditions = []corev1.ReplicationControllerCondition{{Type: corev1.ReplicationControllerReplicaFailure, Status: corev1.ConditionTrue, Message: why}}
+		}
+		return rc
+	case "statefulset":
+		set := &appsv1.StatefulSet{ObjectMeta: meta}
+		set.Spec.Replicas = &replicas
+		set.Spec.UpdateStrategy.Type = appsv1.StatefulSetUpdateStrategyType(rest["strategy"])
+		if _, ok := rest["partition"]; ok {
+			set.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: new(number("partition"))}
+		}
+		set.Status = appsv1.StatefulSetStatus{
+			ObservedGeneration: int64(number("observed")), Replicas: number("all"), ReadyReplicas: number("ready"), AvailableReplicas: number("available"),
+			UpdatedReplicas: number("updated"), CurrentRevision: rest["current"], UpdateRevision: rest["update"],
+		}
+		return set
+	case "daemonset":
+		set := &appsv1.DaemonSet{ObjectMeta: meta}
+		set.Spec.UpdateStrategy.Type = appsv1.DaemonSetUpdateStrategyType(rest["strategy"])
+		set.Status = appsv1.DaemonSetStatus{
+			ObservedGeneration: int64(number("observed")), DesiredNumberScheduled: number("desired"),
+			UpdatedNumberScheduled: number("updated"), NumberAvailable: number("available"),
+		}
+		return set
+	case "controllerrevision":
+		return &appsv1.ControllerRevision{ObjectMeta: meta, Revision: int64(number("revision"))}
 	case "configmap":
 		return &corev1.ConfigMap{ObjectMeta: meta}
 	case "event":
@@ -165,6 +198,9 @@ func (s *scene) line(words []string) object.Object {
 
 func (s *scene) pod(pod *corev1.Pod, rest map[string]string, number func(string) int32) *corev1.Pod {
 	pod.Spec.NodeName = rest["node"]
+	if revision, ok := rest["revision"]; ok {
+		pod.Labels = map[string]string{appsv1.ControllerRevisionHashLabelKey: revision}
+	}
 	pod.Status.Phase = corev1.PodPhase(rest["phase"])
 	condition := func(kind corev1.PodConditionType, status corev1.ConditionStatus, message string) {
 		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: kind, Status: status, Message: message})
