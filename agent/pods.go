@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
@@ -22,6 +23,8 @@ const (
 	// relistPause keeps a burst of wake-ups from becoming a burst of lists.
 	relistPause = 5 * time.Millisecond
 	listTimeout = 30 * time.Second
+	// parallelRequests bounds the probes over the network that are under way.
+	parallelRequests = 64
 )
 
 type podsConfig struct {
@@ -47,7 +50,9 @@ type podsConfig struct {
 type pods struct {
 	podsConfig
 	starts chan struct{} // holds one element for each start under way
-	want   chan struct{} // of capacity 1: list now
+	// probeLimits bounds the probes of all pods.
+	probeLimits probe.Limits
+	want        chan struct{} // of capacity 1: list now
 
 	mu      sync.Mutex
 	desired map[string]*corev1.Pod // by uid
@@ -71,12 +76,13 @@ type pods struct {
 
 func newPods(cfg podsConfig) *pods {
 	return &pods{
-		podsConfig: cfg,
-		starts:     make(chan struct{}, cfg.parallel),
-		want:       make(chan struct{}, 1),
-		desired:    map[string]*corev1.Pod{},
-		workers:    map[string]*worker{},
-		attached:   map[string]Attachment{},
+		podsConfig:  cfg,
+		starts:      make(chan struct{}, cfg.parallel),
+		probeLimits: probe.NewLimits(cfg.parallel, parallelRequests),
+		want:        make(chan struct{}, 1),
+		desired:     map[string]*corev1.Pod{},
+		workers:     map[string]*worker{},
+		attached:    map[string]Attachment{},
 	}
 }
 
