@@ -32,16 +32,18 @@ type podsConfig struct {
 	network Network
 	// networkReady waits until pods can be attached.
 	networkReady func(context.Context) error
-	reports      *reporter
-	log          *slog.Logger
-	metrics      *metrics
-	dataDir      string
-	nodeName     string
-	hostIP       netip.Addr
-	allocatable  corev1.ResourceList
-	resolvConf   string
-	parallel     int
-	startHold    time.Duration
+	// confirm returns nil if a quorum says that the pod is not to run here.
+	confirm     func(ctx context.Context, uid string) error
+	reports     *reporter
+	log         *slog.Logger
+	metrics     *metrics
+	dataDir     string
+	nodeName    string
+	hostIP      netip.Addr
+	allocatable corev1.ResourceList
+	resolvConf  string
+	parallel    int
+	startHold   time.Duration
 }
 
 // pods holds a worker for each pod that is desired or that is there, and tells

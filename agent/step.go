@@ -31,6 +31,8 @@ const (
 	// cleanupBackoffMax is the most for the steps that end a pod.
 	cleanupBackoffFirst = time.Second
 	cleanupBackoffMax   = 30 * time.Second
+	// confirmBackoffMax is the most for asking whether a pod is to end.
+	confirmBackoffMax = 5 * time.Second
 	// defaultGrace is Kubernetes' default for terminationGracePeriodSeconds.
 	defaultGrace = 30 * time.Second
 	// lastGrace is what a container is given whose turn to stop comes after the
@@ -70,8 +72,12 @@ type podMemory struct {
 	Created    bool
 	Network    retry // of Attach and CreatePod
 	Containers map[string]*containerMemory
-	// StoppingSince is when the pod was first seen terminating, on this worker's
-	// clock: the grace period counts from there, whatever other clocks say.
+	// Confirmed: a quorum has confirmed that the pod is to end. Confirm is about the
+	// tries to learn that.
+	Confirmed bool
+	Confirm   retry
+	// StoppingSince is when that was, on this worker's clock: the grace period counts
+	// from there, whatever other clocks say.
 	StoppingSince time.Time
 	// Stopped holds the runs that were stopped because the pod ends.
 	Stopped map[runtime.ContainerID]bool
@@ -152,6 +158,8 @@ func restartDelay(n int) time.Duration {
 type actionKind string
 
 const (
+	// doConfirm asks a quorum whether the pod is really to end.
+	doConfirm actionKind = "confirm"
 	// doWait: nothing to do before action.At, or a change if At is zero.
 	doWait actionKind = "wait"
 	// doAttach gives the pod its network.
@@ -244,12 +252,12 @@ func remember(in podInput, now time.Time) {
 	if m.PreStop == nil {
 		m.PreStop = map[runtime.ContainerID]bool{}
 	}
-	switch stopping := terminating(in); {
-	case stopping && m.StoppingSince.IsZero():
-		m.StoppingSince = now
-	case !stopping && !m.StoppingSince.IsZero():
+	if !terminating(in) {
+		m.Confirm = retry{}
+	}
+	if !terminating(in) && m.Confirmed {
 		// Desired again after all: as if its end had not begun.
-		m.StoppingSince = time.Time{}
+		m.Confirmed, m.StoppingSince = false, time.Time{}
 		m.Removed, m.Detached, m.Cleanup = false, false, retry{}
 		clear(m.Stopped)
 	}
@@ -471,10 +479,16 @@ func startTime(in podInput) time.Time {
 	return in.Memory.FirstSeen
 }
 
-// nextTerminating ends a pod: stop, note how each container ended, remove,
+// nextTerminating ends a pod: make sure that it is to end, stop, note how each container ended, remove,
 // detach, say so.
 func nextTerminating(in podInput, now time.Time) action {
 	m := in.Memory
+	if !m.Confirmed {
+		if wait, ok := m.Confirm.wait(now); ok {
+			return wait
+		}
+		return action{Kind: doConfirm, Why: stopReason(in)}
+	}
 	grace := graceOf(in.Pod)
 	deadline := m.StoppingSince.Add(grace)
 	alive := aliveIn(in)
@@ -770,6 +784,12 @@ func began(m *podMemory, a action) {
 func applied(m *podMemory, a action, err error, now time.Time) {
 	c := m.Containers[a.Container]
 	switch a.Kind {
+	case doConfirm:
+		if err != nil {
+			m.Confirm.fail(now, "", err.Error(), cleanupBackoffFirst, confirmBackoffMax)
+			return
+		}
+		m.Confirmed, m.StoppingSince, m.Confirm = true, now, retry{}
 	case doAttach, doCreate:
 		if err != nil {
 			m.Network.fail(now, reasonSandbox, err.Error(), time.Second, cleanupBackoffMax)
@@ -871,14 +891,14 @@ func preempts(due, underWay action) bool {
 	switch underWay.Kind {
 	case doAttach, doCreate, doPull, doRun, doPostStart:
 		switch due.Kind {
-		case doStop, doRemovePod, doDetach, doFinish:
+		case doConfirm, doStop, doRemovePod, doDetach, doFinish:
 			return true
 		default:
 			return false
 		}
 	case doStop:
 		// The grace period was cut short, or it is the whole pod that ends now.
-		return due.Kind == doStop && (due.At.Before(underWay.At.Add(-time.Second/2)) || underWay.Then != thenEnd && due.Then == thenEnd)
+		return due.Kind == doConfirm || due.Kind == doStop && (due.At.Before(underWay.At.Add(-time.Second/2)) || underWay.Then != thenEnd && due.Then == thenEnd)
 	default:
 		return false
 	}

@@ -46,6 +46,7 @@ type world struct {
 	start, now time.Time
 	in         podInput
 	last       action
+	doubt      bool // deletions are not confirmed before the script says so
 	out        strings.Builder
 }
 
@@ -152,6 +153,13 @@ func (w *world) play(t *testing.T, line string) {
 			pod.Status = *s
 		}
 		w.in.Pod, w.in.Memory = pod, &podMemory{}
+	case "doubt":
+		w.doubt = true
+		return
+	case "wanted": // the pod is desired again, or after all
+		pod := w.in.Pod.DeepCopy()
+		pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = nil, nil
+		w.in.Pod, w.in.Gone = pod, false
 	case "hold":
 		w.in.Hold = arg(1) == "on"
 	case "agent": // agent restarts: memory is lost, the recorded status is the last one
@@ -184,6 +192,10 @@ func (w *world) look(line string) {
 		status = statusText(s)
 	}
 	w.last = next(w.in, w.now)
+	if w.last.Kind == doConfirm && !w.doubt { // not of interest in most scripts
+		applied(w.in.Memory, w.last, nil, w.now)
+		w.last = next(w.in, w.now)
+	}
 	began(w.in.Memory, w.last)
 	fmt.Fprintf(&w.out, "%-6v %-22s | %-32s | %s\n", w.now.Sub(w.start), line, w.last.text(w.now), status)
 }
@@ -219,7 +231,7 @@ func (w *world) done() {
 		w.in.Observed = runtime.PodState{}
 	case doMessage:
 		w.in.Memory.Messages[a.IDs[0]] = "last words of " + a.IDs[0].Name
-	case doWait, doPull, doDetach, doFinish, doPostStart:
+	case doWait, doPull, doDetach, doFinish, doPostStart, doConfirm:
 	}
 	applied(w.in.Memory, a, nil, w.now)
 }

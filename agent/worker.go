@@ -31,6 +31,8 @@ const (
 	removeTimeout  = 2 * time.Minute
 	messageTimeout = 10 * time.Second
 	pullTimeout    = 30 * time.Minute
+	// confirmTimeout is longer than a peer waits for a leader (10 s).
+	confirmTimeout = 15 * time.Second
 	// hookTimeout is for the hook postStart, which Kubernetes does not bound.
 	hookTimeout = 24 * time.Hour
 	// stopSlack is how long after its grace period a stop may take to kill.
@@ -223,6 +225,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 		out.broken = out.err != nil && ctx.Err() != nil
 	}
 	switch a.Kind {
+	case doConfirm:
+		call(confirmTimeout, func(ctx context.Context) error { return w.p.confirm(ctx, w.uid) })
 	case doAttach:
 		call(attachTimeout, func(ctx context.Context) error {
 			if err := w.p.networkReady(ctx); err != nil {
