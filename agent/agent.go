@@ -148,7 +148,7 @@ func New(cfg Config) (*Agent, error) {
 	a.metrics.watch(a.reports)
 	a.routes = newRoutes(cfg.Network, a.log)
 	a.pods = newPods(podsConfig{
-		runtime: cfg.Runtime, network: cfg.Network, networkReady: a.routes.wait, reports: a.reports, log: a.log, metrics: a.metrics,
+		runtime: cfg.Runtime, network: cfg.Network, networkReady: a.routes.wait, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 	})

@@ -1213,3 +1213,36 @@ func TestNewRefuses(t *testing.T) {
 		t.Errorf("New: %v", err)
 	}
 }
+
+// TestConfirm: an order to end a pod is checked with a quorum before it is carried
+// out; without one, or against its word, nothing is stopped. The grace period
+// begins with the answer.
+func TestConfirm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		pod, second, stubborn := newPod("web"), newPod("second"), newPod("stubborn", corev1.Container{Name: "main", Image: "fake/stubborn:1"})
+		a.says(complete(t, 10, pod, second, stubborn))
+		n.start()
+		settle(time.Second)
+		all := []string{"uid-second/main/0", "uid-stubborn/main/0", "uid-web/main/0"}
+		n.wantRunning("at first", all...)
+
+		a.mu.Lock()
+		a.noQuorum, a.wanted = true, []string{"uid-second"}
+		a.mu.Unlock()
+		a.send(t, increment(t, 11, deleted(pod, 30), deleted(second, 30), deleted(stubborn, 30)))
+		settle(time.Hour)
+		n.wantRunning("without a quorum", all...)
+
+		a.mu.Lock()
+		a.noQuorum = false
+		a.mu.Unlock()
+		settle(7 * time.Second)
+		n.wantRunning("with a quorum that wants one, and within the grace period", "uid-second/main/0", "uid-stubborn/main/0")
+		settle(30 * time.Second)
+		n.wantRunning("after it", "uid-second/main/0")
+		settle(time.Hour)
+		n.wantRunning("long after", "uid-second/main/0")
+	})
+}

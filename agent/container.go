@@ -352,8 +352,12 @@ func (r resolvConf) String() string {
 	return b.String()
 }
 
-// maxTerminationMessage is the most of a container's last words that is kept.
-const maxTerminationMessage = 4096
+// maxTerminationMessage is the most of a container's last words that is kept,
+// maxTerminationMessages that of all containers of a pod, which share it equally.
+const (
+	maxTerminationMessage  = 4 << 10
+	maxTerminationMessages = 12 << 10
+)
 
 // terminationMount makes the file that a run may write its last words to, and
 // returns how it is mounted. None is asked for when the path is empty.

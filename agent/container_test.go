@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // TestExpandRefs has the cases of Kubernetes' documentation of $(NAME), and what
@@ -133,7 +134,7 @@ func TestResources(t *testing.T) {
 				t.Errorf("resources are %+v, want %+v", got, test.want)
 			}
 			pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Resources: test.in}}}}
-			if got := qosClass(pod); got != test.qos {
+			if got := object.QOSClass(pod); got != test.qos {
 				t.Errorf("QoS class is %s, want %s", got, test.qos)
 			}
 		})

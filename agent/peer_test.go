@@ -37,8 +37,11 @@ type testPeer struct {
 	mu         sync.Mutex
 	cut        chan struct{} // closed when the peer goes down
 	down       bool
-	silent     bool // heartbeats get no answer
-	loseAcks   int  // so many reports are recorded and answered with an error
+	silent     bool     // heartbeats get no answer
+	noQuorum   bool     // nothing is confirmed
+	wanted     []string // uids that are, whatever the streams say
+	confirms   int
+	loseAcks   int // so many reports are recorded and answered with an error
 	period     time.Duration
 	nodes      []*corev1.Node
 	froms      []int64                           // of each Desired call
@@ -182,6 +185,25 @@ func (p *testPeer) ReportStatus(_ context.Context, req *agentv1.ReportStatusRequ
 		return nil, errDown
 	}
 	return &agentv1.ReportStatusResponse{}, nil
+}
+
+func (p *testPeer) Confirm(_ context.Context, req *agentv1.ConfirmRequest) (*agentv1.ConfirmResponse, error) {
+	if _, err := p.up(); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.noQuorum {
+		return nil, connect.NewError(connect.CodeUnavailable, "no leader")
+	}
+	p.confirms++
+	res := &agentv1.ConfirmResponse{}
+	for _, uid := range req.GetUids() {
+		if slices.Contains(p.wanted, uid) {
+			res.WantedUids = append(res.WantedUids, uid)
+		}
+	}
+	return res, nil
 }
 
 func (p *testPeer) ReportUsage(_ context.Context, req *agentv1.ReportUsageRequest) (*agentv1.ReportUsageResponse, error) {

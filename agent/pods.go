@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
@@ -22,6 +23,8 @@ const (
 	// relistPause keeps a burst of wake-ups from becoming a burst of lists.
 	relistPause = 5 * time.Millisecond
 	listTimeout = 30 * time.Second
+	// parallelRequests bounds the probes over the network that are under way.
+	parallelRequests = 64
 )
 
 type podsConfig struct {
@@ -29,16 +32,18 @@ type podsConfig struct {
 	network Network
 	// networkReady waits until pods can be attached.
 	networkReady func(context.Context) error
-	reports      *reporter
-	log          *slog.Logger
-	metrics      *metrics
-	dataDir      string
-	nodeName     string
-	hostIP       netip.Addr
-	allocatable  corev1.ResourceList
-	resolvConf   string
-	parallel     int
-	startHold    time.Duration
+	// confirm returns nil if a quorum says that the pod is not to run here.
+	confirm     func(ctx context.Context, uid string) error
+	reports     *reporter
+	log         *slog.Logger
+	metrics     *metrics
+	dataDir     string
+	nodeName    string
+	hostIP      netip.Addr
+	allocatable corev1.ResourceList
+	resolvConf  string
+	parallel    int
+	startHold   time.Duration
 }
 
 // pods holds a worker for each pod that is desired or that is there, and tells
@@ -47,7 +52,9 @@ type podsConfig struct {
 type pods struct {
 	podsConfig
 	starts chan struct{} // holds one element for each start under way
-	want   chan struct{} // of capacity 1: list now
+	// probeLimits bounds the probes of all pods.
+	probeLimits probe.Limits
+	want        chan struct{} // of capacity 1: list now
 
 	mu      sync.Mutex
 	desired map[string]*corev1.Pod // by uid
@@ -71,12 +78,13 @@ type pods struct {
 
 func newPods(cfg podsConfig) *pods {
 	return &pods{
-		podsConfig: cfg,
-		starts:     make(chan struct{}, cfg.parallel),
-		want:       make(chan struct{}, 1),
-		desired:    map[string]*corev1.Pod{},
-		workers:    map[string]*worker{},
-		attached:   map[string]Attachment{},
+		podsConfig:  cfg,
+		starts:      make(chan struct{}, cfg.parallel),
+		probeLimits: probe.NewLimits(cfg.parallel, parallelRequests),
+		want:        make(chan struct{}, 1),
+		desired:     map[string]*corev1.Pod{},
+		workers:     map[string]*worker{},
+		attached:    map[string]Attachment{},
 	}
 }
 

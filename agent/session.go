@@ -272,6 +272,23 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	return nil
 }
 
+// errWanted: a pod is to run, though the agent was told to end it.
+var errWanted = errors.New("a quorum of the peers says that the pod is to run here: the order to end it is not followed")
+
+// confirm returns nil if a quorum of the peers says that the pod is not to run on
+// this node.
+func (a *Agent) confirm(ctx context.Context, uid string) error {
+	res, err := a.cfg.Client.Agent().Confirm(ctx, &agentv1.ConfirmRequest{Uids: []string{uid}})
+	switch {
+	case err != nil:
+		return fmt.Errorf("confirm that the pod is to end: %w", err)
+	case slices.Contains(res.GetWantedUids(), uid):
+		return errWanted
+	default:
+		return nil
+	}
+}
+
 func (s *session) setPeriod(p time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

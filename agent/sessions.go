@@ -296,7 +296,7 @@ func (s *sessions) findContainer(namespace, name, container string, previous boo
 // whyNot says what a container waits for.
 func (s *sessions) whyNot(pod *corev1.Pod, container string) string {
 	status := s.a.reports.status(pod.UID)
-	if c := containerStatus(status.ContainerStatuses, container); c != nil && c.State.Waiting != nil {
+	if c := recordedStatus(&status, container); c != nil && c.State.Waiting != nil {
 		if c.State.Waiting.Message != "" {
 			return c.State.Waiting.Reason + ": " + c.State.Waiting.Message
 		}

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,12 +12,16 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // Reasons as Kubernetes gives them, so that people and programs know them.
 const (
 	reasonContainerCreating = "ContainerCreating"
+	reasonPodInitializing   = "PodInitializing"
+	reasonDeadlineExceeded  = "DeadlineExceeded"
 	reasonErrImagePull      = "ErrImagePull"
 	reasonErrImageNeverPull = "ErrImageNeverPull"
 	reasonImagePullBackOff  = "ImagePullBackOff"
@@ -30,8 +36,8 @@ const (
 // is pure. Transition times are taken from in.Memory.Status, or else from the
 // pod's recorded status, where a condition has not changed since.
 //
-// The condition PodScheduled, and any other that the agent does not know, is
-// carried over: it has another writer.
+// Conditions that the agent does not know, PodScheduled among them, are carried
+// over: they have other writers.
 func podStatus(in podInput, hostIP netip.Addr, now time.Time) corev1.PodStatus {
 	pod, m := in.Pod, in.Memory
 	before := m.Status
@@ -43,14 +49,17 @@ func podStatus(in podInput, hostIP netip.Addr, now time.Time) corev1.PodStatus {
 		HostIP:             hostIP.String(),
 		HostIPs:            []corev1.HostIP{{IP: hostIP.String()}},
 		StartTime:          before.StartTime,
-		QOSClass:           qosClass(pod),
+		QOSClass:           cmp.Or(pod.Status.QOSClass, object.QOSClass(pod)), // immutable once set
 		NominatedNodeName:  before.NominatedNodeName,
 		// An eviction's reason, if one was recorded.
 		Reason: before.Reason, Message: before.Message,
 	}
 	if s.StartTime == nil {
-		t := metav1.NewTime(m.FirstSeen).Rfc3339Copy()
+		t := metav1.NewTime(startTime(in)).Rfc3339Copy()
 		s.StartTime = &t
+	}
+	if m.Overdue {
+		s.Reason, s.Message = reasonDeadlineExceeded, "Pod was active on the node longer than the specified deadline"
 	}
 	switch {
 	case pod.Spec.HostNetwork:
@@ -66,10 +75,13 @@ func podStatus(in podInput, hostIP netip.Addr, now time.Time) corev1.PodStatus {
 		s.PodIP, s.PodIPs = before.PodIP, before.PodIPs // what it had
 	}
 
-	for i := range pod.Spec.Containers {
-		spec := &pod.Spec.Containers[i]
-		s.ContainerStatuses = append(s.ContainerStatuses,
-			statusOfContainer(in, spec, containerStatus(before.ContainerStatuses, spec.Name), now))
+	for _, p := range parts(pod) {
+		c := statusOfContainer(in, p, recordedStatus(before, p.spec.Name), now)
+		if p.role == mainRole {
+			s.ContainerStatuses = append(s.ContainerStatuses, c)
+		} else {
+			s.InitContainerStatuses = append(s.InitContainerStatuses, c)
+		}
 	}
 	s.Phase = phase(in, before.Phase, s.ContainerStatuses)
 	s.Conditions = conditions(in, before.Conditions, s, now)
@@ -78,8 +90,8 @@ func podStatus(in podInput, hostIP netip.Addr, now time.Time) corev1.PodStatus {
 
 // statusOfContainer is the status of one container. before is what was said last
 // about it, or nil.
-func statusOfContainer(in podInput, spec *corev1.Container, before *corev1.ContainerStatus, now time.Time) corev1.ContainerStatus {
-	pod, m := in.Pod, in.Memory
+func statusOfContainer(in podInput, p part, before *corev1.ContainerStatus, now time.Time) corev1.ContainerStatus {
+	pod, m, spec := in.Pod, in.Memory, p.spec
 	c := m.Containers[spec.Name]
 	s := corev1.ContainerStatus{Name: spec.Name, Image: spec.Image, Started: new(bool)}
 	run, ok := latestRun(in.Observed, spec.Name)
@@ -114,7 +126,7 @@ func statusOfContainer(in podInput, spec *corev1.Container, before *corev1.Conta
 			return s
 		}
 	}
-	over := terminating(in) || finished(in)
+	ending := terminating(in) || finished(in)
 	wait := func(reason, message string) {
 		if t := s.State.Terminated; t != nil {
 			s.LastTerminationState.Terminated = t
@@ -123,16 +135,21 @@ func statusOfContainer(in podInput, spec *corev1.Container, before *corev1.Conta
 	}
 	switch {
 	case ok && run.State == runtime.StateRunning, ok && run.State == runtime.StateUnknown && wasRunning(before):
+		if c.Fresh == run.ID.Attempt && hookPending(in, p, run) && !ending {
+			wait(notYet(pod), "its postStart hook is under way")
+			return s
+		}
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(run.StartedAt).Rfc3339Copy()}
-		s.Started = new(true)
-		s.Ready = true
+		*s.Started = p.role != initRole && started(in, p)
+		s.Ready = *s.Started && (spec.ReadinessProbe == nil || verdict(in, run, probe.Readiness) == probe.Success)
 		return s
 	case ok && run.State == runtime.StateExited:
 		s.State.Terminated = terminated(run, m)
+		s.Ready = p.role == initRole && run.ExitCode == 0
 	}
-	if over {
+	if ending {
 		if s.State == (corev1.ContainerState{}) {
-			wait(reasonContainerCreating, "")
+			wait(notYet(pod), "")
 		}
 		return s
 	}
@@ -144,7 +161,7 @@ func statusOfContainer(in podInput, spec *corev1.Container, before *corev1.Conta
 	case c.Pull.Failures > 1:
 		wait(reasonImagePullBackOff, fmt.Sprintf("back-off pulling image %q: %s", spec.Image, c.Pull.Message))
 	case s.State.Terminated != nil:
-		if !c.Replaced && !restarts(pod, s.State.Terminated.ExitCode == 0) {
+		if !restarts(in, p, c) || p.role == initRole && initialized(in) {
 			break
 		}
 		if delay := restartDelay(c.Ends); now.Before(c.Ended.Add(delay)) {
@@ -156,9 +173,29 @@ func statusOfContainer(in podInput, spec *corev1.Container, before *corev1.Conta
 		if m.Network.Failures > 0 {
 			message = m.Network.Message
 		}
-		wait(reasonContainerCreating, message)
+		wait(notYet(pod), message)
 	}
 	return s
+}
+
+// notYet is why a container has not been started.
+func notYet(pod *corev1.Pod) string {
+	if len(pod.Spec.InitContainers) > 0 {
+		return reasonPodInitializing
+	}
+	return reasonContainerCreating
+}
+
+// pastInit says whether what comes after a container need not wait for it.
+func pastInit(in podInput, p part) bool {
+	switch p.role {
+	case initRole:
+		return initialized(in) || initDone(in, p)
+	case sidecarRole:
+		return initialized(in) || started(in, p)
+	default:
+		return true
+	}
 }
 
 func wasRunning(s *corev1.ContainerStatus) bool { return s != nil && s.State.Running != nil }
@@ -192,8 +229,8 @@ func terminated(run runtime.ContainerState, m *podMemory) *corev1.ContainerState
 }
 
 // phase follows Kubernetes' pod lifecycle: Pending until every container has
-// been started once, Succeeded or Failed once all have ended for good, and never
-// back from there.
+// been started once, Succeeded or Failed once all have ended for good, sidecars
+// included, and never back from there.
 func phase(in podInput, before corev1.PodPhase, all []corev1.ContainerStatus) corev1.PodPhase {
 	if final(before) {
 		return before
@@ -216,8 +253,14 @@ func phase(in podInput, before corev1.PodPhase, all []corev1.ContainerStatus) co
 			waiting++
 		}
 	}
+	alive := slices.ContainsFunc(in.Observed.Containers, func(c runtime.ContainerState) bool {
+		return c.State == runtime.StateRunning || c.State == runtime.StateUnknown
+	})
+	failed := in.Memory.Overdue || initFailed(in)
 	switch {
-	case running == 0 && waiting == 0 && (terminating(in) || finished(in)):
+	case failed && !alive:
+		return corev1.PodFailed
+	case !alive && running == 0 && waiting == 0 && (terminating(in) || finished(in)):
 		if succeeded == ended {
 			return corev1.PodSucceeded
 		}
@@ -232,23 +275,40 @@ func phase(in podInput, before corev1.PodPhase, all []corev1.ContainerStatus) co
 // conditions computes the conditions of which the agent is the writer, in the
 // order in which they come true, after those of others.
 func conditions(in podInput, before []corev1.PodCondition, s corev1.PodStatus, now time.Time) []corev1.PodCondition {
-	var unready []string
-	for i := range s.ContainerStatuses {
-		if !s.ContainerStatuses[i].Ready {
-			unready = append(unready, s.ContainerStatuses[i].Name)
+	var unready, uninitialized []string
+	for _, p := range parts(in.Pod) {
+		if !pastInit(in, p) {
+			uninitialized = append(uninitialized, p.spec.Name)
+		}
+		if c := recordedStatus(&s, p.spec.Name); p.role != initRole && !c.Ready {
+			unready = append(unready, p.spec.Name)
 		}
 	}
-	ready := corev1.PodCondition{Status: corev1.ConditionTrue}
+	initial := corev1.PodCondition{Status: corev1.ConditionTrue}
 	switch {
 	case s.Phase == corev1.PodSucceeded:
-		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "PodCompleted"}
+		initial.Reason = "PodCompleted"
+	case len(uninitialized) > 0 && !((terminating(in) || finished(in)) && wasTrue(before, corev1.PodInitialized)):
+		initial = corev1.PodCondition{
+			Status: corev1.ConditionFalse, Reason: "ContainersNotInitialized",
+			Message: "containers with incomplete status: [" + strings.Join(uninitialized, " ") + "]",
+		}
+	}
+	containersReady := corev1.PodCondition{Status: corev1.ConditionTrue}
+	switch {
+	case s.Phase == corev1.PodSucceeded:
+		containersReady = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "PodCompleted"}
 	case s.Phase == corev1.PodFailed:
-		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "PodFailed"}
+		containersReady = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "PodFailed"}
 	case len(unready) > 0:
-		ready = corev1.PodCondition{
+		containersReady = corev1.PodCondition{
 			Status: corev1.ConditionFalse, Reason: "ContainersNotReady",
 			Message: "containers with unready status: [" + strings.Join(unready, " ") + "]",
 		}
+	}
+	ready := containersReady
+	if ready.Status == corev1.ConditionTrue {
+		ready = gates(in.Pod)
 	}
 	truth := func(b bool) corev1.PodCondition {
 		if b {
@@ -263,12 +323,12 @@ func conditions(in podInput, before []corev1.PodCondition, s corev1.PodStatus, n
 		is   corev1.PodCondition
 	}{
 		{corev1.PodReadyToStartContainers, truth(sandbox && (m.Created || in.Observed.UID != ""))},
-		{corev1.PodInitialized, truth(true)},
-		{corev1.ContainersReady, ready},
+		{corev1.PodInitialized, initial},
+		{corev1.ContainersReady, containersReady},
 		{corev1.PodReady, ready},
 	}
 	var out []corev1.PodCondition
-	for _, c := range before {
+	for _, c := range in.Pod.Status.Conditions {
 		isOwn := false
 		for _, o := range own {
 			isOwn = isOwn || o.kind == c.Type
@@ -292,34 +352,27 @@ func conditions(in podInput, before []corev1.PodCondition, s corev1.PodStatus, n
 	return out
 }
 
-// qosClass is Kubernetes' quality-of-service class of a pod.
-func qosClass(pod *corev1.Pod) corev1.PodQOSClass {
-	if pod.Status.QOSClass != "" {
-		return pod.Status.QOSClass // immutable once set
-	}
-	any, guaranteed := false, true
-	for i := range pod.Spec.Containers {
-		r := pod.Spec.Containers[i].Resources
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			limit, request := quantity(r.Limits, name), quantity(r.Requests, name)
-			if limit.IsZero() && request.IsZero() {
-				guaranteed = false
-				continue
-			}
-			any = true
-			if limit.IsZero() || !request.IsZero() && request.Cmp(limit) != 0 {
-				guaranteed = false
-			}
+// gates is the condition Ready of a pod whose containers are ready: whether the
+// conditions that its readiness gates name are true, which others write.
+func gates(pod *corev1.Pod) corev1.PodCondition {
+	var missing []string
+	for _, gate := range pod.Spec.ReadinessGates {
+		c := object.PodCondition(pod, gate.ConditionType)
+		switch {
+		case c == nil:
+			missing = append(missing, fmt.Sprintf("corresponding condition of pod readiness gate %q does not exist.", gate.ConditionType))
+		case c.Status != corev1.ConditionTrue:
+			missing = append(missing, fmt.Sprintf("the status of pod readiness gate %q is not \"True\", but %v", gate.ConditionType, c.Status))
 		}
 	}
-	switch {
-	case !any:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	default:
-		return corev1.PodQOSBurstable
+	if len(missing) == 0 {
+		return corev1.PodCondition{Status: corev1.ConditionTrue}
 	}
+	return corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "ReadinessGatesNotReady", Message: strings.Join(missing, ", ")}
+}
+
+func wasTrue(all []corev1.PodCondition, kind corev1.PodConditionType) bool {
+	return slices.ContainsFunc(all, func(c corev1.PodCondition) bool { return c.Type == kind && c.Status == corev1.ConditionTrue })
 }
 
 func quantity(list corev1.ResourceList, name corev1.ResourceName) resource.Quantity {

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
@@ -30,8 +31,13 @@ const (
 	// cleanupBackoffMax is the most for the steps that end a pod.
 	cleanupBackoffFirst = time.Second
 	cleanupBackoffMax   = 30 * time.Second
+	// confirmBackoffMax is the most for asking whether a pod is to end.
+	confirmBackoffMax = 5 * time.Second
 	// defaultGrace is Kubernetes' default for terminationGracePeriodSeconds.
 	defaultGrace = 30 * time.Second
+	// lastGrace is what a container is given whose turn to stop comes after the
+	// grace period of its pod.
+	lastGrace = 2 * time.Second
 	// keptRuns is how many ended runs of a container are kept beside the latest,
 	// for `logs --previous` and lastState.
 	keptRuns = 1
@@ -50,6 +56,8 @@ type podInput struct {
 	Memory *podMemory
 	// Hold: start nothing yet, no peer was heard since the agent started.
 	Hold bool
+	// Probes holds what probes have found out: no entry, not enough yet.
+	Probes map[probe.Key]probe.Result
 }
 
 // podMemory is what a worker knows about its pod that the runtime does not.
@@ -57,16 +65,29 @@ type podInput struct {
 type podMemory struct {
 	FirstSeen time.Time // start time of the pod's status, unless it has one
 	Attached  *Attachment
+	// AttachedAt is when Attached was made; zero: it was there when the worker
+	// began. What init containers did before is gone with the network before.
+	AttachedAt time.Time
 	// Created: CreatePod has succeeded since the worker began.
 	Created    bool
 	Network    retry // of Attach and CreatePod
 	Containers map[string]*containerMemory
-	// StoppingSince is when the pod was first seen terminating, on this worker's
-	// clock: the grace period counts from there, whatever other clocks say.
+	// Confirmed: a quorum has confirmed that the pod is to end. Confirm is about the
+	// tries to learn that.
+	Confirmed bool
+	Confirm   retry
+	// StoppingSince is when that was, on this worker's clock: the grace period counts
+	// from there, whatever other clocks say.
 	StoppingSince time.Time
-	// Stopped, Removed and Detached are steps of the end that are done.
-	Stopped, Removed, Detached bool
-	Cleanup                    retry // of those steps
+	// Stopped holds the runs that were stopped because the pod ends.
+	Stopped map[runtime.ContainerID]bool
+	// Removed and Detached are steps of the end that are done.
+	Removed, Detached bool
+	Cleanup           retry // of those steps
+	// PreStop holds the runs whose hook preStop was begun.
+	PreStop map[runtime.ContainerID]bool
+	// Overdue: the pod has been active for longer than its activeDeadlineSeconds.
+	Overdue bool
 	// Status is the last status computed; transitions are relative to it.
 	Status *corev1.PodStatus
 	// Messages holds the termination messages that were fetched, by run.
@@ -87,9 +108,17 @@ type containerMemory struct {
 	Pull     retry
 	Start    retry
 	// Lost: it ran, by the pod's recorded status, but the runtime has no trace.
-	Lost bool
+	// Succeeded: that run had ended well.
+	Lost, Succeeded bool
 	// Replaced: it was stopped to be started again as the spec says now.
 	Replaced bool
+	// Unhealthy: it was stopped because it failed a probe or its hook postStart.
+	Unhealthy bool
+	// Fresh is the run that this worker has started and whose hook postStart has
+	// not ended yet, -1 for none.
+	Fresh int
+	// HookFailed says how that hook failed; "": it did not.
+	HookFailed string
 }
 
 // retry is a step that has failed: how often, why, and when to try again.
@@ -129,6 +158,8 @@ func restartDelay(n int) time.Duration {
 type actionKind string
 
 const (
+	// doConfirm asks a quorum whether the pod is really to end.
+	doConfirm actionKind = "confirm"
 	// doWait: nothing to do before action.At, or a change if At is zero.
 	doWait actionKind = "wait"
 	// doAttach gives the pod its network.
@@ -139,7 +170,10 @@ const (
 	doPull actionKind = "pull"
 	// doRun creates and starts run Attempt of Container.
 	doRun actionKind = "run"
-	// doStop stops IDs in parallel. At is when the grace period ends.
+	// doPostStart runs the hook postStart of run Attempt of Container.
+	doPostStart actionKind = "post-start"
+	// doStop stops IDs in parallel, those in PreStop after their hooks. At is when
+	// the grace period ends.
 	doStop actionKind = "stop"
 	// doRemoveContainer forgets the run IDs[0].
 	doRemoveContainer actionKind = "remove-container"
@@ -160,9 +194,22 @@ type action struct {
 	Attempt   int
 	IDs       []runtime.ContainerID
 	At        time.Time
+	// PreStop is which of IDs have a hook to be run before.
+	PreStop []runtime.ContainerID
+	// Then is what follows the stop of a container in a pod that goes on.
+	Then aftermath
 	// Why is for events and logs.
 	Why string
 }
+
+// aftermath is what follows the stop of a container.
+type aftermath int
+
+const (
+	thenEnd     aftermath = iota // nothing
+	thenReplace                  // it is started anew as its spec says now
+	thenRestart                  // it had failed, and is treated as its restart policy says
+)
 
 // text is the action's stable text form, times relative to now.
 func (a action) text(now time.Time) string {
@@ -173,6 +220,9 @@ func (a action) text(now time.Time) string {
 	}
 	for _, id := range a.IDs {
 		fmt.Fprintf(&b, " %s/%d", id.Name, id.Attempt)
+		if slices.Contains(a.PreStop, id) {
+			b.WriteString("+hook")
+		}
 	}
 	if !a.At.IsZero() {
 		fmt.Fprintf(&b, " %v", a.At.Sub(now))
@@ -196,28 +246,40 @@ func remember(in podInput, now time.Time) {
 	if m.Messages == nil {
 		m.Messages = map[runtime.ContainerID]string{}
 	}
-	switch stopping := terminating(in); {
-	case stopping && m.StoppingSince.IsZero():
-		m.StoppingSince = now
-	case !stopping && !m.StoppingSince.IsZero():
-		// Desired again after all: as if its end had not begun.
-		m.StoppingSince = time.Time{}
-		m.Stopped, m.Removed, m.Detached, m.Cleanup = false, false, false, retry{}
+	if m.Stopped == nil {
+		m.Stopped = map[runtime.ContainerID]bool{}
 	}
-	maps.DeleteFunc(m.Messages, func(id runtime.ContainerID, _ string) bool {
+	if m.PreStop == nil {
+		m.PreStop = map[runtime.ContainerID]bool{}
+	}
+	if !terminating(in) {
+		m.Confirm = retry{}
+	}
+	if !terminating(in) && m.Confirmed {
+		// Desired again after all: as if its end had not begun.
+		m.Confirmed, m.StoppingSince = false, time.Time{}
+		m.Removed, m.Detached, m.Cleanup = false, false, retry{}
+		clear(m.Stopped)
+	}
+	unlisted := func(id runtime.ContainerID) bool {
 		return in.Observed.UID != "" && !slices.ContainsFunc(in.Observed.Containers, func(c runtime.ContainerState) bool { return c.ID == id })
-	})
+	}
+	maps.DeleteFunc(m.Messages, func(id runtime.ContainerID, _ string) bool { return unlisted(id) })
+	maps.DeleteFunc(m.PreStop, func(id runtime.ContainerID, _ bool) bool { return unlisted(id) })
 	if in.Pod == nil {
 		return
 	}
-	for i := range in.Pod.Spec.Containers {
-		name := in.Pod.Spec.Containers[i].Name
+	if at := deadlineOf(in); !at.IsZero() && !now.Before(at) && !finished(in) {
+		m.Overdue = true
+	}
+	for _, p := range parts(in.Pod) {
+		name := p.spec.Name
 		c := m.Containers[name]
 		latest, ok := latestRun(in.Observed, name)
 		if c == nil {
-			c = &containerMemory{Attempt: -1, ImageFor: -1}
+			c = &containerMemory{Attempt: -1, ImageFor: -1, Fresh: -1}
 			m.Containers[name] = c
-			recorded := containerStatus(in.Pod.Status.ContainerStatuses, name)
+			recorded := recordedStatus(&in.Pod.Status, name)
 			switch {
 			case ok && latest.ID.Attempt > 0:
 				// Adopted. How fast the earlier runs ended is not known; that they
@@ -225,7 +287,7 @@ func remember(in podInput, now time.Time) {
 				c.Ends = latest.ID.Attempt
 			case !ok && recorded != nil && recorded.ContainerID != "":
 				c.Attempt = int(recorded.RestartCount)
-				c.Lost = true
+				c.Lost, c.Succeeded = true, succeededBy(recorded)
 				c.Ended = now
 				c.Ends = 1
 			}
@@ -234,11 +296,14 @@ func remember(in podInput, now time.Time) {
 		case ok && latest.ID.Attempt > c.Attempt:
 			c.Attempt = latest.ID.Attempt
 			c.Ended = time.Time{}
-			c.Lost, c.Replaced = false, false
+			c.Lost, c.Succeeded, c.Replaced, c.Unhealthy, c.HookFailed = false, false, false, false, ""
 			c.Pull, c.Start = retry{}, retry{}
 		case !ok && c.Attempt >= 0 && !c.Lost && !in.Memory.Removed:
 			// It was there, and no one here removed it.
 			c.Lost = true
+			if m.Status != nil {
+				c.Succeeded = succeededBy(recordedStatus(m.Status, name))
+			}
 			m.Created = false // what the runtime shared among the containers may be lost with it
 			if c.Ended.IsZero() {
 				c.Ended = now
@@ -277,59 +342,169 @@ func terminating(in podInput) bool {
 }
 
 // finished says whether the pod has run to its end, by what was recorded or by
-// what is seen, and nothing of it is to be started again.
+// what is seen, and nothing of it is to be started again. Sidecars may still run.
 func finished(in podInput) bool {
-	if s := in.Memory.Status; s != nil && final(s.Phase) || final(in.Pod.Status.Phase) {
+	if s := in.Memory.Status; s != nil && final(s.Phase) || final(in.Pod.Status.Phase) || in.Memory.Overdue {
 		return true
 	}
-	for i := range in.Pod.Spec.Containers {
-		name := in.Pod.Spec.Containers[i].Name
-		c := in.Memory.Containers[name]
-		if c == nil || c.Ended.IsZero() || c.Replaced {
-			return false
-		}
-		run, ok := latestRun(in.Observed, name)
-		if restarts(in.Pod, ok && run.ExitCode == 0) {
+	if initFailed(in) {
+		return true
+	}
+	for _, p := range parts(in.Pod) {
+		if p.role == mainRole && !over(in, p) {
 			return false
 		}
 	}
 	return len(in.Pod.Spec.Containers) > 0
 }
 
+// over says whether a container has ended and is not to be started again.
+func over(in podInput, p part) bool {
+	c := in.Memory.Containers[p.spec.Name]
+	return c != nil && !c.Ended.IsZero() && !restarts(in, p, c)
+}
+
+// initFailed says whether an init container has failed for good.
+func initFailed(in podInput) bool {
+	if initialized(in) {
+		return false
+	}
+	for _, p := range parts(in.Pod) {
+		if p.role == initRole && over(in, p) && !initDone(in, p) {
+			run, ok := latestRun(in.Observed, p.spec.Name)
+			return !ok || in.Memory.current(run) // what ended in an earlier network begins anew
+		}
+	}
+	return false
+}
+
 func final(phase corev1.PodPhase) bool {
 	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
 }
 
-// restarts says whether a container that ended so is to be started again.
-func restarts(pod *corev1.Pod, success bool) bool {
-	switch pod.Spec.RestartPolicy {
+// restarts says whether a container that has ended is to be started again. A
+// container's own policy goes before its pod's, and its rules before that. Init
+// containers are done once they have succeeded.
+func restarts(in podInput, p part, c *containerMemory) bool {
+	if c.Replaced || p.role == sidecarRole {
+		return true
+	}
+	run, known := latestRun(in.Observed, p.spec.Name)
+	success := known && run.ExitCode == 0
+	if known && !c.Unhealthy {
+		for _, rule := range p.spec.RestartPolicyRules {
+			if rule.Action != corev1.ContainerRestartRuleActionRestart || rule.ExitCodes == nil {
+				continue
+			}
+			listed := slices.Contains(rule.ExitCodes.Values, int32(run.ExitCode))
+			if listed == (rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+				return true
+			}
+		}
+	}
+	policy := in.Pod.Spec.RestartPolicy
+	if own := p.spec.RestartPolicy; own != nil {
+		policy = corev1.RestartPolicy(*own)
+	}
+	switch policy {
 	case corev1.RestartPolicyNever:
 		return false
 	case corev1.RestartPolicyOnFailure:
-		return !success
+		return !success || c.Unhealthy
 	default: // Always, also when empty
-		return true
+		return p.role != initRole || !success
 	}
 }
 
-// nextTerminating ends a pod: stop, note how each container ended, remove,
+// initialized says whether the init containers have had their turn: a container
+// that comes after all of them was started in the pod's present network.
+func initialized(in podInput) bool {
+	for i := range in.Pod.Spec.Containers {
+		run, ok := latestRun(in.Observed, in.Pod.Spec.Containers[i].Name)
+		if ok && run.State != runtime.StateCreated && in.Memory.current(run) {
+			return true
+		}
+	}
+	return false
+}
+
+// current says whether a run began in the pod's present network.
+func (m *podMemory) current(run runtime.ContainerState) bool {
+	return !run.StartedAt.Before(m.AttachedAt)
+}
+
+// initDone says whether an init container has succeeded. What a lost one did is
+// gone with it, unless it may not be run a second time.
+func initDone(in podInput, p part) bool {
+	if run, ok := latestRun(in.Observed, p.spec.Name); ok {
+		return run.State == runtime.StateExited && run.ExitCode == 0 && in.Memory.current(run) && !in.Memory.Containers[p.spec.Name].Replaced
+	}
+	c := in.Memory.Containers[p.spec.Name]
+	return c.Lost && c.Succeeded && in.Pod.Spec.RestartPolicy == corev1.RestartPolicyNever
+}
+
+// started says whether a container runs and is past its hook postStart and its
+// startup probe.
+func started(in podInput, p part) bool {
+	run, ok := latestRun(in.Observed, p.spec.Name)
+	if !ok || run.State != runtime.StateRunning && run.State != runtime.StateUnknown || hookPending(in, p, run) {
+		return false
+	}
+	return p.spec.StartupProbe == nil || verdict(in, run, probe.Startup) == probe.Success
+}
+
+// hookPending says whether the run's hook postStart is still to be run, or has
+// failed.
+func hookPending(in podInput, p part, run runtime.ContainerState) bool {
+	if l := p.spec.Lifecycle; l == nil || l.PostStart == nil {
+		return false
+	}
+	c := in.Memory.Containers[p.spec.Name]
+	return c.Fresh == run.ID.Attempt || c.HookFailed != ""
+}
+
+// deadlineOf returns when the pod has been active for too long; zero: never.
+func deadlineOf(in podInput) time.Time {
+	if in.Pod.Spec.ActiveDeadlineSeconds == nil {
+		return time.Time{}
+	}
+	return startTime(in).Add(time.Duration(*in.Pod.Spec.ActiveDeadlineSeconds) * time.Second)
+}
+
+// startTime is when the agent first saw the pod, in this life or an earlier one.
+func startTime(in podInput) time.Time {
+	if t := in.Pod.Status.StartTime; t != nil {
+		return t.Time
+	}
+	return in.Memory.FirstSeen
+}
+
+// nextTerminating ends a pod: make sure that it is to end, stop, note how each container ended, remove,
 // detach, say so.
 func nextTerminating(in podInput, now time.Time) action {
 	m := in.Memory
-	deadline := m.StoppingSince.Add(graceOf(in.Pod))
-	var alive []runtime.ContainerID
-	for _, c := range in.Observed.Containers {
-		if c.State == runtime.StateRunning || c.State == runtime.StateUnknown {
-			alive = append(alive, c.ID)
+	if !m.Confirmed {
+		if wait, ok := m.Confirm.wait(now); ok {
+			return wait
 		}
+		return action{Kind: doConfirm, Why: stopReason(in)}
 	}
+	grace := graceOf(in.Pod)
+	deadline := m.StoppingSince.Add(grace)
+	alive := aliveIn(in)
 	// A stop that failed is tried again until the grace period is over; then
 	// RemovePod, which kills, has its turn.
-	if len(alive) > 0 && !m.Stopped && !(m.Cleanup.Failures > 0 && now.After(deadline)) {
+	if len(alive) > 0 && !(m.Cleanup.Failures > 0 && now.After(deadline)) {
 		if wait, ok := m.Cleanup.wait(now); ok {
 			return wait
 		}
-		return action{Kind: doStop, IDs: alive, At: deadline, Why: stopReason(in)}
+		if now.Before(deadline) {
+			return stop(in, firstToStop(in.Pod, alive), deadline, stopReason(in))
+		}
+		if grace > 0 {
+			deadline = now.Add(lastGrace)
+		}
+		return stop(in, alive, deadline, stopReason(in))
 	}
 	if in.Pod != nil && len(alive) == 0 {
 		if a, ok := nextMessage(in); ok {
@@ -347,6 +522,53 @@ func nextTerminating(in podInput, now time.Time) action {
 	default:
 		return action{Kind: doFinish}
 	}
+}
+
+// aliveIn returns the runs that have not ended, as far as is known, but for those
+// that were stopped because the pod ends.
+func aliveIn(in podInput) (alive []runtime.ContainerID) {
+	for _, c := range in.Observed.Containers {
+		if (c.State == runtime.StateRunning || c.State == runtime.StateUnknown) && !in.Memory.Stopped[c.ID] {
+			alive = append(alive, c.ID)
+		}
+	}
+	return alive
+}
+
+// firstToStop returns which of the pod's runs are stopped first: all but the
+// sidecars, and then those one by one, the one that began last before the others.
+func firstToStop(pod *corev1.Pod, alive []runtime.ContainerID) []runtime.ContainerID {
+	if pod == nil {
+		return alive
+	}
+	var sidecars []string
+	for _, p := range parts(pod) {
+		if p.role == sidecarRole {
+			sidecars = append(sidecars, p.spec.Name)
+		}
+	}
+	others := slices.DeleteFunc(slices.Clone(alive), func(id runtime.ContainerID) bool { return slices.Contains(sidecars, id.Name) })
+	if len(others) > 0 {
+		return others
+	}
+	last := slices.MaxFunc(alive, func(a, b runtime.ContainerID) int {
+		return cmp.Compare(slices.Index(sidecars, a.Name), slices.Index(sidecars, b.Name))
+	})
+	return []runtime.ContainerID{last}
+}
+
+// stop is the action that stops runs, with the hooks that have not been begun.
+func stop(in podInput, ids []runtime.ContainerID, at time.Time, why string) action {
+	a := action{Kind: doStop, IDs: ids, At: at, Why: why}
+	for _, id := range ids {
+		if in.Pod == nil || in.Memory.PreStop[id] {
+			continue
+		}
+		if spec := containerSpec(in.Pod, id.Name); spec != nil && spec.Lifecycle != nil && spec.Lifecycle.PreStop != nil {
+			a.PreStop = append(a.PreStop, id)
+		}
+	}
+	return a
 }
 
 // wait returns the wait before the next try, if one is due.
@@ -385,17 +607,15 @@ func graceOf(pod *corev1.Pod) time.Duration {
 // address back.
 func nextFinished(in podInput, now time.Time) action {
 	m := in.Memory
-	var alive []runtime.ContainerID
-	for _, c := range in.Observed.Containers {
-		if c.State == runtime.StateRunning || c.State == runtime.StateUnknown {
-			alive = append(alive, c.ID)
-		}
-	}
 	if wait, ok := m.Cleanup.wait(now); ok {
 		return wait
 	}
-	if len(alive) > 0 {
-		return action{Kind: doStop, IDs: alive, At: now.Add(graceOf(in.Pod)), Why: "pod has finished"}
+	if alive := aliveIn(in); len(alive) > 0 {
+		why := "pod has finished"
+		if m.Overdue {
+			why = "pod has been active for longer than its deadline"
+		}
+		return stop(in, firstToStop(in.Pod, alive), now.Add(graceOf(in.Pod)), why)
 	}
 	if a, ok := nextMessage(in); ok {
 		return a
@@ -408,7 +628,6 @@ func nextFinished(in podInput, now time.Time) action {
 
 // nextRunning starts what should run and does not.
 func nextRunning(in podInput, now time.Time) action {
-	m := in.Memory
 	if a, ok := nextMessage(in); ok {
 		return a
 	}
@@ -418,61 +637,29 @@ func nextRunning(in podInput, now time.Time) action {
 			wake = at
 		}
 	}
-	for i := range in.Pod.Spec.Containers {
-		spec := &in.Pod.Spec.Containers[i]
-		c := m.Containers[spec.Name]
-		run, ok := latestRun(in.Observed, spec.Name)
-		attempt := c.Attempt + 1
-		switch {
-		case ok && run.State == runtime.StateUnknown:
-			continue // the next list will tell
-		case ok && run.State == runtime.StateRunning:
-			if run.SpecHash != "" && run.SpecHash != specHash(spec) {
-				if wait, ok := c.Start.wait(now); ok {
-					waitFor(wait.At)
-					continue
-				}
-				return action{Kind: doStop, IDs: []runtime.ContainerID{run.ID}, At: now.Add(graceOf(in.Pod)), Why: "its definition changed"}
-			}
-			continue
-		case ok && run.State == runtime.StateCreated:
-			// An agent died, or a start failed, half way. Away with it, and again.
-			return action{Kind: doRemoveContainer, IDs: []runtime.ContainerID{run.ID}, Why: "it was never started"}
-		case ok || c.Lost:
-			if !c.Replaced && !restarts(in.Pod, ok && run.ExitCode == 0) {
-				continue
-			}
-			if due := c.Ended.Add(restartDelay(c.Ends)); now.Before(due) {
-				waitFor(due)
-				continue
-			}
-		}
-		if in.Hold {
-			continue // woken when the hold ends
-		}
-		// It is to be started. What the pod needs comes first.
-		if wait, ok := m.Network.wait(now); ok {
-			waitFor(wait.At)
+	if at := deadlineOf(in); !at.IsZero() {
+		waitFor(at)
+	}
+	past := initialized(in)
+	blocked := false // a sidecar is not up yet
+	for _, p := range parts(in.Pod) {
+		if p.role == initRole && (past || initDone(in, p)) {
 			continue
 		}
-		if m.Attached == nil && !in.Pod.Spec.HostNetwork {
-			return action{Kind: doAttach}
-		}
-		if !m.Created {
-			return action{Kind: doCreate}
-		}
-		if wait, ok := c.Start.wait(now); ok {
-			waitFor(wait.At)
+		if _, begun := latestRun(in.Observed, p.spec.Name); blocked && !begun {
 			continue
 		}
-		if c.ImageFor != attempt {
-			if wait, ok := c.Pull.wait(now); ok {
-				waitFor(wait.At)
-				continue
-			}
-			return action{Kind: doPull, Container: spec.Name, Attempt: attempt}
+		a := nextOf(in, p, now)
+		if a.Kind != doWait {
+			return a
 		}
-		return action{Kind: doRun, Container: spec.Name, Attempt: attempt}
+		if !a.At.IsZero() {
+			waitFor(a.At)
+		}
+		if p.role == initRole {
+			break // nothing after it before it has succeeded
+		}
+		blocked = blocked || p.role == sidecarRole && !started(in, p)
 	}
 	for _, c := range in.Observed.Containers {
 		if c.State != runtime.StateExited {
@@ -483,6 +670,82 @@ func nextRunning(in podInput, now time.Time) action {
 		}
 	}
 	return action{Kind: doWait, At: wake}
+}
+
+// nextOf returns what to do about one container of a pod that goes on.
+func nextOf(in podInput, p part, now time.Time) action {
+	m, spec := in.Memory, p.spec
+	c := m.Containers[spec.Name]
+	run, ok := latestRun(in.Observed, spec.Name)
+	attempt := c.Attempt + 1
+	switch {
+	case ok && run.State == runtime.StateUnknown:
+		return action{Kind: doWait} // the next list will tell
+	case ok && run.State == runtime.StateRunning:
+		return nextOfRunning(in, p, run, now)
+	case ok && run.State == runtime.StateCreated:
+		// An agent died, or a start failed, half way. Away with it, and again.
+		return action{Kind: doRemoveContainer, IDs: []runtime.ContainerID{run.ID}, Why: "it was never started"}
+	case ok && p.role == initRole && !m.current(run): // what it did is gone
+	case ok || c.Lost:
+		if !restarts(in, p, c) {
+			return action{Kind: doWait}
+		}
+		if due := c.Ended.Add(restartDelay(c.Ends)); now.Before(due) {
+			return action{Kind: doWait, At: due}
+		}
+	}
+	if in.Hold {
+		return action{Kind: doWait} // woken when the hold ends
+	}
+	// It is to be started. What the pod needs comes first.
+	if wait, ok := m.Network.wait(now); ok {
+		return wait
+	}
+	if m.Attached == nil && !in.Pod.Spec.HostNetwork {
+		return action{Kind: doAttach}
+	}
+	if !m.Created {
+		return action{Kind: doCreate}
+	}
+	if wait, ok := c.Start.wait(now); ok {
+		return wait
+	}
+	if c.ImageFor != attempt {
+		if wait, ok := c.Pull.wait(now); ok {
+			return wait
+		}
+		return action{Kind: doPull, Container: spec.Name, Attempt: attempt}
+	}
+	return action{Kind: doRun, Container: spec.Name, Attempt: attempt}
+}
+
+// nextOfRunning returns what to do about a container that runs.
+func nextOfRunning(in podInput, p part, run runtime.ContainerState, now time.Time) action {
+	c := in.Memory.Containers[p.spec.Name]
+	kill := func(then aftermath, grace time.Duration, why string) action {
+		if wait, ok := c.Start.wait(now); ok { // stopping it has failed
+			return wait
+		}
+		a := stop(in, []runtime.ContainerID{run.ID}, now.Add(grace), why)
+		a.Then = then
+		return a
+	}
+	grace := graceOf(in.Pod)
+	switch {
+	case run.SpecHash != "" && run.SpecHash != specHash(p.spec):
+		return kill(thenReplace, grace, "its definition changed")
+	case c.HookFailed != "":
+		return kill(thenRestart, grace, "its postStart hook failed")
+	case verdict(in, run, probe.Startup) == probe.Failure:
+		return kill(thenRestart, probeGrace(in.Pod, p.spec.StartupProbe), "it failed its startup probe")
+	case verdict(in, run, probe.Liveness) == probe.Failure:
+		return kill(thenRestart, probeGrace(in.Pod, p.spec.LivenessProbe), "it failed its liveness probe")
+	case hookPending(in, p, run):
+		return action{Kind: doPostStart, Container: p.spec.Name, Attempt: run.ID.Attempt}
+	default:
+		return action{Kind: doWait}
+	}
 }
 
 // nextMessage fetches the termination messages that have not been fetched.
@@ -501,16 +764,41 @@ func nextMessage(in podInput) (action, bool) {
 	return action{}, false
 }
 
+// began records in memory that an action is about to be done. It is pure but for
+// the memory.
+func began(m *podMemory, a action) {
+	if a.Kind != doStop {
+		return
+	}
+	for _, id := range a.PreStop {
+		m.PreStop[id] = true
+	}
+	for _, id := range a.IDs {
+		if c := m.Containers[id.Name]; c != nil && a.Then != thenEnd {
+			c.Replaced, c.Unhealthy = a.Then == thenReplace, a.Then == thenRestart
+		}
+	}
+}
+
 // applied records in memory how an action ended. It is pure but for the memory.
 func applied(m *podMemory, a action, err error, now time.Time) {
 	c := m.Containers[a.Container]
 	switch a.Kind {
+	case doConfirm:
+		if err != nil {
+			m.Confirm.fail(now, "", err.Error(), cleanupBackoffFirst, confirmBackoffMax)
+			return
+		}
+		m.Confirmed, m.StoppingSince, m.Confirm = true, now, retry{}
 	case doAttach, doCreate:
 		if err != nil {
 			m.Network.fail(now, reasonSandbox, err.Error(), time.Second, cleanupBackoffMax)
 			return
 		}
 		m.Network = retry{}
+		if a.Kind == doAttach {
+			m.AttachedAt = now
+		}
 		m.Created = m.Created || a.Kind == doCreate
 	case doPull:
 		if err != nil {
@@ -533,6 +821,7 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 		c.ImageFor = -1 // each start looks after its image
 		if err == nil {
 			c.Start = retry{}
+			c.Fresh = a.Attempt
 			return
 		}
 		reason := reasonRunContainerError
@@ -543,20 +832,29 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 			m.Created = false
 		}
 		c.Start.fail(now, reason, err.Error(), retryBackoffFirst, retryBackoffMax)
+	case doPostStart:
+		c.Fresh = -1
+		if err != nil {
+			c.HookFailed = err.Error()
+		}
 	case doStop:
-		if m.StoppingSince.IsZero() {
-			if err == nil {
-				return
-			}
+		if a.Then != thenEnd {
 			for _, id := range a.IDs {
-				if c := m.Containers[id.Name]; c != nil {
+				c := m.Containers[id.Name]
+				switch {
+				case c == nil:
+				case err == nil:
+					c.Start = retry{}
+				default:
 					c.Start.fail(now, reasonRunContainerError, err.Error(), retryBackoffFirst, retryBackoffMax)
 				}
 			}
 			return
 		}
 		m.cleaned(err, now)
-		m.Stopped = err == nil
+		for _, id := range a.IDs {
+			m.Stopped[id] = err == nil
+		}
 	case doRemoveContainer:
 		id := a.IDs[0]
 		if c := m.Containers[id.Name]; c != nil && id.Attempt == c.Attempt && err == nil {
@@ -591,16 +889,16 @@ func (m *podMemory) cleaned(err error, now time.Time) {
 // another is due now. Calls for one pod never overlap, so it ends first.
 func preempts(due, underWay action) bool {
 	switch underWay.Kind {
-	case doAttach, doCreate, doPull, doRun:
+	case doAttach, doCreate, doPull, doRun, doPostStart:
 		switch due.Kind {
-		case doStop, doRemovePod, doDetach, doFinish:
+		case doConfirm, doStop, doRemovePod, doDetach, doFinish:
 			return true
 		default:
 			return false
 		}
 	case doStop:
-		// The grace period was cut short.
-		return due.Kind == doStop && due.At.Before(underWay.At.Add(-time.Second/2))
+		// The grace period was cut short, or it is the whole pod that ends now.
+		return due.Kind == doConfirm || due.Kind == doStop && (due.At.Before(underWay.At.Add(-time.Second/2)) || underWay.Then != thenEnd && due.Then == thenEnd)
 	default:
 		return false
 	}
@@ -630,10 +928,42 @@ func runBefore(p runtime.PodState, name string, attempt int) (runtime.ContainerS
 	return slices.MaxFunc(runs, func(a, b runtime.ContainerState) int { return cmp.Compare(a.ID.Attempt, b.ID.Attempt) }), true
 }
 
-func containerSpec(pod *corev1.Pod, name string) *corev1.Container {
+// part is a container of a pod with what it is there for.
+type part struct {
+	spec *corev1.Container
+	role role
+}
+
+type role int
+
+const (
+	mainRole    role = iota
+	initRole         // runs to its end before what comes after it
+	sidecarRole      // an init container that goes on beside what comes after it
+)
+
+// parts returns a pod's containers in the order in which they start.
+func parts(pod *corev1.Pod) []part {
+	all := make([]part, 0, len(pod.Spec.InitContainers)+len(pod.Spec.Containers))
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			all = append(all, part{c, sidecarRole})
+		} else {
+			all = append(all, part{c, initRole})
+		}
+	}
 	for i := range pod.Spec.Containers {
-		if pod.Spec.Containers[i].Name == name {
-			return &pod.Spec.Containers[i]
+		all = append(all, part{&pod.Spec.Containers[i], mainRole})
+	}
+	return all
+}
+
+// containerSpec returns the container or init container of that name, or nil.
+func containerSpec(pod *corev1.Pod, name string) *corev1.Container {
+	for _, p := range parts(pod) {
+		if p.spec.Name == name {
+			return p.spec
 		}
 	}
 	return nil
@@ -646,4 +976,17 @@ func containerStatus(all []corev1.ContainerStatus, name string) *corev1.Containe
 		}
 	}
 	return nil
+}
+
+// recordedStatus returns what a status says of a container or init container, or
+// nil.
+func recordedStatus(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
+	if c := containerStatus(s.InitContainerStatuses, name); c != nil {
+		return c
+	}
+	return containerStatus(s.ContainerStatuses, name)
+}
+
+func succeededBy(s *corev1.ContainerStatus) bool {
+	return s != nil && s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
 }

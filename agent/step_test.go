@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,8 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/internal/golden"
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // TestStep runs testdata/step/*.txtar. Each file states one rule in its comment,
@@ -43,6 +46,7 @@ type world struct {
 	start, now time.Time
 	in         podInput
 	last       action
+	doubt      bool // deletions are not confirmed before the script says so
 	out        strings.Builder
 }
 
@@ -83,6 +87,15 @@ func (w *world) play(t *testing.T, line string) {
 		w.now = w.now.Add(d)
 	case "ok": // the action is done
 		w.done()
+	case "goes": // actions are done until there is none
+		for range 50 {
+			if w.last.Kind == doWait || w.last.Kind == doFinish {
+				return
+			}
+			w.done()
+			w.look("goes")
+		}
+		t.Fatalf("script line %q: no end of actions, now %q", line, w.last.text(w.now))
 	case "fails": // the action has failed
 		err := error(errors.New(strings.Join(words[1:], " ")))
 		switch {
@@ -119,6 +132,34 @@ func (w *world) play(t *testing.T, line string) {
 		pod := w.in.Pod.DeepCopy()
 		containerSpec(pod, arg(1)).Image = arg(2)
 		w.in.Pod = pod
+	case "probe": // probe NAME KIND RESULT: what a probe of the latest run has found out
+		if w.in.Probes == nil {
+			w.in.Probes = map[probe.Key]probe.Result{}
+		}
+		key := probe.Key{Run: w.latest(arg(1)).ID, Kind: probe.Kind(arg(2))}
+		w.in.Probes[key] = map[string]probe.Result{"success": probe.Success, "failure": probe.Failure}[arg(3)]
+	case "condition": // condition TYPE STATUS: another writer says so
+		pod := w.in.Pod.DeepCopy()
+		object.SetPodCondition(pod, corev1.PodCondition{Type: corev1.PodConditionType(arg(1)), Status: corev1.ConditionStatus(arg(2))})
+		w.in.Pod = pod
+	case "reboots": // the machine: nothing runs any more, the network is gone
+		for i := range w.in.Observed.Containers {
+			if c := &w.in.Observed.Containers[i]; c.State == runtime.StateRunning {
+				c.State, c.ExitCode, c.FinishedAt = runtime.StateExited, 255, w.now
+			}
+		}
+		pod := w.in.Pod.DeepCopy()
+		if s := w.in.Memory.Status; s != nil {
+			pod.Status = *s
+		}
+		w.in.Pod, w.in.Memory = pod, &podMemory{}
+	case "doubt":
+		w.doubt = true
+		return
+	case "wanted": // the pod is desired again, or after all
+		pod := w.in.Pod.DeepCopy()
+		pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = nil, nil
+		w.in.Pod, w.in.Gone = pod, false
 	case "hold":
 		w.in.Hold = arg(1) == "on"
 	case "agent": // agent restarts: memory is lost, the recorded status is the last one
@@ -127,7 +168,7 @@ func (w *world) play(t *testing.T, line string) {
 			pod.Status = *s
 		}
 		attached := w.in.Memory.Attached
-		w.in.Pod, w.in.Memory = pod, &podMemory{Attached: attached}
+		w.in.Pod, w.in.Memory, w.in.Probes = pod, &podMemory{Attached: attached}, nil
 	case "show": // the status in full
 		data, err := yaml.Marshal(w.in.Memory.Status)
 		if err != nil {
@@ -151,11 +192,11 @@ func (w *world) look(line string) {
 		status = statusText(s)
 	}
 	w.last = next(w.in, w.now)
-	if w.last.Kind == doStop && w.in.Memory.StoppingSince.IsZero() {
-		for _, id := range w.last.IDs { // as the worker notes before it stops
-			w.in.Memory.Containers[id.Name].Replaced = true
-		}
+	if w.last.Kind == doConfirm && !w.doubt { // not of interest in most scripts
+		applied(w.in.Memory, w.last, nil, w.now)
+		w.last = next(w.in, w.now)
 	}
+	began(w.in.Memory, w.last)
 	fmt.Fprintf(&w.out, "%-6v %-22s | %-32s | %s\n", w.now.Sub(w.start), line, w.last.text(w.now), status)
 }
 
@@ -190,7 +231,7 @@ func (w *world) done() {
 		w.in.Observed = runtime.PodState{}
 	case doMessage:
 		w.in.Memory.Messages[a.IDs[0]] = "last words of " + a.IDs[0].Name
-	case doWait, doPull, doDetach, doFinish:
+	case doWait, doPull, doDetach, doFinish, doPostStart, doConfirm:
 	}
 	applied(w.in.Memory, a, nil, w.now)
 }
@@ -241,8 +282,17 @@ func statusText(s corev1.PodStatus) string {
 			return "none"
 		}
 	}
-	for _, c := range s.ContainerStatuses {
+	if s.Reason != "" {
+		b.WriteString(" " + s.Reason)
+	}
+	for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses) {
 		fmt.Fprintf(&b, ", %s %s", c.Name, state(c.State))
+		switch {
+		case c.State.Running != nil && c.Started != nil && !*c.Started && containerStatus(s.ContainerStatuses, c.Name) != nil:
+			b.WriteString(" unstarted")
+		case c.State.Running != nil && !c.Ready:
+			b.WriteString(" unready")
+		}
 		if c.RestartCount > 0 {
 			fmt.Fprintf(&b, " restarts=%d", c.RestartCount)
 		}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 )
@@ -29,6 +31,10 @@ const (
 	removeTimeout  = 2 * time.Minute
 	messageTimeout = 10 * time.Second
 	pullTimeout    = 30 * time.Minute
+	// confirmTimeout is longer than a peer waits for a leader (10 s).
+	confirmTimeout = 15 * time.Second
+	// hookTimeout is for the hook postStart, which Kubernetes does not bound.
+	hookTimeout = 24 * time.Hour
 	// stopSlack is how long after its grace period a stop may take to kill.
 	stopSlack = time.Minute
 )
@@ -42,6 +48,8 @@ type worker struct {
 	log  *slog.Logger
 	// needList is the first list that is not out of date for the worker.
 	needList atomic.Uint64
+	// address is the pod's, for probes and hooks; "" if it has none.
+	address atomic.Value
 
 	mu sync.Mutex
 	// pod and gone are what is desired; set by pods.
@@ -134,10 +142,13 @@ func (w *worker) run(ctx context.Context) {
 	if a, ok := w.p.attachment(w.uid); ok {
 		w.memory.Attached = &a // adopted
 	}
+	probes := probe.NewSet(ctx, probe.Config{Limits: w.p.probeLimits, Ask: w.ask, Told: w.told})
+	defer probes.Close()
 	for {
 		observed, seq, hold := w.p.observed(w.uid)
 		pod, gone := w.desired()
-		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold}
+		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold, Probes: probes.Results()}
+		w.address.Store(podAddress(in, w.p.hostIP))
 		now := time.Now()
 		var at time.Time
 		if seq > 0 && seq >= w.needList.Load() {
@@ -146,6 +157,7 @@ func (w *worker) run(ctx context.Context) {
 				inputsChanged(&w.memory)
 			}
 			w.report(in, now)
+			probes.Want(probeTargets(in))
 			due := next(in, now)
 			switch {
 			case running != nil:
@@ -213,6 +225,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 		out.broken = out.err != nil && ctx.Err() != nil
 	}
 	switch a.Kind {
+	case doConfirm:
+		call(confirmTimeout, func(ctx context.Context) error { return w.p.confirm(ctx, w.uid) })
 	case doAttach:
 		call(attachTimeout, func(ctx context.Context) error {
 			if err := w.p.networkReady(ctx); err != nil {
@@ -259,13 +273,17 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 			defer w.p.release()
 			return w.runContainer(ctx, pod, a)
 		})
+	case doPostStart:
+		call(hookTimeout, func(ctx context.Context) error {
+			id := runtime.ContainerID{PodUID: w.uid, Name: a.Container, Attempt: a.Attempt}
+			return w.hook(ctx, containerSpec(pod, a.Container).Lifecycle.PostStart, pod, id)
+		})
 	case doStop:
-		grace := max(time.Until(a.At), 0)
-		call(grace+stopSlack, func(ctx context.Context) error {
+		call(max(time.Until(a.At), 0)+stopSlack, func(ctx context.Context) error {
 			errs := make([]error, len(a.IDs))
 			var wg sync.WaitGroup
 			for i, id := range a.IDs {
-				wg.Go(func() { errs[i] = w.p.runtime.StopContainer(ctx, id, grace) })
+				wg.Go(func() { errs[i] = w.stop(ctx, pod, id, a) })
 			}
 			wg.Wait()
 			return errors.Join(errs...)
@@ -353,9 +371,10 @@ func pullPolicy(spec *corev1.Container) corev1.PullPolicy {
 // terminationMessage is what a run left as its last words: the file that it was
 // given, or else, if it failed and its policy asks for that, the end of its log.
 func (w *worker) terminationMessage(ctx context.Context, pod *corev1.Pod, id runtime.ContainerID) string {
+	limit := min(maxTerminationMessage, maxTerminationMessages/max(len(parts(pod)), 1))
 	if f, err := os.Open(terminationFile(w.dir(), id.Name, id.Attempt)); err == nil {
 		defer f.Close()
-		if data, _ := io.ReadAll(io.LimitReader(f, maxTerminationMessage)); len(data) > 0 {
+		if data, _ := io.ReadAll(io.LimitReader(f, int64(limit))); len(data) > 0 {
 			return strings.ToValidUTF8(string(data), "\uFFFD")
 		}
 	}
@@ -374,25 +393,19 @@ func (w *worker) terminationMessage(ctx context.Context, pod *corev1.Pod, id run
 		w.log.Warn("last words of a container cannot be read", "container", id.Name, "attempt", id.Attempt, "error", err)
 	}
 	text := b.Bytes()
-	if len(text) > maxTerminationMessage {
-		text = text[len(text)-maxTerminationMessage:]
+	if len(text) > limit {
+		text = text[len(text)-limit:]
 	}
 	return strings.ToValidUTF8(string(text), "\uFFFD")
 }
 
 // before notes what is about to be done.
 func (w *worker) before(a action) {
+	began(&w.memory, a)
 	switch a.Kind {
 	case doPull:
 		w.memory.Containers[a.Container].Pulling = true
 	case doStop:
-		if w.memory.StoppingSince.IsZero() {
-			for _, id := range a.IDs {
-				if c := w.memory.Containers[id.Name]; c != nil {
-					c.Replaced = true
-				}
-			}
-		}
 		for _, id := range a.IDs {
 			w.event(corev1.EventTypeNormal, "Killing", fmt.Sprintf("Stopping container %s: %s", id.Name, a.Why))
 		}
@@ -449,6 +462,8 @@ func (w *worker) tell(out outcome) {
 		if a.Attempt > 0 {
 			w.p.metrics.restarts.Inc()
 		}
+	case a.Kind == doPostStart && out.err != nil:
+		w.event(corev1.EventTypeWarning, "FailedPostStartHook", fmt.Sprintf("PostStartHook of container %s failed: %v", a.Container, out.err))
 	case a.Kind == doStop && out.err != nil:
 		w.event(corev1.EventTypeWarning, "FailedKillPod", out.err.Error())
 	case a.Kind == doRemovePod && out.err != nil, a.Kind == doDetach && out.err != nil:
@@ -477,9 +492,8 @@ func (w *worker) transitions(before, after *corev1.PodStatus, now time.Time) {
 	if before == nil {
 		return
 	}
-	for i := range after.ContainerStatuses {
-		c := &after.ContainerStatuses[i]
-		b := containerStatus(before.ContainerStatuses, c.Name)
+	for _, c := range slices.Concat(after.InitContainerStatuses, after.ContainerStatuses) {
+		b := recordedStatus(before, c.Name)
 		waiting := c.State.Waiting
 		if waiting == nil || b != nil && b.State.Waiting != nil && b.State.Waiting.Reason == waiting.Reason {
 			continue

@@ -643,3 +643,25 @@ func TestHeartbeats(t *testing.T) {
 		}
 	})
 }
+
+// TestConfirm: which pods a node is to run, by a linearizable read, whatever its
+// stream has said.
+func TestConfirm(t *testing.T) {
+	c := newCluster(t, 1)
+	agent := c.agent("peer-1", "n1")
+	register(t, agent, newNode("n1", "10.1.0.1"))
+	mine, marked, gone, other := boundPod("mine", "n1"), boundPod("marked", "n1"), boundPod("gone", "n1"), boundPod("other", "n2")
+	now := metav1.Now()
+	marked.DeletionTimestamp = &now
+	c.put(mine, marked, gone, other)
+	c.remove(gone)
+	resp, err := agent.Confirm(t.Context(), &agentv1.ConfirmRequest{
+		Uids: []string{string(mine.UID), string(marked.UID), string(gone.UID), string(other.UID), "never-heard-of"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := resp.GetWantedUids(); !slices.Equal(got, []string{string(mine.UID)}) || resp.GetRevision() < c.store.View().Revision() {
+		t.Errorf("wanted are %q at revision %d, want %q alone", got, resp.GetRevision(), mine.UID)
+	}
+}

@@ -127,8 +127,9 @@ func (s agentService) reportPod(ctx context.Context, node string, report *agentv
 }
 
 // planReport decides what a report changes. A terminating pod of which nothing is
-// left goes away; with finalizers it stays, marked, until they are gone. The
-// condition PodScheduled is the scheduler's and survives every report.
+// left goes away; with finalizers it stays, marked, until they are gone.
+// Conditions of other writers (the scheduler's, an eviction's, those that readiness
+// gates wait for) survive every report.
 func planReport(pod *corev1.Pod, removed bool, status *corev1.PodStatus) (change, error) {
 	var c change
 	revision := revisionOf(pod)
@@ -138,10 +139,12 @@ func planReport(pod *corev1.Pod, removed bool, status *corev1.PodStatus) (change
 	}
 	next := pod.DeepCopy()
 	next.Status = *status.DeepCopy()
-	next.Status.Conditions = slices.DeleteFunc(next.Status.Conditions, isScheduled)
-	if i := slices.IndexFunc(pod.Status.Conditions, isScheduled); i >= 0 {
-		at := min(i, len(next.Status.Conditions)) // where it was: its place is no change
-		next.Status.Conditions = slices.Insert(next.Status.Conditions, at, pod.Status.Conditions[i])
+	next.Status.Conditions = slices.DeleteFunc(next.Status.Conditions, ofOthers)
+	for i, c := range pod.Status.Conditions {
+		if ofOthers(c) {
+			at := min(i, len(next.Status.Conditions)) // where it was: its place is no change
+			next.Status.Conditions = slices.Insert(next.Status.Conditions, at, c)
+		}
 	}
 	if removed && object.Deleting(pod) {
 		if next.Annotations == nil {
@@ -159,8 +162,16 @@ func planReport(pod *corev1.Pod, removed bool, status *corev1.PodStatus) (change
 // agentPart returns what of a status the agent writes.
 func agentPart(status corev1.PodStatus) corev1.PodStatus {
 	part := *status.DeepCopy()
-	part.Conditions = slices.DeleteFunc(part.Conditions, isScheduled)
+	part.Conditions = slices.DeleteFunc(part.Conditions, ofOthers)
 	return part
 }
 
-func isScheduled(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled }
+// ofOthers says whether a condition is not the agent's.
+func ofOthers(c corev1.PodCondition) bool {
+	switch c.Type {
+	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady:
+		return false
+	default:
+		return true
+	}
+}

@@ -30,6 +30,7 @@ var repeatable = map[string]bool{
 	holdfastv1connect.AccessServiceCanIProcedure:    true,
 	agentv1connect.AgentServiceRegisterProcedure:    true, // brings the Node up to date
 	agentv1connect.AgentServiceHeartbeatProcedure:   true, // renews a lease
+	agentv1connect.AgentServiceConfirmProcedure:     true,
 	// Complete statuses; the agent sends them in order, one report at a time.
 	agentv1connect.AgentServiceReportStatusProcedure: true,
 

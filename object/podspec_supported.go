@@ -6,8 +6,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Below the spec of a pod or of a pod template.
-const supportedPodSpec = `
+// Below the spec of a pod or of a pod template, but for its init containers, of
+// which the same is supported as of the others.
+const supportedButInit = `
 	containers[].name
 	containers[].image
 	containers[].command
@@ -34,7 +35,18 @@ const supportedPodSpec = `
 	containers[].tty
 	containers[].terminationMessagePath
 	containers[].terminationMessagePolicy
-	containers[].lifecycle = {}
+	containers[].livenessProbe
+	containers[].readinessProbe
+	containers[].startupProbe
+	containers[].lifecycle.postStart.exec
+	containers[].lifecycle.postStart.httpGet
+	containers[].lifecycle.postStart.sleep
+	containers[].lifecycle.preStop.exec
+	containers[].lifecycle.preStop.httpGet
+	containers[].lifecycle.preStop.sleep
+	containers[].restartPolicy
+	containers[].restartPolicyRules[].action = Restart
+	containers[].restartPolicyRules[].exitCodes
 	containers[].securityContext.privileged = false
 	containers[].securityContext.allowPrivilegeEscalation = true
 	containers[].securityContext.readOnlyRootFilesystem = false
@@ -44,6 +56,8 @@ const supportedPodSpec = `
 	volumes[].name
 	restartPolicy
 	terminationGracePeriodSeconds
+	activeDeadlineSeconds
+	readinessGates
 	nodeName
 	nodeSelector
 	hostname
@@ -73,6 +87,19 @@ const supportedPodSpec = `
 	priority = 0
 	preemptionPolicy = PreemptLowerPriority
 `
+
+// Below the spec of a pod or of a pod template.
+var supportedPodSpec = supportedButInit + initContainerLines()
+
+func initContainerLines() string {
+	var b strings.Builder
+	for line := range strings.Lines(supportedButInit) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "containers[]."); ok {
+			b.WriteString("initContainers[]." + rest + "\n")
+		}
+	}
+	return b.String()
+}
 
 // Below a template. A template's name has no effect in Kubernetes either: its
 // pods are named after their owner.

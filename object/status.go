@@ -1,6 +1,7 @@
 package object
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -193,8 +194,8 @@ func maxResources(to, list corev1.ResourceList) {
 // for cpu and memory, BestEffort if none has any, else Burstable.
 func QOSClass(pod *corev1.Pod) corev1.PodQOSClass {
 	guaranteed, any := true, false
-	for i := range pod.Spec.Containers {
-		limits, requests := pod.Spec.Containers[i].Resources.Limits, containerRequests(&pod.Spec.Containers[i])
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		limits, requests := c.Resources.Limits, containerRequests(&c)
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			limit, request := limits[name], requests[name]
 			any = any || !limit.IsZero() || !request.IsZero()

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -16,7 +18,8 @@ import (
 
 // Dial connects to a pod that has a container which runs until stopped, as a
 // server would: port 7 sends back what comes, ports 80 and 8080 answer each HTTP
-// request with the image and the pod. Nothing listens elsewhere.
+// request with the image and the pod, and with the code that the path /status/CODE
+// asks for. Nothing listens elsewhere.
 func (r *Runtime) Dial(_ context.Context, podUID string, port uint16) (net.Conn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -33,6 +36,7 @@ func (r *Runtime) Dial(_ context.Context, podUID string, port uint16) (net.Conn,
 	if server == nil || port != 7 && port != 80 && port != 8080 {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
+	health := p.health
 	here, there := newPipe()
 	ended := make(chan struct{})
 	go func() {
@@ -42,7 +46,7 @@ func (r *Runtime) Dial(_ context.Context, podUID string, port uint16) (net.Conn,
 			_, _ = io.Copy(there, there)
 			return
 		}
-		answer(there, fmt.Sprintf("%s in pod %s/%s: ", server.spec.Image, p.spec.Namespace, p.spec.Name))
+		answer(there, fmt.Sprintf("%s in pod %s/%s: ", server.spec.Image, p.spec.Namespace, p.spec.Name), health, server.done)
 	}()
 	go func() {
 		select {
@@ -54,8 +58,32 @@ func (r *Runtime) Dial(_ context.Context, podUID string, port uint16) (net.Conn,
 	return here, nil
 }
 
-// answer is a small HTTP server for one connection.
-func answer(conn net.Conn, text string) {
+// DialAddress connects to a port of a pod at its address, as the node would.
+func (r *Runtime) DialAddress(ctx context.Context, podUID, address string) (net.Conn, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	return r.Dial(ctx, podUID, uint16(n))
+}
+
+// Answers makes the servers of a pod answer every HTTP request on a new connection
+// with the given code, or not at all if that is 0.
+func (r *Runtime) Answers(podUID string, code int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.pods[podUID]; p != nil {
+		p.health = code
+	}
+}
+
+// answer is a small HTTP server for one connection. It answers with health, or as
+// the path /status/CODE asks; CODE 0: not before done.
+func answer(conn net.Conn, text string, health int, done <-chan struct{}) {
 	in := bufio.NewReader(conn)
 	for {
 		req, err := http.ReadRequest(in)
@@ -63,8 +91,18 @@ func answer(conn net.Conn, text string) {
 			return
 		}
 		_, _ = io.Copy(io.Discard, req.Body)
+		code := health
+		if asked, ok := strings.CutPrefix(req.URL.Path, "/status/"); ok {
+			if n, err := strconv.Atoi(asked); err == nil {
+				code = n
+			}
+		}
+		if code == 0 {
+			<-done
+			return
+		}
 		body := text + req.Method + " " + req.URL.Path + "\n"
-		if _, err := fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil || req.Close {
+		if _, err := fmt.Fprintf(conn, "HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s", code, http.StatusText(code), len(body), body); err != nil || req.Close {
 			return
 		}
 	}

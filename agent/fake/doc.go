@@ -23,6 +23,6 @@
 //	anything else      runs until stopped; a line of log each 10 s
 //
 // A container that runs until stopped is a server, too: port 7 of its pod sends back
-// what comes, ports 80 and 8080 answer HTTP requests. Each container uses a thousandth
+// what comes, ports 80 and 8080 answer HTTP requests, with status N on /status/N. Each container uses a thousandth
 // of a CPU and 2 MiB.
 package fake

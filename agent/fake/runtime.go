@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,6 +61,7 @@ type pod struct {
 	spec       runtime.Pod
 	containers []*container                 // oldest first
 	logs       map[runtime.ContainerID]*log // of removed containers too
+	health     int                          // what servers answer: an HTTP status, or 0
 }
 
 type container struct {
@@ -218,7 +220,7 @@ func (r *Runtime) CreatePod(_ context.Context, spec runtime.Pod) error {
 		p.spec = spec
 		return nil
 	}
-	r.pods[spec.UID] = &pod{spec: spec, logs: map[runtime.ContainerID]*log{}}
+	r.pods[spec.UID] = &pod{spec: spec, logs: map[runtime.ContainerID]*log{}, health: http.StatusOK}
 	r.touch()
 	return nil
 }

@@ -32,6 +32,8 @@ const (
 	AgentServiceHeartbeatProcedure = "/holdfast.agent.v1.AgentService/Heartbeat"
 	// AgentServiceReportStatusProcedure is the procedure name of the AgentService's ReportStatus RPC.
 	AgentServiceReportStatusProcedure = "/holdfast.agent.v1.AgentService/ReportStatus"
+	// AgentServiceConfirmProcedure is the procedure name of the AgentService's Confirm RPC.
+	AgentServiceConfirmProcedure = "/holdfast.agent.v1.AgentService/Confirm"
 	// AgentServiceReportUsageProcedure is the procedure name of the AgentService's ReportUsage RPC.
 	AgentServiceReportUsageProcedure = "/holdfast.agent.v1.AgentService/ReportUsage"
 	// AgentServiceSessionsProcedure is the procedure name of the AgentService's Sessions RPC.
@@ -67,6 +69,13 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("ReportStatus"),
 			Procedure:  AgentServiceReportStatusProcedure,
+		}
+	})
+	agentServiceConfirmSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("Confirm"),
+			Procedure:  AgentServiceConfirmProcedure,
 		}
 	})
 	agentServiceReportUsageSpec = sync.OnceValue(func() connect.Spec {
@@ -108,6 +117,11 @@ type AgentServiceClient interface {
 	// that what was acknowledged need not be reported again. Reports for pods
 	// that are gone, or that belong to another node, are counted and dropped.
 	ReportStatus(context.Context, *v1.ReportStatusRequest) (*v1.ReportStatusResponse, error)
+	// Confirm asks a quorum which of some pods the node is to run. The agent calls it
+	// before it stops a pod that was marked deleted or is no longer desired: what
+	// told it so may have been late. It reads only. Unavailable when no quorum
+	// answers: nothing is stopped then.
+	Confirm(context.Context, *v1.ConfirmRequest) (*v1.ConfirmResponse, error)
 	// ReportUsage tells what the node and its containers use, each 15 s. The peer
 	// keeps it in memory, until the next report or for a few minutes; it is lost
 	// with the peer.
@@ -219,6 +233,11 @@ type AgentServiceHandler interface {
 	// that what was acknowledged need not be reported again. Reports for pods
 	// that are gone, or that belong to another node, are counted and dropped.
 	ReportStatus(context.Context, *v1.ReportStatusRequest) (*v1.ReportStatusResponse, error)
+	// Confirm asks a quorum which of some pods the node is to run. The agent calls it
+	// before it stops a pod that was marked deleted or is no longer desired: what
+	// told it so may have been late. It reads only. Unavailable when no quorum
+	// answers: nothing is stopped then.
+	Confirm(context.Context, *v1.ConfirmRequest) (*v1.ConfirmResponse, error)
 	// ReportUsage tells what the node and its containers use, each 15 s. The peer
 	// keeps it in memory, until the next report or for a few minutes; it is lost
 	// with the peer.
@@ -241,6 +260,7 @@ func RegisterAgentServiceHandler(server *connect.Server, svc AgentServiceHandler
 		connect.Method{Spec: agentServiceDesiredSpec(), Handler: adapter.desired},
 		connect.Method{Spec: agentServiceHeartbeatSpec(), Handler: adapter.heartbeat},
 		connect.Method{Spec: agentServiceReportStatusSpec(), Handler: adapter.reportStatus},
+		connect.Method{Spec: agentServiceConfirmSpec(), Handler: adapter.confirm},
 		connect.Method{Spec: agentServiceReportUsageSpec(), Handler: adapter.reportUsage},
 		connect.Method{Spec: agentServiceSessionsSpec(), Handler: adapter.sessions},
 		connect.Method{Spec: agentServiceSessionSpec(), Handler: adapter.session},
@@ -320,6 +340,10 @@ func (UnimplementedAgentServiceHandler) ReportStatus(context.Context, *v1.Report
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.ReportStatus is not implemented")
 }
 
+func (UnimplementedAgentServiceHandler) Confirm(context.Context, *v1.ConfirmRequest) (*v1.ConfirmResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Confirm is not implemented")
+}
+
 func (UnimplementedAgentServiceHandler) ReportUsage(context.Context, *v1.ReportUsageRequest) (*v1.ReportUsageResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.ReportUsage is not implemented")
 }
@@ -363,6 +387,14 @@ func (c *agentServiceClient) Heartbeat(ctx context.Context, req *v1.HeartbeatReq
 func (c *agentServiceClient) ReportStatus(ctx context.Context, req *v1.ReportStatusRequest) (*v1.ReportStatusResponse, error) {
 	var res v1.ReportStatusResponse
 	if err := c.client.CallUnary(ctx, agentServiceReportStatusSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *agentServiceClient) Confirm(ctx context.Context, req *v1.ConfirmRequest) (*v1.ConfirmResponse, error) {
+	var res v1.ConfirmResponse
+	if err := c.client.CallUnary(ctx, agentServiceConfirmSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -432,6 +464,18 @@ func (h agentServiceHandler) reportStatus(ctx context.Context, _ connect.Spec, s
 		return err
 	}
 	res, err := h.svc.ReportStatus(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h agentServiceHandler) confirm(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ConfirmRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Confirm(ctx, &req)
 	if err != nil {
 		return err
 	}
