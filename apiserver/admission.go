@@ -62,6 +62,13 @@ func (p *plan) admit(next, was object.Object, index int) error {
 // noneSince makes the plan conditional on no key of a prefix having been written
 // since its view.
 func (p *plan) noneSince(prefix string) {
+	if p.ranges[prefix] {
+		return
+	}
+	if p.ranges == nil {
+		p.ranges = make(map[string]bool)
+	}
+	p.ranges[prefix] = true
 	p.conditions = append(p.conditions, &raftv1.Compare{
 		Key: prefix, RangeEnd: prefixEnd(prefix), Number: p.view.Revision() + 1,
 		Target: raftv1.CompareTarget_COMPARE_TARGET_MOD_REVISION,

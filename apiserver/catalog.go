@@ -38,7 +38,13 @@ func (s *Server) resource(ctx context.Context, kind *holdfastv1.Kind) (object.Re
 // knowing returns a catalog that has a kind if there is such a kind. A definition
 // may have come through another peer just now, so who does not know a kind asks;
 // one that cannot ask says what it knows.
+//
+// What is built in is in all catalogs, and no definition can take its place: for that
+// there is no need to look for definitions.
 func (s *Server) knowing(ctx context.Context, kind schema.GroupVersionKind) (catalog, error) {
+	if _, err := object.Builtin().ForKind(kind.Group, kind.Version, kind.Kind); err == nil {
+		return object.Builtin(), nil
+	}
 	known := s.Catalog()
 	if _, err := known.ForKind(kind.Group, kind.Version, kind.Kind); err == nil || !strings.Contains(kind.Group, ".") || s.store.CutOff() > 0 {
 		return known, nil

@@ -43,6 +43,7 @@ type plan struct {
 	checked   map[string]object.Fault // namespace -> what is wrong with it
 	claims    *object.ServiceClaims   // of the view's Services and those of the plan
 	quotas    map[string]*quotaUse    // by key, of those that the plan takes from
+	ranges    map[string]bool         // prefixes that must be as they are in the view
 }
 
 // stored is an object as it stands in the plan's view.

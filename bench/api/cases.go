@@ -191,7 +191,7 @@ func creates(plural string, object func(name string) runtime.Object, way string,
 			kind = configMapKind
 		}
 		defer func() { err = errors.Join(err, r.clear(ctx, leader, kind)) }()
-		conns, done := r.connect(way, clients, leader)
+		conns, done := r.connect(ctx, way, clients, leader)
 		defer done()
 		r.serial++
 		t, err := r.perform(ctx, out.Case, leader, rig.Load{Clients: clients, Call: func(ctx context.Context, client int, n int64) (int, error) {
@@ -238,7 +238,7 @@ func (r *run) batches(ctx context.Context, out *result, name string, clients int
 		return err
 	}
 	defer func() { err = errors.Join(err, r.clear(ctx, leader, podKind)) }()
-	conns, done := r.connect(stream, clients, leader)
+	conns, done := r.connect(ctx, stream, clients, leader)
 	defer done()
 	r.serial++
 	t, err := r.perform(ctx, out.Case, leader, rig.Load{Clients: clients, Call: func(ctx context.Context, client int, n int64) (int, error) {
@@ -257,7 +257,7 @@ func (r *run) batches(ctx context.Context, out *result, name string, clients int
 // fill makes pods named pod-0 and so on, up to count, besides those that there are.
 func (r *run) fill(ctx context.Context, leader, count int) error {
 	const clients = 500
-	conns, done := r.connect(stream, 4, leader)
+	conns, done := r.connect(ctx, stream, 4, leader)
 	defer done()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -289,7 +289,7 @@ func gets(way string, clients int) func(context.Context, *run, *result) error {
 		if err := r.fill(ctx, leader, pods); err != nil {
 			return err
 		}
-		conns, done := r.connect(way, clients, 0, 1, 2)
+		conns, done := r.connect(ctx, way, clients, 0, 1, 2)
 		defer done()
 		t, err := r.perform(ctx, out.Case, leader, rig.Load{Clients: clients, Call: func(ctx context.Context, client int, n int64) (int, error) {
 			return 1, conns[client%len(conns)].get(ctx, "pods", "pod-"+strconv.FormatInt(n*7919%pods, 10))

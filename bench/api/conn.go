@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -21,8 +22,9 @@ type conn interface {
 	close()
 }
 
-// connect makes as many connections as clients need, to peers in turn.
-func (r *run) connect(way string, clients int, to ...int) (conns []conn, done func()) {
+// connect makes as many connections as clients need, to peers in turn, and returns once
+// each has been used.
+func (r *run) connect(ctx context.Context, way string, clients int, to ...int) (conns []conn, done func()) {
 	for i := range min(clients, connections) {
 		peer := to[i%len(to)]
 		switch way {
@@ -38,6 +40,11 @@ func (r *run) connect(way string, clients int, to ...int) (conns []conn, done fu
 			conns = append(conns, one)
 		}
 	}
+	var shaking sync.WaitGroup
+	for _, c := range conns {
+		shaking.Go(func() { _ = c.get(ctx, "pods", "none") })
+	}
+	shaking.Wait()
 	return conns, func() {
 		for _, c := range conns {
 			c.close()

@@ -35,8 +35,8 @@ type scale struct {
 }
 
 var (
-	fullScale  = scale{time.Second, 4 * time.Second, []int{100, 1000}, 400, 100_000, 1000, 1000, 5000, 20}
-	quickScale = scale{200 * time.Millisecond, 500 * time.Millisecond, []int{100}, 400, 2000, 100, 200, 50, 5}
+	fullScale  = scale{time.Second, 4 * time.Second, []int{100, 1000}, 200, 100_000, 1000, 1000, 5000, 20}
+	quickScale = scale{300 * time.Millisecond, time.Second, []int{100}, 200, 2000, 100, 200, 50, 5}
 )
 
 // run is one run of the benchmark.

@@ -88,7 +88,7 @@ func watches(ctx context.Context, r *run, out *result) (err error) {
 		}
 	}
 
-	conns, done := r.connect(stream, 4, leader)
+	conns, done := r.connect(ctx, stream, 4, leader)
 	defer done()
 	before, start := rig.ReadUsage(r.peers.PIDs()), time.Now()
 	var writing sync.WaitGroup
