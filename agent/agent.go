@@ -47,6 +47,9 @@ type Config struct {
 	Labels   map[string]string   // optional; of the node, beside the well-known ones
 	Version  string              // optional; Holdfast's version, for nodeInfo
 	Capacity corev1.ResourceList // optional; what the machine has. Keys given here override what was measured
+	// StaticPods is a folder with manifests of pods that the node runs whatever the
+	// peers say. Optional; it is read every 5 s.
+	StaticPods string
 	// ResolvConf is the file that pods' resolv.conf is made from. Optional;
 	// /etc/resolv.conf.
 	ResolvConf string
@@ -80,6 +83,7 @@ type Agent struct {
 	sessions *sessions
 	usage    *usage
 	routes   *routes
+	static   *staticPods
 }
 
 const (
@@ -152,6 +156,7 @@ func New(cfg Config) (*Agent, error) {
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 	})
+	a.static = &staticPods{dir: cfg.StaticPods, node: cfg.Node, client: cfg.Client, pods: a.pods, log: a.log}
 	a.session = newSession(a)
 	a.sessions = newSessions(a)
 	a.usage = newUsage(a)
@@ -174,6 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.session.load(); err != nil {
 		return err
 	}
+	a.static.load()
 
 	// The runtime goes last: what uses it must have ended. Containers outlive it.
 	runtimeCtx, stopRuntime := context.WithCancel(context.WithoutCancel(ctx))
@@ -209,6 +215,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.session.run(ctx) })
 		g.Go(func() error { return a.session.heartbeats(ctx) })
 		g.Go(func() error { return a.usage.run(ctx) })
+		g.Go(func() error { return a.static.run(ctx) })
 		return a.sessions.run(ctx)
 	})
 	err = g.Wait()

@@ -41,7 +41,8 @@ type testPeer struct {
 	noQuorum   bool     // nothing is confirmed
 	wanted     []string // uids that are, whatever the streams say
 	confirms   int
-	loseAcks   int // so many reports are recorded and answered with an error
+	mirrors    [][]*corev1.Pod // of each Mirror call
+	loseAcks   int             // so many reports are recorded and answered with an error
 	period     time.Duration
 	nodes      []*corev1.Node
 	froms      []int64                           // of each Desired call
@@ -204,6 +205,24 @@ func (p *testPeer) Confirm(_ context.Context, req *agentv1.ConfirmRequest) (*age
 		}
 	}
 	return res, nil
+}
+
+func (p *testPeer) Mirror(_ context.Context, req *agentv1.MirrorRequest) (*agentv1.MirrorResponse, error) {
+	if _, err := p.up(); err != nil {
+		return nil, err
+	}
+	var pods []*corev1.Pod
+	for _, data := range req.GetPods() {
+		obj, err := object.Decode(data, 0)
+		if err != nil {
+			return nil, connect.NewError(connect.CodeInvalidArgument, err.Error())
+		}
+		pods = append(pods, obj.(*corev1.Pod))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mirrors = append(p.mirrors, pods)
+	return &agentv1.MirrorResponse{}, nil
 }
 
 func (p *testPeer) ReportUsage(_ context.Context, req *agentv1.ReportUsageRequest) (*agentv1.ReportUsageResponse, error) {
@@ -409,6 +428,7 @@ type testNode struct {
 	net    *fake.Network
 	client *testClient
 	dir    string
+	static string // folder of static pods
 	stop   func()
 }
 
@@ -436,7 +456,7 @@ func (n *testNode) start() {
 	a, err := agent.New(agent.Config{
 		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
-		ResolvConf: "/dev/null", ParallelStarts: 4,
+		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
 	})
 	if err != nil {
 		n.t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
@@ -57,9 +58,13 @@ type pods struct {
 	want        chan struct{} // of capacity 1: list now
 
 	mu      sync.Mutex
-	desired map[string]*corev1.Pod // by uid
-	inputs  map[string]podInputs   // of each
-	workers map[string]*worker
+	desired map[string]*corev1.Pod // by uid: the peers' and the static ones
+	// fromPeers are those of the peers, static those of a folder, mirror those by
+	// which the cluster sees the static ones, by namespace and name.
+	fromPeers, static, mirror map[string]*corev1.Pod
+	mirrorsChanged            chan struct{}        // of capacity 1: static or mirror changed
+	inputs                    map[string]podInputs // of each
+	workers                   map[string]*worker
 	// listed is what the runtime said, attached what the network did; seq counts
 	// the lists that have begun, done is the one that listed came from.
 	listed    map[string]runtime.PodState
@@ -83,8 +88,10 @@ func newPods(cfg podsConfig) *pods {
 		probeLimits: probe.NewLimits(cfg.parallel, parallelRequests),
 		want:        make(chan struct{}, 1),
 		desired:     map[string]*corev1.Pod{},
-		workers:     map[string]*worker{},
-		attached:    map[string]Attachment{},
+
+		mirrorsChanged: make(chan struct{}, 1),
+		workers:        map[string]*worker{},
+		attached:       map[string]Attachment{},
 	}
 }
 
@@ -98,7 +105,23 @@ func (p *pods) set(d desired, complete bool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.desired, p.inputs = d.pods, inputs
+	p.inputs = inputs
+	p.fromPeers = make(map[string]*corev1.Pod, len(d.pods))
+	before := p.mirror
+	p.mirror = map[string]*corev1.Pod{}
+	for uid, pod := range d.pods {
+		if _, is := pod.Annotations[annotationMirror]; is {
+			p.mirror[pod.Namespace+"/"+pod.Name] = pod
+		} else {
+			p.fromPeers[uid] = pod
+		}
+	}
+	for name, old := range before {
+		if now := p.mirror[name]; now == nil || now.UID != old.UID {
+			p.reports.forget(string(old.UID))
+		}
+	}
+	p.unite(!maps.Equal(before, p.mirror))
 	p.complete = p.complete || complete
 	p.reconcile()
 	if complete {
@@ -106,6 +129,87 @@ func (p *pods) set(d desired, complete bool) {
 			w.notify() // the hold is over
 		}
 	}
+}
+
+// setStatic replaces the static pods.
+func (p *pods) setStatic(static map[string]*corev1.Pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed := len(static) != len(p.static)
+	for uid := range static {
+		if old := p.static[uid]; old != nil {
+			static[uid] = old // the same value: no news for its worker
+		} else {
+			changed = true
+		}
+	}
+	if !changed {
+		return
+	}
+	p.static = static
+	p.unite(true)
+	p.reconcile()
+}
+
+// unite makes desired what the peers and the folder want together. changed: the
+// static pods or their mirrors have. p.mu is held.
+func (p *pods) unite(changed bool) {
+	p.desired = maps.Clone(p.fromPeers)
+	if p.desired == nil {
+		p.desired = map[string]*corev1.Pod{}
+	}
+	maps.Copy(p.desired, p.static)
+	if !changed {
+		return
+	}
+	for uid := range p.static {
+		if w := p.workers[uid]; w != nil {
+			w.notify() // there is another to report to
+		}
+	}
+	select {
+	case p.mirrorsChanged <- struct{}{}:
+	default:
+	}
+}
+
+// mirrors returns the static pods and their mirrors, and whether the latter are
+// known.
+func (p *pods) mirrors() (static, mirrors map[string]*corev1.Pod, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.static, p.mirror, p.complete
+}
+
+// reported returns by which name the cluster knows a pod; ok is false if it does
+// not yet.
+func (p *pods) reported(uid string) (id podName, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pod := p.static[uid]
+	if pod == nil {
+		return podName{UID: types.UID(uid)}, true
+	}
+	mirror := p.mirror[pod.Namespace+"/"+pod.Name]
+	if mirror == nil || mirror.DeletionTimestamp != nil || mirror.Annotations[annotationMirror] != uid {
+		return podName{}, false
+	}
+	return podID(mirror), true
+}
+
+// replaced says whether another pod of the name still ends, so that the static pod
+// uid waits. p.mu is held.
+func (p *pods) replaced(uid string) bool {
+	pod := p.static[uid]
+	if pod == nil {
+		return false
+	}
+	for other, w := range p.workers {
+		if was, _ := w.desired(); other != uid && was != nil && was.Namespace == pod.Namespace && was.Name == pod.Name {
+			return true
+		}
+	}
+	return false
 }
 
 // reconcile makes the workers what they should be. p.mu is held.
@@ -116,6 +220,9 @@ func (p *pods) reconcile() {
 	for uid, pod := range p.desired {
 		w := p.workers[uid]
 		if w == nil {
+			if p.replaced(uid) {
+				continue
+			}
 			w = p.start(uid, pod)
 		}
 		if old, gone := w.desired(); old != pod || gone || !w.inputs().same(p.inputs[uid]) {
@@ -155,6 +262,7 @@ func (p *pods) startUnknown(uid string) {
 
 func (p *pods) start(uid string, pod *corev1.Pod) *worker {
 	w := &worker{p: p, uid: uid, wake: make(chan struct{}, 1), pod: pod, named: p.inputs[uid]}
+	w.static = p.static[uid] != nil
 	w.log = p.log.With("uid", uid)
 	if pod != nil {
 		w.log = p.log.With("pod", pod.Namespace+"/"+pod.Name, "uid", uid)

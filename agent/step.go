@@ -54,6 +54,8 @@ type podInput struct {
 	Observed runtime.PodState
 	// Memory is what the worker knows beside that.
 	Memory *podMemory
+	// Static: the pod is from a folder of the node, whose word suffices to end it.
+	Static bool
 	// Hold: start nothing yet, no peer was heard since the agent started.
 	Hold bool
 	// Probes holds what probes have found out: no entry, not enough yet.
@@ -252,8 +254,11 @@ func remember(in podInput, now time.Time) {
 	if m.PreStop == nil {
 		m.PreStop = map[runtime.ContainerID]bool{}
 	}
-	if !terminating(in) {
+	switch {
+	case !terminating(in):
 		m.Confirm = retry{}
+	case in.Static && !m.Confirmed:
+		m.Confirmed, m.StoppingSince = true, now
 	}
 	if !terminating(in) && m.Confirmed {
 		// Desired again after all: as if its end had not begun.

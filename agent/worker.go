@@ -42,10 +42,12 @@ const (
 // worker runs one pod: it asks next what to do, does it, one thing at a time,
 // and reports what it sees. The decisions are all in step.go.
 type worker struct {
-	p    *pods
-	uid  string
-	wake chan struct{} // of capacity 1; carries nothing
-	log  *slog.Logger
+	p   *pods
+	uid string
+	// static: the pod is from a folder of the node, not from the peers.
+	static bool
+	wake   chan struct{} // of capacity 1; carries nothing
+	log    *slog.Logger
 	// needList is the first list that is not out of date for the worker.
 	needList atomic.Uint64
 	// address is the pod's, for probes and hooks; "" if it has none.
@@ -147,7 +149,7 @@ func (w *worker) run(ctx context.Context) {
 	for {
 		observed, seq, hold := w.p.observed(w.uid)
 		pod, gone := w.desired()
-		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold, Probes: probes.Results()}
+		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results()}
 		w.address.Store(podAddress(in, w.p.hostIP))
 		now := time.Now()
 		var at time.Time
@@ -472,19 +474,30 @@ func (w *worker) tell(out outcome) {
 }
 
 func (w *worker) event(kind, reason, message string) {
-	w.p.reports.event(w.uid, &agentv1.PodEvent{Type: kind, Reason: reason, Message: message})
+	id, ok := w.p.reported(w.uid)
+	if !ok {
+		return
+	}
+	w.p.reports.event(string(id.UID), &agentv1.PodEvent{Type: kind, Reason: reason, Message: message})
 }
 
 // report computes the pod's status and gives it to the reporter if it is new.
 func (w *worker) report(in podInput, now time.Time) {
-	if in.Pod == nil || w.done {
+	if in.Pod == nil || w.done || w.static && in.Gone {
 		return
 	}
 	before := w.memory.Status
 	s := podStatus(in, w.p.hostIP, now)
 	w.memory.Status = &s
 	w.transitions(before, &s, now)
-	w.p.reports.set(podID(in.Pod), s, false)
+	id := podID(in.Pod)
+	if w.static {
+		var ok bool
+		if id, ok = w.p.reported(w.uid); !ok {
+			return
+		}
+	}
+	w.p.reports.set(id, s, false)
 }
 
 // transitions tells of what only a comparison of statuses shows.

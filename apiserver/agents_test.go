@@ -665,3 +665,75 @@ func TestConfirm(t *testing.T) {
 		t.Errorf("wanted are %q at revision %d, want %q alone", got, resp.GetRevision(), mine.UID)
 	}
 }
+
+// TestMirror: a node makes, replaces and takes away mirrors of its own pods, and
+// nothing else.
+func TestMirror(t *testing.T) {
+	c := newCluster(t, 1)
+	agent := c.agent("peer-1", "n1")
+	mirror := func(name, hash string, change ...func(*corev1.Pod)) []byte {
+		pod := boundPod(name, "n1")
+		pod.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: hash}
+		for _, f := range change {
+			f(pod)
+		}
+		data, err := object.Encode(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	call := func(pods ...[]byte) error {
+		_, err := agent.Mirror(t.Context(), &agentv1.MirrorRequest{Pods: pods})
+		return err
+	}
+	wantCode(t, call(mirror("dns", "1")), connect.CodeFailedPrecondition, "n1")
+	register(t, agent, newNode("n1", "10.1.0.1"))
+	must := func(pods ...[]byte) {
+		t.Helper()
+		if err := call(pods...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(mirror("dns", "1"), mirror("log", "1"))
+	first, ok := c.pod("dns")
+	if !ok || first.UID == "uid-dns" || first.OwnerReferences[0].UID != c.node("n1").UID || first.Status.Phase != corev1.PodPending {
+		t.Fatalf("the mirror is %+v", first)
+	}
+	before := c.store.View().Revision()
+	must(mirror("dns", "1"), mirror("log", "1"))
+	if c.store.View().Revision() != before {
+		t.Error("a repetition was written")
+	}
+	must(mirror("dns", "2"))
+	if second, _ := c.pod("dns"); second == nil || second.UID == first.UID || second.Annotations[corev1.MirrorPodAnnotationKey] != "2" {
+		t.Errorf("a changed pod's mirror is %+v", second)
+	}
+	if _, ok := c.pod("log"); ok {
+		t.Error("a mirror that is no longer wanted is still there")
+	}
+	marked, _ := c.pod("dns")
+	now := metav1.Now()
+	marked.DeletionTimestamp = &now
+	c.put(marked)
+	must(mirror("dns", "2"))
+	if again, _ := c.pod("dns"); again == nil || again.UID == marked.UID || again.DeletionTimestamp != nil {
+		t.Errorf("the mirror after its deletion is %+v", again)
+	}
+	c.put(boundPod("web", "n1"))
+	wantCode(t, call(mirror("dns", "2"), mirror("web", "1")), connect.CodeAlreadyExists, "web")
+	if web, _ := c.pod("web"); web.UID != "uid-web" {
+		t.Error("a pod that is no mirror was replaced")
+	}
+	must()
+	if _, ok := c.pod("web"); !ok {
+		t.Error("a pod that is no mirror was taken away")
+	}
+	wantCode(t, call(mirror("x", "")), connect.CodeInvalidArgument, "annotation")
+	wantCode(t, call(mirror("x", "1", func(p *corev1.Pod) { p.Spec.NodeName = "n2" })), connect.CodeInvalidArgument, "n2")
+	wantCode(t, call(mirror("x", "1", func(p *corev1.Pod) {
+		p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "key"}}}}
+	})), connect.CodeInvalidArgument, "refers to")
+	data, _ := object.Encode(newNode("n1", "10.1.0.1"))
+	wantCode(t, call(data), connect.CodeInvalidArgument, "no pod")
+}

@@ -79,6 +79,7 @@ var table = map[string][]pki.Role{
 	agentv1connect.AgentServiceReportStatusProcedure: {pki.RoleNode},
 	agentv1connect.AgentServiceReportUsageProcedure:  {pki.RoleNode},
 	agentv1connect.AgentServiceConfirmProcedure:      {pki.RoleNode},
+	agentv1connect.AgentServiceMirrorProcedure:       {pki.RoleNode},
 	agentv1connect.AgentServiceSessionsProcedure:     {pki.RoleNode},
 	agentv1connect.AgentServiceSessionProcedure:      {pki.RoleNode},
 

@@ -31,6 +31,7 @@ var repeatable = map[string]bool{
 	agentv1connect.AgentServiceRegisterProcedure:    true, // brings the Node up to date
 	agentv1connect.AgentServiceHeartbeatProcedure:   true, // renews a lease
 	agentv1connect.AgentServiceConfirmProcedure:     true,
+	agentv1connect.AgentServiceMirrorProcedure:      true, // the whole set, each time
 	// Complete statuses; the agent sends them in order, one report at a time.
 	agentv1connect.AgentServiceReportStatusProcedure: true,
 

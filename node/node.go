@@ -39,6 +39,9 @@ type Config struct {
 	// directory belongs to no cluster yet.
 	Join  []string
 	Token string
+	// StaticPods is a folder of manifests of pods to run whatever the peers say.
+	// Optional.
+	StaticPods string
 	// Labels are put on the Node beside the well-known ones. Optional.
 	Labels map[string]string
 
@@ -242,6 +245,7 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 		Address:    n.address,
 		Peers:      n.rec.Peers,
 		Labels:     n.cfg.Labels,
+		StaticPods: n.cfg.StaticPods,
 		Version:    n.cfg.Version,
 		Logger:     n.log.With("part", "agent"),
 		Registerer: registry,

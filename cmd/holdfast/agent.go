@@ -66,6 +66,7 @@ while it is away, and it takes them over when it is back.`,
 	flags.StringVar(&f.runtime, "runtime", "embedded", "embedded (containerd and runc), or fake: containers that only exist in memory")
 	flags.StringVar(&f.host.containerd, "containerd", "", "socket of a containerd to use instead of one of our own")
 	flags.StringSliceVar(&f.host.imageDirs, "image-dir", nil, "directory with images (*.tar) that need no registry; may be repeated")
+	flags.StringVar(&f.config.StaticPods, "static-pods", "", "directory with manifests of pods that the node runs whatever the cluster says, and with no peer at all")
 	flags.StringSliceVar(&f.labels, "label", nil, "label of the node, key=value; may be repeated")
 	flags.StringVar(&f.host.name, "containers-name", "", "what tells this node's containers from those of other nodes on one machine")
 	_ = flags.MarkHidden("containers-name")

@@ -899,6 +899,88 @@ func (x *ConfirmResponse) GetWantedUids() []string {
 	return nil
 }
 
+type MirrorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of them, in Kubernetes' protobuf envelope, with the annotation
+	// kubernetes.io/config.mirror, which tells one version of a pod from another.
+	Pods          [][]byte `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MirrorRequest) Reset() {
+	*x = MirrorRequest{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MirrorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MirrorRequest) ProtoMessage() {}
+
+func (x *MirrorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MirrorRequest.ProtoReflect.Descriptor instead.
+func (*MirrorRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MirrorRequest) GetPods() [][]byte {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type MirrorResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MirrorResponse) Reset() {
+	*x = MirrorResponse{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MirrorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MirrorResponse) ProtoMessage() {}
+
+func (x *MirrorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MirrorResponse.ProtoReflect.Descriptor instead.
+func (*MirrorResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+}
+
 type SessionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -907,7 +989,7 @@ type SessionsRequest struct {
 
 func (x *SessionsRequest) Reset() {
 	*x = SessionsRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1001,7 @@ func (x *SessionsRequest) String() string {
 func (*SessionsRequest) ProtoMessage() {}
 
 func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1014,7 @@ func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
 func (*SessionsRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 type SessionsResponse struct {
@@ -952,7 +1034,7 @@ type SessionsResponse struct {
 
 func (x *SessionsResponse) Reset() {
 	*x = SessionsResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1046,7 @@ func (x *SessionsResponse) String() string {
 func (*SessionsResponse) ProtoMessage() {}
 
 func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1059,7 @@ func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsResponse.ProtoReflect.Descriptor instead.
 func (*SessionsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SessionsResponse) GetSessionId() string {
@@ -1076,7 +1158,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1170,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1183,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SessionRequest) GetMessage() isSessionRequest_Message {
@@ -1237,7 +1319,7 @@ type SessionError struct {
 
 func (x *SessionError) Reset() {
 	*x = SessionError{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1331,7 @@ func (x *SessionError) String() string {
 func (*SessionError) ProtoMessage() {}
 
 func (x *SessionError) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1344,7 @@ func (x *SessionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionError.ProtoReflect.Descriptor instead.
 func (*SessionError) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SessionError) GetCode() string {
@@ -1292,7 +1374,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1386,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1399,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SessionResponse) GetExec() *v1.ExecRequest {
@@ -1353,7 +1435,7 @@ type ReportUsageRequest struct {
 
 func (x *ReportUsageRequest) Reset() {
 	*x = ReportUsageRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1447,7 @@ func (x *ReportUsageRequest) String() string {
 func (*ReportUsageRequest) ProtoMessage() {}
 
 func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1460,7 @@ func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageRequest.ProtoReflect.Descriptor instead.
 func (*ReportUsageRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportUsageRequest) GetNode() *v1.NodeUsage {
@@ -1405,7 +1487,7 @@ type ReportUsageResponse struct {
 
 func (x *ReportUsageResponse) Reset() {
 	*x = ReportUsageResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1499,7 @@ func (x *ReportUsageResponse) String() string {
 func (*ReportUsageResponse) ProtoMessage() {}
 
 func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1512,7 @@ func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageResponse.ProtoReflect.Descriptor instead.
 func (*ReportUsageResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportUsageResponse) GetPeriod() *durationpb.Duration {
@@ -1502,7 +1584,10 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x0fConfirmResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1f\n" +
 	"\vwanted_uids\x18\x02 \x03(\tR\n" +
-	"wantedUids\"\x11\n" +
+	"wantedUids\"#\n" +
+	"\rMirrorRequest\x12\x12\n" +
+	"\x04pods\x18\x01 \x03(\fR\x04pods\"\x10\n" +
+	"\x0eMirrorResponse\"\x11\n" +
 	"\x0fSessionsRequest\"\x90\x02\n" +
 	"\x10SessionsResponse\x12\x1d\n" +
 	"\n" +
@@ -1533,13 +1618,14 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x16.holdfast.v1.NodeUsageR\x04node\x12)\n" +
 	"\x04pods\x18\x02 \x03(\v2\x15.holdfast.v1.PodUsageR\x04pods\"H\n" +
 	"\x13ReportUsageResponse\x121\n" +
-	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period2\xcd\x05\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period2\x9c\x06\n" +
 	"\fAgentService\x12S\n" +
 	"\bRegister\x12\".holdfast.agent.v1.RegisterRequest\x1a#.holdfast.agent.v1.RegisterResponse\x12R\n" +
 	"\aDesired\x12!.holdfast.agent.v1.DesiredRequest\x1a\".holdfast.agent.v1.DesiredResponse0\x01\x12V\n" +
 	"\tHeartbeat\x12#.holdfast.agent.v1.HeartbeatRequest\x1a$.holdfast.agent.v1.HeartbeatResponse\x12_\n" +
 	"\fReportStatus\x12&.holdfast.agent.v1.ReportStatusRequest\x1a'.holdfast.agent.v1.ReportStatusResponse\x12P\n" +
-	"\aConfirm\x12!.holdfast.agent.v1.ConfirmRequest\x1a\".holdfast.agent.v1.ConfirmResponse\x12\\\n" +
+	"\aConfirm\x12!.holdfast.agent.v1.ConfirmRequest\x1a\".holdfast.agent.v1.ConfirmResponse\x12M\n" +
+	"\x06Mirror\x12 .holdfast.agent.v1.MirrorRequest\x1a!.holdfast.agent.v1.MirrorResponse\x12\\\n" +
 	"\vReportUsage\x12%.holdfast.agent.v1.ReportUsageRequest\x1a&.holdfast.agent.v1.ReportUsageResponse\x12U\n" +
 	"\bSessions\x12\".holdfast.agent.v1.SessionsRequest\x1a#.holdfast.agent.v1.SessionsResponse0\x01\x12T\n" +
 	"\aSession\x12!.holdfast.agent.v1.SessionRequest\x1a\".holdfast.agent.v1.SessionResponse(\x010\x01B\xca\x01\n" +
@@ -1558,7 +1644,7 @@ func file_holdfast_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_holdfast_agent_v1_agent_proto_rawDescData
 }
 
-var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*RegisterRequest)(nil),        // 0: holdfast.agent.v1.RegisterRequest
 	(*RegisterResponse)(nil),       // 1: holdfast.agent.v1.RegisterResponse
@@ -1574,68 +1660,72 @@ var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*ReportStatusResponse)(nil),   // 11: holdfast.agent.v1.ReportStatusResponse
 	(*ConfirmRequest)(nil),         // 12: holdfast.agent.v1.ConfirmRequest
 	(*ConfirmResponse)(nil),        // 13: holdfast.agent.v1.ConfirmResponse
-	(*SessionsRequest)(nil),        // 14: holdfast.agent.v1.SessionsRequest
-	(*SessionsResponse)(nil),       // 15: holdfast.agent.v1.SessionsResponse
-	(*SessionRequest)(nil),         // 16: holdfast.agent.v1.SessionRequest
-	(*SessionError)(nil),           // 17: holdfast.agent.v1.SessionError
-	(*SessionResponse)(nil),        // 18: holdfast.agent.v1.SessionResponse
-	(*ReportUsageRequest)(nil),     // 19: holdfast.agent.v1.ReportUsageRequest
-	(*ReportUsageResponse)(nil),    // 20: holdfast.agent.v1.ReportUsageResponse
-	(*durationpb.Duration)(nil),    // 21: google.protobuf.Duration
-	(*v1.LogsRequest)(nil),         // 22: holdfast.v1.LogsRequest
-	(*v1.ExecStart)(nil),           // 23: holdfast.v1.ExecStart
-	(*v1.AttachStart)(nil),         // 24: holdfast.v1.AttachStart
-	(*v1.PortForwardStart)(nil),    // 25: holdfast.v1.PortForwardStart
-	(*v1.LogsResponse)(nil),        // 26: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),        // 27: holdfast.v1.ExecResponse
-	(*v1.AttachResponse)(nil),      // 28: holdfast.v1.AttachResponse
-	(*v1.PortForwardResponse)(nil), // 29: holdfast.v1.PortForwardResponse
-	(*v1.ExecRequest)(nil),         // 30: holdfast.v1.ExecRequest
-	(*v1.AttachRequest)(nil),       // 31: holdfast.v1.AttachRequest
-	(*v1.PortForwardRequest)(nil),  // 32: holdfast.v1.PortForwardRequest
-	(*v1.NodeUsage)(nil),           // 33: holdfast.v1.NodeUsage
-	(*v1.PodUsage)(nil),            // 34: holdfast.v1.PodUsage
+	(*MirrorRequest)(nil),          // 14: holdfast.agent.v1.MirrorRequest
+	(*MirrorResponse)(nil),         // 15: holdfast.agent.v1.MirrorResponse
+	(*SessionsRequest)(nil),        // 16: holdfast.agent.v1.SessionsRequest
+	(*SessionsResponse)(nil),       // 17: holdfast.agent.v1.SessionsResponse
+	(*SessionRequest)(nil),         // 18: holdfast.agent.v1.SessionRequest
+	(*SessionError)(nil),           // 19: holdfast.agent.v1.SessionError
+	(*SessionResponse)(nil),        // 20: holdfast.agent.v1.SessionResponse
+	(*ReportUsageRequest)(nil),     // 21: holdfast.agent.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 22: holdfast.agent.v1.ReportUsageResponse
+	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
+	(*v1.LogsRequest)(nil),         // 24: holdfast.v1.LogsRequest
+	(*v1.ExecStart)(nil),           // 25: holdfast.v1.ExecStart
+	(*v1.AttachStart)(nil),         // 26: holdfast.v1.AttachStart
+	(*v1.PortForwardStart)(nil),    // 27: holdfast.v1.PortForwardStart
+	(*v1.LogsResponse)(nil),        // 28: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 29: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 30: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 31: holdfast.v1.PortForwardResponse
+	(*v1.ExecRequest)(nil),         // 32: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 33: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 34: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 35: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 36: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
-	21, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
+	23, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
 	4,  // 2: holdfast.agent.v1.DesiredResponse.inputs:type_name -> holdfast.agent.v1.Input
-	21, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	23, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
 	9,  // 4: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
 	10, // 5: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	22, // 6: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	23, // 7: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	24, // 8: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
-	25, // 9: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	26, // 10: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	27, // 11: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
-	17, // 12: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	28, // 13: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	29, // 14: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	30, // 15: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	31, // 16: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	32, // 17: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	33, // 18: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	34, // 19: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	21, // 20: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	24, // 6: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	25, // 7: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	26, // 8: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	27, // 9: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	28, // 10: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	29, // 11: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	19, // 12: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
+	30, // 13: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	31, // 14: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	32, // 15: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	33, // 16: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	34, // 17: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	35, // 18: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	36, // 19: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	23, // 20: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
 	0,  // 21: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
 	2,  // 22: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
 	6,  // 23: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
 	8,  // 24: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
 	12, // 25: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
-	19, // 26: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	14, // 27: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	16, // 28: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	1,  // 29: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 30: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	7,  // 31: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	11, // 32: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	13, // 33: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
-	20, // 34: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	15, // 35: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	18, // 36: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	29, // [29:37] is the sub-list for method output_type
-	21, // [21:29] is the sub-list for method input_type
+	14, // 26: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
+	21, // 27: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	16, // 28: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	18, // 29: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	1,  // 30: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 31: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 32: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	11, // 33: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	13, // 34: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
+	15, // 35: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
+	22, // 36: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	17, // 37: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	20, // 38: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	30, // [30:39] is the sub-list for method output_type
+	21, // [21:30] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -1646,13 +1736,13 @@ func file_holdfast_agent_v1_agent_proto_init() {
 	if File_holdfast_agent_v1_agent_proto != nil {
 		return
 	}
-	file_holdfast_agent_v1_agent_proto_msgTypes[15].OneofWrappers = []any{
+	file_holdfast_agent_v1_agent_proto_msgTypes[17].OneofWrappers = []any{
 		(*SessionsResponse_Logs)(nil),
 		(*SessionsResponse_Exec)(nil),
 		(*SessionsResponse_Attach)(nil),
 		(*SessionsResponse_PortForward)(nil),
 	}
-	file_holdfast_agent_v1_agent_proto_msgTypes[16].OneofWrappers = []any{
+	file_holdfast_agent_v1_agent_proto_msgTypes[18].OneofWrappers = []any{
 		(*SessionRequest_SessionId)(nil),
 		(*SessionRequest_Logs)(nil),
 		(*SessionRequest_Exec)(nil),
@@ -1667,7 +1757,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_agent_v1_agent_proto_rawDesc), len(file_holdfast_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

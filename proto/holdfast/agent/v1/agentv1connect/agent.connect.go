@@ -34,6 +34,8 @@ const (
 	AgentServiceReportStatusProcedure = "/holdfast.agent.v1.AgentService/ReportStatus"
 	// AgentServiceConfirmProcedure is the procedure name of the AgentService's Confirm RPC.
 	AgentServiceConfirmProcedure = "/holdfast.agent.v1.AgentService/Confirm"
+	// AgentServiceMirrorProcedure is the procedure name of the AgentService's Mirror RPC.
+	AgentServiceMirrorProcedure = "/holdfast.agent.v1.AgentService/Mirror"
 	// AgentServiceReportUsageProcedure is the procedure name of the AgentService's ReportUsage RPC.
 	AgentServiceReportUsageProcedure = "/holdfast.agent.v1.AgentService/ReportUsage"
 	// AgentServiceSessionsProcedure is the procedure name of the AgentService's Sessions RPC.
@@ -76,6 +78,13 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("Confirm"),
 			Procedure:  AgentServiceConfirmProcedure,
+		}
+	})
+	agentServiceMirrorSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("Mirror"),
+			Procedure:  AgentServiceMirrorProcedure,
 		}
 	})
 	agentServiceReportUsageSpec = sync.OnceValue(func() connect.Spec {
@@ -122,6 +131,12 @@ type AgentServiceClient interface {
 	// told it so may have been late. It reads only. Unavailable when no quorum
 	// answers: nothing is stopped then.
 	Confirm(context.Context, *v1.ConfirmRequest) (*v1.ConfirmResponse, error)
+	// Mirror makes the node's mirror pods those given: the pods by which the cluster
+	// sees what the node runs from files of its own. It creates what is missing,
+	// takes away what is too much, and replaces what is another's mirror or marked
+	// deleted. A repeated call is harmless. InvalidArgument for a pod that is no
+	// mirror, or is not the node's; AlreadyExists when another pod has the name.
+	Mirror(context.Context, *v1.MirrorRequest) (*v1.MirrorResponse, error)
 	// ReportUsage tells what the node and its containers use, each 15 s. The peer
 	// keeps it in memory, until the next report or for a few minutes; it is lost
 	// with the peer.
@@ -238,6 +253,12 @@ type AgentServiceHandler interface {
 	// told it so may have been late. It reads only. Unavailable when no quorum
 	// answers: nothing is stopped then.
 	Confirm(context.Context, *v1.ConfirmRequest) (*v1.ConfirmResponse, error)
+	// Mirror makes the node's mirror pods those given: the pods by which the cluster
+	// sees what the node runs from files of its own. It creates what is missing,
+	// takes away what is too much, and replaces what is another's mirror or marked
+	// deleted. A repeated call is harmless. InvalidArgument for a pod that is no
+	// mirror, or is not the node's; AlreadyExists when another pod has the name.
+	Mirror(context.Context, *v1.MirrorRequest) (*v1.MirrorResponse, error)
 	// ReportUsage tells what the node and its containers use, each 15 s. The peer
 	// keeps it in memory, until the next report or for a few minutes; it is lost
 	// with the peer.
@@ -261,6 +282,7 @@ func RegisterAgentServiceHandler(server *connect.Server, svc AgentServiceHandler
 		connect.Method{Spec: agentServiceHeartbeatSpec(), Handler: adapter.heartbeat},
 		connect.Method{Spec: agentServiceReportStatusSpec(), Handler: adapter.reportStatus},
 		connect.Method{Spec: agentServiceConfirmSpec(), Handler: adapter.confirm},
+		connect.Method{Spec: agentServiceMirrorSpec(), Handler: adapter.mirror},
 		connect.Method{Spec: agentServiceReportUsageSpec(), Handler: adapter.reportUsage},
 		connect.Method{Spec: agentServiceSessionsSpec(), Handler: adapter.sessions},
 		connect.Method{Spec: agentServiceSessionSpec(), Handler: adapter.session},
@@ -344,6 +366,10 @@ func (UnimplementedAgentServiceHandler) Confirm(context.Context, *v1.ConfirmRequ
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Confirm is not implemented")
 }
 
+func (UnimplementedAgentServiceHandler) Mirror(context.Context, *v1.MirrorRequest) (*v1.MirrorResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Mirror is not implemented")
+}
+
 func (UnimplementedAgentServiceHandler) ReportUsage(context.Context, *v1.ReportUsageRequest) (*v1.ReportUsageResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.ReportUsage is not implemented")
 }
@@ -395,6 +421,14 @@ func (c *agentServiceClient) ReportStatus(ctx context.Context, req *v1.ReportSta
 func (c *agentServiceClient) Confirm(ctx context.Context, req *v1.ConfirmRequest) (*v1.ConfirmResponse, error) {
 	var res v1.ConfirmResponse
 	if err := c.client.CallUnary(ctx, agentServiceConfirmSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *agentServiceClient) Mirror(ctx context.Context, req *v1.MirrorRequest) (*v1.MirrorResponse, error) {
+	var res v1.MirrorResponse
+	if err := c.client.CallUnary(ctx, agentServiceMirrorSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -476,6 +510,18 @@ func (h agentServiceHandler) confirm(ctx context.Context, _ connect.Spec, stream
 		return err
 	}
 	res, err := h.svc.Confirm(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h agentServiceHandler) mirror(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.MirrorRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Mirror(ctx, &req)
 	if err != nil {
 		return err
 	}
