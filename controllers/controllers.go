@@ -125,6 +125,8 @@ func (c *Controllers) Run(ctx context.Context) error {
 		controllers: []*controller{
 			newDeployments(c.cfg.NewUID),
 			newReplicaSets(c.cfg.NewUID, c.cfg.NewSuffix),
+			newReplicationControllers(c.cfg.NewUID, c.cfg.NewSuffix),
+			newStatefulSets(c.cfg.NewUID),
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,7 +28,7 @@ type index struct {
 	catalog     *object.Catalog // the kinds there are
 	entries     map[object.Key]entry
 	dependents  map[types.UID]keySet                      // by the uid of any owner
-	orphans     map[string]keySet                         // pods and replica sets without controller, by their prefix in the namespace
+	orphans     map[string]keySet                         // pods, replica sets and revisions without controller, by their prefix in the namespace
 	onNode      map[string]keySet                         // pods, by node
 	selecting   map[string]map[object.Key]labels.Selector // owners that adopt, by their prefix in the namespace
 	nodes       map[string]nodeFacts                      // by name
@@ -217,8 +218,8 @@ func (x *index) entryOf(obj object.Object) entry {
 	case *corev1.Pod:
 		e.node = obj.Spec.NodeName
 		e.labels = labels.Set(nonNil(obj.Labels))
-	case *appsv1.ReplicaSet:
-		e.labels = labels.Set(nonNil(obj.Labels))
+	case *appsv1.ReplicaSet, *appsv1.ControllerRevision:
+		e.labels = labels.Set(nonNil(obj.GetLabels()))
 	}
 	return e
 }
@@ -239,6 +240,14 @@ func selectorOf(obj object.Object) labels.Selector {
 		of = obj.Spec.Selector
 	case *appsv1.ReplicaSet:
 		of = obj.Spec.Selector
+	case *appsv1.StatefulSet:
+		of = obj.Spec.Selector
+	case *appsv1.DaemonSet:
+		of = obj.Spec.Selector
+	case *batchv1.Job:
+		of = obj.Spec.Selector
+	case *corev1.ReplicationController:
+		of = &metav1.LabelSelector{MatchLabels: obj.Spec.Selector}
 	default:
 		return nil
 	}

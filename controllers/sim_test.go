@@ -71,7 +71,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	s.r = &runner{
 		log:         slog.New(slog.DiscardHandler),
 		metrics:     newMetrics(nil),
-		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions()},
+		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid)},
 	}
 	s.r.load(s.view(), s.now)
 	s.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "n1"}}) // where all pods run
@@ -184,6 +184,9 @@ func (s *sim) commitLate() bool {
 	return true
 }
 
+// brokenImage is what never becomes ready.
+const brokenImage = "broken"
+
 // agent moves one pod a step on: bound, running, ready; or ended and gone.
 func (s *sim) agent() bool {
 	s.t.Helper()
@@ -201,7 +204,7 @@ func (s *sim) agent() bool {
 		case pod.Status.Phase != corev1.PodRunning:
 			pod.Status.Phase = corev1.PodRunning
 			s.put(pod)
-		case !object.PodReady(pod):
+		case !object.PodReady(pod) && (len(pod.Spec.Containers) == 0 || pod.Spec.Containers[0].Image != brokenImage):
 			setReady(pod, corev1.ConditionTrue, s.now)
 			s.put(pod)
 		default:

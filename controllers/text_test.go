@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // testNow is the time at which every case of testdata happens. Ages in it are
@@ -144,7 +146,7 @@ func (l *line) meta() metav1.ObjectMeta {
 }
 
 // pod reads a pod: phase (Running by default), ready or ready=30s (for that long),
-// node=n1 (by default; unbound), restarts=1, cost=5.
+// node=n1 (by default; unbound), restarts=1, cost=5, revision=db-1 (its label).
 func (l *line) pod() *corev1.Pod {
 	l.t.Helper()
 	pod := &corev1.Pod{ObjectMeta: l.meta()}
@@ -167,6 +169,9 @@ func (l *line) pod() *corev1.Pod {
 	}
 	if n := l.num("restarts", 0); n > 0 {
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: int32(n)}}
+	}
+	if rev, ok := l.get("revision"); ok {
+		pod.Labels[appsv1.ControllerRevisionHashLabelKey] = rev
 	}
 	if cost, ok := l.get("cost"); ok {
 		pod.Annotations = map[string]string{deletionCostAnnotation: cost}
@@ -240,6 +245,57 @@ func (l *line) replicaSet() *appsv1.ReplicaSet {
 	}
 	l.done()
 	return rs
+}
+
+// statefulSet reads a StatefulSet: replicas=3 image=v2 Parallel OnDelete partition=1
+// unavailable=2 minReady=10 start=5 claims=data whenScaled=Delete
+// whenDeleted=Delete history=10 current=db-1 (the revision).
+func (l *line) statefulSet() *appsv1.StatefulSet {
+	l.t.Helper()
+	set := &appsv1.StatefulSet{ObjectMeta: l.meta()}
+	spec := &set.Spec
+	spec.Replicas = new(int32(l.num("replicas", 1)))
+	spec.ServiceName = "peers"
+	spec.MinReadySeconds = int32(l.num("minReady", 0))
+	spec.RevisionHistoryLimit = new(int32(l.num("history", 10)))
+	spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	spec.Template = templateOf(l.str("image", "v1"), "web")
+	spec.PodManagementPolicy = appsv1.OrderedReadyPodManagement
+	if l.has("Parallel") {
+		spec.PodManagementPolicy = appsv1.ParallelPodManagement
+	}
+	spec.UpdateStrategy.Type = appsv1.RollingUpdateStatefulSetStrategyType
+	if l.has("OnDelete") {
+		spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
+	} else {
+		unavailable := intstr.Parse(l.str("unavailable", "1"))
+		spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: new(int32(l.num("partition", 0))), MaxUnavailable: &unavailable}
+	}
+	if n := l.num("start", 0); n > 0 {
+		spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: int32(n)}
+	}
+	spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+		WhenScaled:  appsv1.PersistentVolumeClaimRetentionPolicyType(l.str("whenScaled", "Retain")),
+		WhenDeleted: appsv1.PersistentVolumeClaimRetentionPolicyType(l.str("whenDeleted", "Retain")),
+	}
+	if name, ok := l.get("claims"); ok {
+		spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: name}}}
+	}
+	set.Status.CurrentRevision = l.str("current", "")
+	l.done()
+	return set
+}
+
+// revision reads a ControllerRevision: image=v1 revision=1.
+func (l *line) revision() *appsv1.ControllerRevision {
+	l.t.Helper()
+	rev := &appsv1.ControllerRevision{ObjectMeta: l.meta(), Revision: int64(l.num("revision", 1))}
+	template := templateOf(l.str("image", "v1"), "web")
+	rev.Data.Raw = templatePatch(&template)
+	_, hash, _ := strings.Cut(l.name, "-")
+	rev.Labels["controller.kubernetes.io/hash"] = hash
+	l.done()
+	return rev
 }
 
 // deployment reads a Deployment: replicas=3 image=v2 surge=1 unavailable=0
@@ -319,3 +375,6 @@ func sequential(prefix string) func() string {
 	n := 0
 	return func() string { n++; return fmt.Sprintf("%s%d", prefix, n) }
 }
+
+// admitAll is a namespace without limits.
+func admitAll(object.Object) error { return nil }
