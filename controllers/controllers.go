@@ -127,6 +127,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newReplicaSets(c.cfg.NewUID, c.cfg.NewSuffix),
 			newReplicationControllers(c.cfg.NewUID, c.cfg.NewSuffix),
 			newStatefulSets(c.cfg.NewUID),
+			newDaemonSets(c.cfg.NewUID, c.cfg.NewSuffix),
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),

@@ -61,6 +61,8 @@ type nodeFacts struct {
 	evicting bool // carries unreachable:NoExecute: convicted, by this leader or one before it
 	noExec   bool // carries any taint NoExecute
 	podCIDR  netip.Prefix
+	labels   map[string]string
+	taints   []corev1.Taint
 }
 
 // change is what happened to one object. before is the zero entry if it is new,
@@ -70,6 +72,8 @@ type change struct {
 	before entry
 	after  object.Object
 	now    entry // of after
+	// placement: a node came or went, or is for other pods than it was.
+	placement bool
 }
 
 func newIndex() *index {
@@ -89,8 +93,11 @@ func newIndex() *index {
 
 // put notes that obj is under key now.
 func (x *index) put(key object.Key, obj object.Object) change {
+	_, name, _ := strings.Cut(string(key), "/")
+	facts := x.nodes[name]
 	before := x.forget(key)
 	now := x.entryOf(obj)
+	placement := false
 	x.entries[key] = now
 	for _, uid := range now.owners {
 		add(x.dependents, uid, key)
@@ -114,6 +121,7 @@ func (x *index) put(key object.Key, obj object.Object) change {
 	switch obj := obj.(type) {
 	case *corev1.Node:
 		x.nodes[obj.Name] = factsOf(obj)
+		placement = !samePlacement(facts, x.nodes[obj.Name])
 	case *corev1.Namespace:
 		if object.Deleting(obj) {
 			x.terminating[obj.Name] = true
@@ -126,12 +134,13 @@ func (x *index) put(key object.Key, obj object.Object) change {
 			x.unsettled[obj.Name] = true
 		}
 	}
-	return change{key: key, before: before, after: obj, now: now}
+	return change{key: key, before: before, after: obj, now: now, placement: placement}
 }
 
 // remove notes that nothing is under key any more.
 func (x *index) remove(key object.Key) change {
-	return change{key: key, before: x.forget(key)}
+	before := x.forget(key)
+	return change{key: key, before: before, placement: isKind(before.resource, nodeResource)}
 }
 
 func (x *index) forget(key object.Key) entry {

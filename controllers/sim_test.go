@@ -71,7 +71,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	s.r = &runner{
 		log:         slog.New(slog.DiscardHandler),
 		metrics:     newMetrics(nil),
-		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid)},
+		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid), newDaemonSets(uid, suffix)},
 	}
 	s.r.load(s.view(), s.now)
 	s.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "n1"}}) // where all pods run
@@ -199,7 +199,9 @@ func (s *sim) agent() bool {
 		case object.PodPhaseFinal(pod):
 			continue
 		case pod.Spec.NodeName == "":
-			pod.Spec.NodeName = "n1"
+			if pod.Spec.NodeName = daemonNode(pod); pod.Spec.NodeName == "" {
+				pod.Spec.NodeName = "n1"
+			}
 			s.put(pod)
 		case pod.Status.Phase != corev1.PodRunning:
 			pod.Status.Phase = corev1.PodRunning

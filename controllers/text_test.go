@@ -146,7 +146,8 @@ func (l *line) meta() metav1.ObjectMeta {
 }
 
 // pod reads a pod: phase (Running by default), ready or ready=30s (for that long),
-// node=n1 (by default; unbound), restarts=1, cost=5, revision=db-1 (its label).
+// node=n1 (by default; unbound), restarts=1, cost=5, revision=db-1 (its label),
+// for=n2 (not bound yet).
 func (l *line) pod() *corev1.Pod {
 	l.t.Helper()
 	pod := &corev1.Pod{ObjectMeta: l.meta()}
@@ -169,6 +170,10 @@ func (l *line) pod() *corev1.Pod {
 	}
 	if n := l.num("restarts", 0); n > 0 {
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: int32(n)}}
+	}
+	if node, ok := l.get("for"); ok {
+		meantFor(pod, node)
+		pod.Spec.NodeName = ""
 	}
 	if rev, ok := l.get("revision"); ok {
 		pod.Labels[appsv1.ControllerRevisionHashLabelKey] = rev
@@ -286,6 +291,34 @@ func (l *line) statefulSet() *appsv1.StatefulSet {
 	return set
 }
 
+// daemonSet reads a DaemonSet: image=v2 surge=1 unavailable=0 OnDelete minReady=10
+// history=10 selector=disk=ssd tolerates=key.
+func (l *line) daemonSet() *appsv1.DaemonSet {
+	l.t.Helper()
+	set := &appsv1.DaemonSet{ObjectMeta: l.meta()}
+	spec := &set.Spec
+	spec.MinReadySeconds = int32(l.num("minReady", 0))
+	spec.RevisionHistoryLimit = new(int32(l.num("history", 10)))
+	spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	spec.Template = templateOf(l.str("image", "v1"), "web")
+	if v, ok := l.get("selector"); ok {
+		key, value, _ := strings.Cut(v, "=")
+		spec.Template.Spec.NodeSelector = map[string]string{key: value}
+	}
+	if key, ok := l.get("tolerates"); ok {
+		spec.Template.Spec.Tolerations = []corev1.Toleration{{Key: key, Operator: corev1.TolerationOpExists}}
+	}
+	spec.UpdateStrategy.Type = appsv1.RollingUpdateDaemonSetStrategyType
+	if l.has("OnDelete") {
+		spec.UpdateStrategy.Type = appsv1.OnDeleteDaemonSetStrategyType
+	} else {
+		surge, unavailable := intstr.Parse(l.str("surge", "0")), intstr.Parse(l.str("unavailable", "1"))
+		spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxSurge: &surge, MaxUnavailable: &unavailable}
+	}
+	l.done()
+	return set
+}
+
 // revision reads a ControllerRevision: image=v1 revision=1.
 func (l *line) revision() *appsv1.ControllerRevision {
 	l.t.Helper()
@@ -344,7 +377,9 @@ func (l *line) deployment() *appsv1.Deployment {
 func (l *line) node() *corev1.Node {
 	l.t.Helper()
 	node := &corev1.Node{ObjectMeta: l.meta()}
-	node.Namespace, node.Labels = "", nil
+	if node.Namespace = ""; l.value["labels"] == "" {
+		node.Labels = nil
+	}
 	for word, status := range map[string]corev1.ConditionStatus{"Ready": corev1.ConditionTrue, "NotReady": corev1.ConditionFalse, "Unknown": corev1.ConditionUnknown} {
 		if l.has(word) {
 			node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, Reason: l.str("reason", reasonAgentReady), LastTransitionTime: metav1.NewTime(testNow.Add(-time.Hour))}}
