@@ -128,6 +128,8 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newReplicationControllers(c.cfg.NewUID, c.cfg.NewSuffix),
 			newStatefulSets(c.cfg.NewUID),
 			newDaemonSets(c.cfg.NewUID, c.cfg.NewSuffix),
+			newJobs(c.cfg.NewUID, c.cfg.NewSuffix),
+			newCronJobs(c.cfg.NewUID),
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),

@@ -35,6 +35,8 @@ type sim struct {
 	late  []lateCommit
 	// check is called after every transaction that changed something.
 	check func()
+	// jobs: pods that are ready succeed in the end.
+	jobs bool
 }
 
 type lateCommit struct {
@@ -71,7 +73,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	s.r = &runner{
 		log:         slog.New(slog.DiscardHandler),
 		metrics:     newMetrics(nil),
-		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid), newDaemonSets(uid, suffix)},
+		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid), newDaemonSets(uid, suffix), newJobs(uid, suffix), newCronJobs(uid)},
 	}
 	s.r.load(s.view(), s.now)
 	s.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "n1"}}) // where all pods run
@@ -194,6 +196,15 @@ func (s *sim) agent() bool {
 	for _, i := range s.rand.Perm(len(pods)) {
 		pod := pods[i]
 		switch {
+		case object.Deleting(pod) && len(pod.Finalizers) > 0:
+			if nothingRuns(pod) && pod.Annotations[object.RemovedAnnotation] != "" || pod.Spec.NodeName == "" {
+				continue
+			}
+			if !object.PodPhaseFinal(pod) {
+				pod.Status.Phase = corev1.PodFailed
+			}
+			pod.Annotations = with(pod.Annotations, object.RemovedAnnotation, "true")
+			s.put(pod)
 		case object.Deleting(pod):
 			s.erase(pod)
 		case object.PodPhaseFinal(pod):
@@ -208,6 +219,9 @@ func (s *sim) agent() bool {
 			s.put(pod)
 		case !object.PodReady(pod) && (len(pod.Spec.Containers) == 0 || pod.Spec.Containers[0].Image != brokenImage):
 			setReady(pod, corev1.ConditionTrue, s.now)
+			s.put(pod)
+		case s.jobs:
+			pod.Status.Phase = corev1.PodSucceeded
 			s.put(pod)
 		default:
 			continue

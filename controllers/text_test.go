@@ -8,6 +8,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -147,7 +148,8 @@ func (l *line) meta() metav1.ObjectMeta {
 
 // pod reads a pod: phase (Running by default), ready or ready=30s (for that long),
 // node=n1 (by default; unbound), restarts=1, cost=5, revision=db-1 (its label),
-// for=n2 (not bound yet).
+// for=n2 (not bound yet), tracked (by a job), index=0, exit=3, ended=20s (ago),
+// failures=1 (of its index), counted=true, condition=DisruptionTarget.
 func (l *line) pod() *corev1.Pod {
 	l.t.Helper()
 	pod := &corev1.Pod{ObjectMeta: l.meta()}
@@ -170,6 +172,23 @@ func (l *line) pod() *corev1.Pod {
 	}
 	if n := l.num("restarts", 0); n > 0 {
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: int32(n)}}
+	}
+	if l.has("tracked") {
+		pod.Finalizers = append(pod.Finalizers, batchv1.JobTrackingFinalizer)
+	}
+	for key, annotation := range map[string]string{"index": batchv1.JobCompletionIndexAnnotation, "failures": batchv1.JobIndexFailureCountAnnotation, "counted": countedAnnotation} {
+		if v, ok := l.get(key); ok {
+			pod.Annotations = with(pod.Annotations, annotation, v)
+		}
+	}
+	_, exited := l.get("exit")
+	if _, ended := l.get("ended"); ended || exited {
+		pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{Name: "c", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			ExitCode: int32(l.num("exit", 0)), FinishedAt: metav1.NewTime(testNow.Add(-l.dur("ended", time.Hour))),
+		}}})
+	}
+	if c, ok := l.get("condition"); ok {
+		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodConditionType(c), Status: corev1.ConditionTrue})
 	}
 	if node, ok := l.get("for"); ok {
 		meantFor(pod, node)
@@ -317,6 +336,115 @@ func (l *line) daemonSet() *appsv1.DaemonSet {
 	}
 	l.done()
 	return set
+}
+
+// job reads a Job: parallelism=2 completions=5 (none: a queue) Indexed backoff=6
+// perIndex=1 maxFailed=3 deadline=60 ttl=100 suspend OnFailure replace=Failed
+// policy=FailJob:3,Ignore:DisruptionTarget success=0-2:1 (of these indexes, one)
+// started=10s (ago) succeeded=1 failed=2 completed=0,2 failedIndexes=1 condition=Type@ago.
+func (l *line) job() *batchv1.Job {
+	l.t.Helper()
+	job := &batchv1.Job{ObjectMeta: l.meta()}
+	spec, s := &job.Spec, &job.Status
+	optional := func(key string) *int32 {
+		if _, ok := l.get(key); !ok {
+			return nil
+		}
+		return new(int32(l.num(key, 0)))
+	}
+	spec.Parallelism = new(int32(l.num("parallelism", 1)))
+	spec.Completions, spec.BackoffLimitPerIndex, spec.MaxFailedIndexes = optional("completions"), optional("perIndex"), optional("maxFailed")
+	spec.BackoffLimit = new(int32(l.num("backoff", 6)))
+	spec.TTLSecondsAfterFinished = optional("ttl")
+	if _, ok := l.get("deadline"); ok {
+		spec.ActiveDeadlineSeconds = new(int64(l.num("deadline", 0)))
+	}
+	spec.Suspend = new(l.has("suspend"))
+	mode := batchv1.NonIndexedCompletion
+	if l.has("Indexed") {
+		mode = batchv1.IndexedCompletion
+	}
+	spec.CompletionMode = &mode
+	spec.PodReplacementPolicy = new(batchv1.PodReplacementPolicy(l.str("replace", string(batchv1.TerminatingOrFailed))))
+	spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	spec.Template = templateOf(l.str("image", "v1"), "web")
+	spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if l.has("OnFailure") {
+		spec.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+	}
+	if v, ok := l.get("policy"); ok {
+		spec.PodFailurePolicy = &batchv1.PodFailurePolicy{}
+		for text := range strings.SplitSeq(v, ",") {
+			action, on, _ := strings.Cut(text, ":")
+			rule := batchv1.PodFailurePolicyRule{Action: batchv1.PodFailurePolicyAction(action)}
+			if code, err := strconv.Atoi(on); err == nil {
+				rule.OnExitCodes = &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{int32(code)}}
+			} else {
+				rule.OnPodConditions = []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.PodConditionType(on), Status: corev1.ConditionTrue}}
+			}
+			spec.PodFailurePolicy.Rules = append(spec.PodFailurePolicy.Rules, rule)
+		}
+	}
+	if v, ok := l.get("success"); ok {
+		indexes, count, counted := strings.Cut(v, ":")
+		rule := batchv1.SuccessPolicyRule{SucceededIndexes: &indexes}
+		if n, err := strconv.Atoi(count); counted && err == nil {
+			rule.SucceededCount = new(int32(n))
+		}
+		spec.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{rule}}
+	}
+	if _, ok := l.get("started"); ok {
+		s.StartTime = new(metav1.NewTime(testNow.Add(-l.dur("started", 0))))
+	}
+	s.Succeeded, s.Failed, s.CompletedIndexes = int32(l.num("succeeded", 0)), int32(l.num("failed", 0)), l.str("completed", "")
+	if v, ok := l.get("failedIndexes"); ok {
+		s.FailedIndexes = &v
+	}
+	if v, ok := l.get("condition"); ok {
+		kind, age, _ := strings.Cut(v, "@")
+		ago, err := time.ParseDuration(age)
+		if err != nil {
+			l.t.Fatalf("%s: %v", l.text, err)
+		}
+		at := metav1.NewTime(testNow.Add(-ago))
+		s.Conditions = []batchv1.JobCondition{{Type: batchv1.JobConditionType(kind), Status: corev1.ConditionTrue, Reason: "Before", LastTransitionTime: at}}
+		if kind == string(batchv1.JobComplete) {
+			s.CompletionTime = &at
+		}
+	}
+	l.done()
+	return job
+}
+
+// cronJob reads a CronJob: schedule=*/5_*_*_*_* zone=Europe/Berlin
+// concurrency=Forbid suspend deadline=60 succeeded=3 failed=1 (the limits) last=10m
+// (ago) active=web-1,web-2.
+func (l *line) cronJob() *batchv1.CronJob {
+	l.t.Helper()
+	cron := &batchv1.CronJob{ObjectMeta: l.meta()}
+	spec := &cron.Spec
+	spec.Schedule = strings.ReplaceAll(l.str("schedule", "*/5_*_*_*_*"), "_", " ")
+	if zone, ok := l.get("zone"); ok {
+		spec.TimeZone = &zone
+	}
+	spec.ConcurrencyPolicy = batchv1.ConcurrencyPolicy(l.str("concurrency", "Allow"))
+	spec.Suspend = new(l.has("suspend"))
+	if _, ok := l.get("deadline"); ok {
+		spec.StartingDeadlineSeconds = new(int64(l.num("deadline", 0)))
+	}
+	spec.SuccessfulJobsHistoryLimit, spec.FailedJobsHistoryLimit = new(int32(l.num("succeeded", 3))), new(int32(l.num("failed", 1)))
+	spec.JobTemplate.Spec.Template = templateOf("v1", "web")
+	spec.JobTemplate.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if _, ok := l.get("last"); ok {
+		cron.Status.LastScheduleTime = new(metav1.NewTime(testNow.Add(-l.dur("last", 0))))
+	}
+	if v, ok := l.get("active"); ok {
+		for name := range strings.SplitSeq(v, ",") {
+			cron.Status.Active = append(cron.Status.Active, corev1.ObjectReference{Name: name, UID: types.UID("uid-" + name)})
+		}
+	}
+	l.done()
+	return cron
 }
 
 // revision reads a ControllerRevision: image=v1 revision=1.
