@@ -18,10 +18,6 @@ import (
 	"github.com/holdfast-io/holdfast/object"
 )
 
-// removedAnnotation is on a terminating pod of which its node has reported that
-// nothing is left, while finalizers still hold the object.
-const removedAnnotation = "holdfast.io/removed-from-node"
-
 // stampNew gives a new object what the system owns. What a caller has put there
 // is overwritten.
 func (s *Server) stampNew(obj object.Object) {
@@ -128,21 +124,6 @@ func bare(obj object.Object) object.Object {
 	obj.SetResourceVersion("")
 	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	return obj
-}
-
-// finished reports whether a terminating object, as it would be written, has
-// nothing left that holds it.
-func finished(obj object.Object) bool {
-	if !object.Deleting(obj) || len(obj.GetFinalizers()) > 0 {
-		return false
-	}
-	switch obj := obj.(type) {
-	case *corev1.Pod:
-		return obj.Spec.NodeName == "" || obj.Annotations[removedAnnotation] != ""
-	case *corev1.Namespace:
-		return len(obj.Spec.Finalizers) == 0
-	}
-	return true
 }
 
 // nameFrom completes obj's generateName to a name, as Kubernetes does.

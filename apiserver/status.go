@@ -150,7 +150,7 @@ func planReport(pod *corev1.Pod, removed bool, status *corev1.PodStatus) (change
 		if next.Annotations == nil {
 			next.Annotations = make(map[string]string)
 		}
-		next.Annotations[removedAnnotation] = "true"
+		next.Annotations[object.RemovedAnnotation] = "true"
 	}
 	if sameObject(next, pod) {
 		return c, nil

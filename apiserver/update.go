@@ -108,7 +108,7 @@ func (p *plan) succeed(next object.Object, was stored, index int, sub string) (w
 	if sameObject(next, was.obj) {
 		return written{obj: was.obj}, nil
 	}
-	if finished(next) {
+	if object.Finished(next) {
 		p.change.remove(was.key, was.mod)
 		return written{obj: next, changed: true}, nil
 	}

@@ -80,8 +80,8 @@ func planCollection(obj object.Object, owners []ownerState, owns, nodeGone bool)
 			keep = append(keep, owners[i].ref)
 		}
 	}
-	if lost == nil || object.Deleting(obj) {
-		return collectionPlan{}
+	if lost == nil || object.Deleting(obj) && !isTracked(obj) {
+		return collectionPlan{} // what is deleted, but waits for a job to count it, waits in vain
 	}
 	reason := fmt.Sprintf("owner %s %s is gone", lost.ref.Kind, lost.ref.Name)
 	if lost.ending {
@@ -115,6 +115,9 @@ func planEnding(owner object.Object, dependents []object.Object) endingPlan {
 				break
 			}
 			obj.SetOwnerReferences(slices.DeleteFunc(obj.GetOwnerReferences(), func(ref metav1.OwnerReference) bool { return ref.UID == owner.GetUID() }))
+			if pod, ok := obj.(*corev1.Pod); ok {
+				untrack(pod)
+			}
 			plan.release = append(plan.release, obj)
 		}
 		if len(dependents) == 0 {
@@ -259,6 +262,12 @@ func newCollector() *controller {
 	}
 }
 
+// isTracked reports whether obj is a pod that its job is to count.
+func isTracked(obj object.Object) bool {
+	pod, ok := obj.(*corev1.Pod)
+	return ok && tracked(pod)
+}
+
 func nodeExists(x *index, name string) bool {
 	_, ok := x.nodes[name]
 	return ok
@@ -272,6 +281,21 @@ func (p collectionPlan) outcome(obj object.Object, owners []ownerState, now time
 	case collectNothing:
 		return o
 	case collectErase:
+		if pod, ok := obj.(*corev1.Pod); ok && tracked(pod) {
+			// Its job counts it first, as failed.
+			if nothingRuns(pod) && object.Deleting(pod) {
+				return outcome{}
+			}
+			object.MarkDeleted(pod, now, new(time.Duration(0)))
+			pod.Annotations = with(pod.Annotations, object.RemovedAnnotation, "true")
+			if !object.PodPhaseFinal(pod) {
+				pod.Status.Phase, pod.Status.Reason, pod.Status.Message = corev1.PodFailed, "NodeRemoved", p.reason
+			}
+			o.update(pod)
+			o.absent(nodeResource.Key("", pod.Spec.NodeName))
+			o.tell(obj, "NodeRemoved", "failed: %s", p.reason)
+			return o
+		}
 		o.delete(obj)
 		if pod, ok := obj.(*corev1.Pod); ok {
 			o.absent(nodeResource.Key("", pod.Spec.NodeName))
@@ -283,7 +307,14 @@ func (p collectionPlan) outcome(obj object.Object, owners []ownerState, now time
 		if p.foreground {
 			obj.SetFinalizers(append(obj.GetFinalizers(), metav1.FinalizerDeleteDependents))
 		}
-		o.remove(obj, now)
+		if pod, ok := obj.(*corev1.Pod); ok {
+			untrack(pod) // nobody is left to count it
+		}
+		if object.Finished(obj) {
+			o.delete(obj)
+		} else {
+			o.remove(obj, now)
+		}
 	case collectDropReferences:
 		obj.SetOwnerReferences(p.keep)
 		o.update(obj)

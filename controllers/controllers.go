@@ -125,6 +125,11 @@ func (c *Controllers) Run(ctx context.Context) error {
 		controllers: []*controller{
 			newDeployments(c.cfg.NewUID),
 			newReplicaSets(c.cfg.NewUID, c.cfg.NewSuffix),
+			newReplicationControllers(c.cfg.NewUID, c.cfg.NewSuffix),
+			newStatefulSets(c.cfg.NewUID),
+			newDaemonSets(c.cfg.NewUID, c.cfg.NewSuffix),
+			newJobs(c.cfg.NewUID, c.cfg.NewSuffix),
+			newCronJobs(c.cfg.NewUID),
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,7 +28,7 @@ type index struct {
 	catalog     *object.Catalog // the kinds there are
 	entries     map[object.Key]entry
 	dependents  map[types.UID]keySet                      // by the uid of any owner
-	orphans     map[string]keySet                         // pods and replica sets without controller, by their prefix in the namespace
+	orphans     map[string]keySet                         // pods, replica sets and revisions without controller, by their prefix in the namespace
 	onNode      map[string]keySet                         // pods, by node
 	selecting   map[string]map[object.Key]labels.Selector // owners that adopt, by their prefix in the namespace
 	nodes       map[string]nodeFacts                      // by name
@@ -60,6 +61,8 @@ type nodeFacts struct {
 	evicting bool // carries unreachable:NoExecute: convicted, by this leader or one before it
 	noExec   bool // carries any taint NoExecute
 	podCIDR  netip.Prefix
+	labels   map[string]string
+	taints   []corev1.Taint
 }
 
 // change is what happened to one object. before is the zero entry if it is new,
@@ -69,6 +72,8 @@ type change struct {
 	before entry
 	after  object.Object
 	now    entry // of after
+	// placement: a node came or went, or is for other pods than it was.
+	placement bool
 }
 
 func newIndex() *index {
@@ -88,8 +93,11 @@ func newIndex() *index {
 
 // put notes that obj is under key now.
 func (x *index) put(key object.Key, obj object.Object) change {
+	_, name, _ := strings.Cut(string(key), "/")
+	facts := x.nodes[name]
 	before := x.forget(key)
 	now := x.entryOf(obj)
+	placement := false
 	x.entries[key] = now
 	for _, uid := range now.owners {
 		add(x.dependents, uid, key)
@@ -113,6 +121,7 @@ func (x *index) put(key object.Key, obj object.Object) change {
 	switch obj := obj.(type) {
 	case *corev1.Node:
 		x.nodes[obj.Name] = factsOf(obj)
+		placement = !samePlacement(facts, x.nodes[obj.Name])
 	case *corev1.Namespace:
 		if object.Deleting(obj) {
 			x.terminating[obj.Name] = true
@@ -125,12 +134,13 @@ func (x *index) put(key object.Key, obj object.Object) change {
 			x.unsettled[obj.Name] = true
 		}
 	}
-	return change{key: key, before: before, after: obj, now: now}
+	return change{key: key, before: before, after: obj, now: now, placement: placement}
 }
 
 // remove notes that nothing is under key any more.
 func (x *index) remove(key object.Key) change {
-	return change{key: key, before: x.forget(key)}
+	before := x.forget(key)
+	return change{key: key, before: before, placement: isKind(before.resource, nodeResource)}
 }
 
 func (x *index) forget(key object.Key) entry {
@@ -217,8 +227,8 @@ func (x *index) entryOf(obj object.Object) entry {
 	case *corev1.Pod:
 		e.node = obj.Spec.NodeName
 		e.labels = labels.Set(nonNil(obj.Labels))
-	case *appsv1.ReplicaSet:
-		e.labels = labels.Set(nonNil(obj.Labels))
+	case *appsv1.ReplicaSet, *appsv1.ControllerRevision:
+		e.labels = labels.Set(nonNil(obj.GetLabels()))
 	}
 	return e
 }
@@ -239,6 +249,14 @@ func selectorOf(obj object.Object) labels.Selector {
 		of = obj.Spec.Selector
 	case *appsv1.ReplicaSet:
 		of = obj.Spec.Selector
+	case *appsv1.StatefulSet:
+		of = obj.Spec.Selector
+	case *appsv1.DaemonSet:
+		of = obj.Spec.Selector
+	case *batchv1.Job:
+		of = obj.Spec.Selector
+	case *corev1.ReplicationController:
+		of = &metav1.LabelSelector{MatchLabels: obj.Spec.Selector}
 	default:
 		return nil
 	}

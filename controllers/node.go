@@ -312,7 +312,7 @@ func (n *nodes) controller() *controller {
 }
 
 func factsOf(node *corev1.Node) nodeFacts {
-	f := nodeFacts{name: node.Name}
+	f := nodeFacts{name: node.Name, labels: node.Labels, taints: node.Spec.Taints}
 	for _, taint := range node.Spec.Taints {
 		if taint.Effect == corev1.TaintEffectNoExecute {
 			f.noExec = true

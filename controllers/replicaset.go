@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -21,8 +23,6 @@ import (
 const (
 	// suffixLength is the length of the random end of a pod's name.
 	suffixLength = 5
-	// maxNameBase keeps pod names within 63 bytes, for they become host names.
-	maxNameBase = 63 - suffixLength
 
 	// A pod that ended with phase Failed is replaced after a delay that doubles
 	// with each further failure in failureMemory: a pod that every node refuses
@@ -51,6 +51,7 @@ type replicaSetPlan struct {
 	release []*corev1.Pod            // own pods that match no longer
 	status  *appsv1.ReplicaSetStatus // as it is once the plan is carried out
 	changed bool                     // status differs from the stored one
+	refused string                   // why a pod was not created
 	again   time.Duration            // a pod becomes available, or a replacement is due; 0: never
 	more    bool                     // there was no room for all
 }
@@ -63,8 +64,8 @@ type removal struct {
 
 // planReplicaSet compares the pods of rs with its replica count. owned are the
 // pods it controls, orphans those in its namespace that nobody controls.
-// newPod makes a pod's name and uid. It is pure: testdata/replicaset states its
-// whole behavior.
+// newPod makes a pod's name and uid, and admit says why one may not be created. It
+// is pure: testdata/replicaset states its whole behavior.
 //
 // Pods being deleted count as gone, or a slow kill would hold back their
 // replacements; pods that ended count as gone too.
@@ -72,7 +73,7 @@ type removal struct {
 // The status is that after the plan, and both are committed together, so at
 // every revision rs has at most status.replicas pods that are not being deleted.
 // The Deployment's plan relies on it.
-func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod func() (suffix string, uid types.UID), now time.Time) replicaSetPlan {
+func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod func() (suffix string, uid types.UID), admit func(object.Object) error, now time.Time) replicaSetPlan {
 	var plan replicaSetPlan
 	if object.Deleting(rs) {
 		return plan // the collector takes its pods when it is gone
@@ -112,6 +113,12 @@ func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod 
 		for range missing {
 			suffix, uid := newPod()
 			pod := podFromTemplate(rs, suffix, uid, now)
+			if err := admit(pod); err != nil {
+				if plan.again = refusedAgain; !errors.Is(err, errNamespaceEnds) {
+					plan.refused = refusal(pod, err)
+				}
+				break
+			}
 			if plan.more = !room.spend(pod); plan.more {
 				break
 			}
@@ -146,10 +153,16 @@ func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod 
 	plan.status, next = replicaSetStatus(rs, live, len(terminating), now)
 	plan.again = sooner(plan.again, next)
 	plan.again = sooner(plan.again, failures.forgottenIn(now))
-	setReplicaSetCondition(plan.status, failures.condition(), now)
-	plan.changed = !equality.Semantic.DeepEqual(*plan.status, rs.Status)
+	failure := failures.condition()
+	if plan.refused != "" {
+		failure = &appsv1.ReplicaSetCondition{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "FailedCreate", Message: plan.refused}
+	}
+	setReplicaSetCondition(plan.status, failure, now)
+	plan.changed = !sameStatus(plan.status, &rs.Status)
 	return plan
 }
+
+func sameStatus(a, b *appsv1.ReplicaSetStatus) bool { return equality.Semantic.DeepEqual(a, b) }
 
 // replicaSetStatus counts the live pods of rs. next is the time until a further
 // pod becomes available by having been ready long enough, 0 if none will.
@@ -178,27 +191,9 @@ func replicaSetStatus(rs *appsv1.ReplicaSet, live []*corev1.Pod, terminating int
 
 // podFromTemplate returns a new pod of rs, named by its suffix.
 func podFromTemplate(rs *appsv1.ReplicaSet, suffix string, uid types.UID, now time.Time) *corev1.Pod {
-	template := rs.Spec.Template.DeepCopy()
-	base := rs.Name + "-"
-	pod := &corev1.Pod{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{
-			Name:              base[:min(len(base), maxNameBase)] + suffix,
-			GenerateName:      base,
-			Namespace:         rs.Namespace,
-			UID:               uid,
-			Generation:        1,
-			CreationTimestamp: metav1.NewTime(now.Truncate(time.Second)),
-			Labels:            template.Labels,
-			Annotations:       template.Annotations,
-			Finalizers:        template.Finalizers,
-			OwnerReferences:   []metav1.OwnerReference{*metav1.NewControllerRef(rs, replicaSetKind)},
-		},
-		Spec:   template.Spec,
-		Status: corev1.PodStatus{Phase: corev1.PodPending},
-	}
-	object.Default(pod)
-	return pod
+	pod := podOf(rs, replicaSetKind, &rs.Spec.Template, childName(rs.Name, suffix), uid, now)
+	pod.GenerateName = rs.Name + "-"
+	return finishPod(pod)
 }
 
 // failures are the pods of a set that ended with phase Failed of late.
@@ -393,39 +388,38 @@ func hasLabels(have, want map[string]string) bool {
 	return true
 }
 
-// outcome turns the plan into writes.
-func (p replicaSetPlan) outcome(rs *appsv1.ReplicaSet, now time.Time) outcome {
+// outcome turns the plan into writes. owner is what the set stands for, the set
+// itself or a ReplicationController, of that kind, and setStatus writes p's status
+// into it.
+func (p replicaSetPlan) outcome(owner object.Object, kind schema.GroupVersionKind, desired int32, setStatus func(*appsv1.ReplicaSetStatus), now time.Time) outcome {
 	o := outcome{again: p.again, more: p.more}
 	if p.status == nil {
 		return o
 	}
-	for _, pod := range p.adopt {
-		pod.OwnerReferences = append(pod.OwnerReferences, *metav1.NewControllerRef(rs, replicaSetKind))
-		o.update(pod)
-	}
-	for _, pod := range p.release {
-		pod.OwnerReferences = withoutOwner(pod.OwnerReferences, rs.UID)
-		o.update(pod)
-	}
+	claims{adopt: p.adopt, release: p.release}.write(&o, owner, kind, nil)
 	for _, pod := range p.create {
+		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)}
 		o.create(pod)
-		o.tell(rs, "SuccessfulCreate", "created pod %s", pod.Name)
+		o.tell(owner, "SuccessfulCreate", "created pod %s", pod.Name)
 	}
 	for _, r := range p.remove {
-		o.tell(rs, "SuccessfulDelete", "deleted pod %s: %s", r.pod.Name, r.reason)
+		o.tell(owner, "SuccessfulDelete", "deleted pod %s: %s", r.pod.Name, r.reason)
 		o.remove(r.pod, now)
+	}
+	if p.refused != "" && p.changed {
+		o.warn(owner, "FailedCreate", "%s", p.refused)
 	}
 	// Whatever changes the pods is conditional on the set, and rewrites it when
 	// it creates, changed or not: a transaction whose outcome stayed unknown can
 	// then not be applied beside the one that was planned in its place.
 	switch {
 	case p.changed || len(p.create) > 0:
-		rs.Status = *p.status
-		o.update(rs)
+		setStatus(p.status)
+		o.update(owner)
 	case len(o.txn.Then) > 0:
-		o.unchanged(rs)
+		o.unchanged(owner)
 	}
-	o.txn.Reason = fmt.Sprintf("replicas %d, create %d, delete %d", replicasOf(rs.Spec.Replicas), len(p.create), len(p.remove))
+	o.txn.Reason = fmt.Sprintf("replicas %d, create %d, delete %d", desired, len(p.create), len(p.remove))
 	return o
 }
 
@@ -452,7 +446,13 @@ func newReplicaSets(newUID, newSuffix func() string) *controller {
 				orphans = orphansFor[*corev1.Pod](s, podResource.Prefix(rs.Namespace), selector)
 			}
 			newPod := func() (string, types.UID) { return newSuffix(), types.UID(newUID()) }
-			return planReplicaSet(rs, ownedBy[*corev1.Pod](s, rs), orphans, newPod, now).outcome(rs, now)
+			admission := s.admission(rs.Namespace)
+			plan := planReplicaSet(rs, ownedBy[*corev1.Pod](s, rs), orphans, newPod, admission.admit, now)
+			o := plan.outcome(rs, replicaSetKind, replicasOf(rs.Spec.Replicas), func(status *appsv1.ReplicaSetStatus) { rs.Status = *status }, now)
+			if len(plan.create) > 0 {
+				admission.write(&o)
+			}
+			return o
 		},
 	}
 }

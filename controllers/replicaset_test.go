@@ -23,7 +23,7 @@ func TestPlanReplicaSet(t *testing.T) {
 			orphans = parsePods(t, data)
 		}
 		name := sequential("new")
-		plan := planReplicaSet(rs, pods, orphans, func() (string, types.UID) { n := name(); return n, types.UID("uid-" + n) }, testNow)
+		plan := planReplicaSet(rs, pods, orphans, func() (string, types.UID) { n := name(); return n, types.UID("uid-" + n) }, admitAll, testNow)
 		return describeReplicaSetPlan(plan)
 	})
 }

@@ -35,6 +35,8 @@ type sim struct {
 	late  []lateCommit
 	// check is called after every transaction that changed something.
 	check func()
+	// jobs: pods that are ready succeed in the end.
+	jobs bool
 }
 
 type lateCommit struct {
@@ -71,7 +73,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	s.r = &runner{
 		log:         slog.New(slog.DiscardHandler),
 		metrics:     newMetrics(nil),
-		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions()},
+		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid), newDaemonSets(uid, suffix), newJobs(uid, suffix), newCronJobs(uid)},
 	}
 	s.r.load(s.view(), s.now)
 	s.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "n1"}}) // where all pods run
@@ -184,6 +186,9 @@ func (s *sim) commitLate() bool {
 	return true
 }
 
+// brokenImage is what never becomes ready.
+const brokenImage = "broken"
+
 // agent moves one pod a step on: bound, running, ready; or ended and gone.
 func (s *sim) agent() bool {
 	s.t.Helper()
@@ -191,18 +196,32 @@ func (s *sim) agent() bool {
 	for _, i := range s.rand.Perm(len(pods)) {
 		pod := pods[i]
 		switch {
+		case object.Deleting(pod) && len(pod.Finalizers) > 0:
+			if nothingRuns(pod) && pod.Annotations[object.RemovedAnnotation] != "" || pod.Spec.NodeName == "" {
+				continue
+			}
+			if !object.PodPhaseFinal(pod) {
+				pod.Status.Phase = corev1.PodFailed
+			}
+			pod.Annotations = with(pod.Annotations, object.RemovedAnnotation, "true")
+			s.put(pod)
 		case object.Deleting(pod):
 			s.erase(pod)
 		case object.PodPhaseFinal(pod):
 			continue
 		case pod.Spec.NodeName == "":
-			pod.Spec.NodeName = "n1"
+			if pod.Spec.NodeName = daemonNode(pod); pod.Spec.NodeName == "" {
+				pod.Spec.NodeName = "n1"
+			}
 			s.put(pod)
 		case pod.Status.Phase != corev1.PodRunning:
 			pod.Status.Phase = corev1.PodRunning
 			s.put(pod)
-		case !object.PodReady(pod):
+		case !object.PodReady(pod) && (len(pod.Spec.Containers) == 0 || pod.Spec.Containers[0].Image != brokenImage):
 			setReady(pod, corev1.ConditionTrue, s.now)
+			s.put(pod)
+		case s.jobs:
+			pod.Status.Phase = corev1.PodSucceeded
 			s.put(pod)
 		default:
 			continue

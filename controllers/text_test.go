@@ -8,11 +8,14 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // testNow is the time at which every case of testdata happens. Ages in it are
@@ -144,7 +147,9 @@ func (l *line) meta() metav1.ObjectMeta {
 }
 
 // pod reads a pod: phase (Running by default), ready or ready=30s (for that long),
-// node=n1 (by default; unbound), restarts=1, cost=5.
+// node=n1 (by default; unbound), restarts=1, cost=5, revision=db-1 (its label),
+// for=n2 (not bound yet), tracked (by a job), index=0, exit=3, ended=20s (ago),
+// failures=1 (of its index), counted=true, condition=DisruptionTarget.
 func (l *line) pod() *corev1.Pod {
 	l.t.Helper()
 	pod := &corev1.Pod{ObjectMeta: l.meta()}
@@ -167,6 +172,30 @@ func (l *line) pod() *corev1.Pod {
 	}
 	if n := l.num("restarts", 0); n > 0 {
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: int32(n)}}
+	}
+	if l.has("tracked") {
+		pod.Finalizers = append(pod.Finalizers, batchv1.JobTrackingFinalizer)
+	}
+	for key, annotation := range map[string]string{"index": batchv1.JobCompletionIndexAnnotation, "failures": batchv1.JobIndexFailureCountAnnotation, "counted": countedAnnotation} {
+		if v, ok := l.get(key); ok {
+			pod.Annotations = with(pod.Annotations, annotation, v)
+		}
+	}
+	_, exited := l.get("exit")
+	if _, ended := l.get("ended"); ended || exited {
+		pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{Name: "c", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			ExitCode: int32(l.num("exit", 0)), FinishedAt: metav1.NewTime(testNow.Add(-l.dur("ended", time.Hour))),
+		}}})
+	}
+	if c, ok := l.get("condition"); ok {
+		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{Type: corev1.PodConditionType(c), Status: corev1.ConditionTrue})
+	}
+	if node, ok := l.get("for"); ok {
+		meantFor(pod, node)
+		pod.Spec.NodeName = ""
+	}
+	if rev, ok := l.get("revision"); ok {
+		pod.Labels[appsv1.ControllerRevisionHashLabelKey] = rev
 	}
 	if cost, ok := l.get("cost"); ok {
 		pod.Annotations = map[string]string{deletionCostAnnotation: cost}
@@ -242,6 +271,194 @@ func (l *line) replicaSet() *appsv1.ReplicaSet {
 	return rs
 }
 
+// statefulSet reads a StatefulSet: replicas=3 image=v2 Parallel OnDelete partition=1
+// unavailable=2 minReady=10 start=5 claims=data whenScaled=Delete
+// whenDeleted=Delete history=10 current=db-1 (the revision).
+func (l *line) statefulSet() *appsv1.StatefulSet {
+	l.t.Helper()
+	set := &appsv1.StatefulSet{ObjectMeta: l.meta()}
+	spec := &set.Spec
+	spec.Replicas = new(int32(l.num("replicas", 1)))
+	spec.ServiceName = "peers"
+	spec.MinReadySeconds = int32(l.num("minReady", 0))
+	spec.RevisionHistoryLimit = new(int32(l.num("history", 10)))
+	spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	spec.Template = templateOf(l.str("image", "v1"), "web")
+	spec.PodManagementPolicy = appsv1.OrderedReadyPodManagement
+	if l.has("Parallel") {
+		spec.PodManagementPolicy = appsv1.ParallelPodManagement
+	}
+	spec.UpdateStrategy.Type = appsv1.RollingUpdateStatefulSetStrategyType
+	if l.has("OnDelete") {
+		spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
+	} else {
+		unavailable := intstr.Parse(l.str("unavailable", "1"))
+		spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: new(int32(l.num("partition", 0))), MaxUnavailable: &unavailable}
+	}
+	if n := l.num("start", 0); n > 0 {
+		spec.Ordinals = &appsv1.StatefulSetOrdinals{Start: int32(n)}
+	}
+	spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{
+		WhenScaled:  appsv1.PersistentVolumeClaimRetentionPolicyType(l.str("whenScaled", "Retain")),
+		WhenDeleted: appsv1.PersistentVolumeClaimRetentionPolicyType(l.str("whenDeleted", "Retain")),
+	}
+	if name, ok := l.get("claims"); ok {
+		spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: name}}}
+	}
+	set.Status.CurrentRevision = l.str("current", "")
+	l.done()
+	return set
+}
+
+// daemonSet reads a DaemonSet: image=v2 surge=1 unavailable=0 OnDelete minReady=10
+// history=10 selector=disk=ssd tolerates=key.
+func (l *line) daemonSet() *appsv1.DaemonSet {
+	l.t.Helper()
+	set := &appsv1.DaemonSet{ObjectMeta: l.meta()}
+	spec := &set.Spec
+	spec.MinReadySeconds = int32(l.num("minReady", 0))
+	spec.RevisionHistoryLimit = new(int32(l.num("history", 10)))
+	spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	spec.Template = templateOf(l.str("image", "v1"), "web")
+	if v, ok := l.get("selector"); ok {
+		key, value, _ := strings.Cut(v, "=")
+		spec.Template.Spec.NodeSelector = map[string]string{key: value}
+	}
+	if key, ok := l.get("tolerates"); ok {
+		spec.Template.Spec.Tolerations = []corev1.Toleration{{Key: key, Operator: corev1.TolerationOpExists}}
+	}
+	spec.UpdateStrategy.Type = appsv1.RollingUpdateDaemonSetStrategyType
+	if l.has("OnDelete") {
+		spec.UpdateStrategy.Type = appsv1.OnDeleteDaemonSetStrategyType
+	} else {
+		surge, unavailable := intstr.Parse(l.str("surge", "0")), intstr.Parse(l.str("unavailable", "1"))
+		spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateDaemonSet{MaxSurge: &surge, MaxUnavailable: &unavailable}
+	}
+	l.done()
+	return set
+}
+
+// job reads a Job: parallelism=2 completions=5 (none: a queue) Indexed backoff=6
+// perIndex=1 maxFailed=3 deadline=60 ttl=100 suspend OnFailure replace=Failed
+// policy=FailJob:3,Ignore:DisruptionTarget success=0-2:1 (of these indexes, one)
+// started=10s (ago) succeeded=1 failed=2 completed=0,2 failedIndexes=1 condition=Type@ago.
+func (l *line) job() *batchv1.Job {
+	l.t.Helper()
+	job := &batchv1.Job{ObjectMeta: l.meta()}
+	spec, s := &job.Spec, &job.Status
+	optional := func(key string) *int32 {
+		if _, ok := l.get(key); !ok {
+			return nil
+		}
+		return new(int32(l.num(key, 0)))
+	}
+	spec.Parallelism = new(int32(l.num("parallelism", 1)))
+	spec.Completions, spec.BackoffLimitPerIndex, spec.MaxFailedIndexes = optional("completions"), optional("perIndex"), optional("maxFailed")
+	spec.BackoffLimit = new(int32(l.num("backoff", 6)))
+	spec.TTLSecondsAfterFinished = optional("ttl")
+	if _, ok := l.get("deadline"); ok {
+		spec.ActiveDeadlineSeconds = new(int64(l.num("deadline", 0)))
+	}
+	spec.Suspend = new(l.has("suspend"))
+	mode := batchv1.NonIndexedCompletion
+	if l.has("Indexed") {
+		mode = batchv1.IndexedCompletion
+	}
+	spec.CompletionMode = &mode
+	spec.PodReplacementPolicy = new(batchv1.PodReplacementPolicy(l.str("replace", string(batchv1.TerminatingOrFailed))))
+	spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
+	spec.Template = templateOf(l.str("image", "v1"), "web")
+	spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if l.has("OnFailure") {
+		spec.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+	}
+	if v, ok := l.get("policy"); ok {
+		spec.PodFailurePolicy = &batchv1.PodFailurePolicy{}
+		for text := range strings.SplitSeq(v, ",") {
+			action, on, _ := strings.Cut(text, ":")
+			rule := batchv1.PodFailurePolicyRule{Action: batchv1.PodFailurePolicyAction(action)}
+			if code, err := strconv.Atoi(on); err == nil {
+				rule.OnExitCodes = &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{int32(code)}}
+			} else {
+				rule.OnPodConditions = []batchv1.PodFailurePolicyOnPodConditionsPattern{{Type: corev1.PodConditionType(on), Status: corev1.ConditionTrue}}
+			}
+			spec.PodFailurePolicy.Rules = append(spec.PodFailurePolicy.Rules, rule)
+		}
+	}
+	if v, ok := l.get("success"); ok {
+		indexes, count, counted := strings.Cut(v, ":")
+		rule := batchv1.SuccessPolicyRule{SucceededIndexes: &indexes}
+		if n, err := strconv.Atoi(count); counted && err == nil {
+			rule.SucceededCount = new(int32(n))
+		}
+		spec.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{rule}}
+	}
+	if _, ok := l.get("started"); ok {
+		s.StartTime = new(metav1.NewTime(testNow.Add(-l.dur("started", 0))))
+	}
+	s.Succeeded, s.Failed, s.CompletedIndexes = int32(l.num("succeeded", 0)), int32(l.num("failed", 0)), l.str("completed", "")
+	if v, ok := l.get("failedIndexes"); ok {
+		s.FailedIndexes = &v
+	}
+	if v, ok := l.get("condition"); ok {
+		kind, age, _ := strings.Cut(v, "@")
+		ago, err := time.ParseDuration(age)
+		if err != nil {
+			l.t.Fatalf("%s: %v", l.text, err)
+		}
+		at := metav1.NewTime(testNow.Add(-ago))
+		s.Conditions = []batchv1.JobCondition{{Type: batchv1.JobConditionType(kind), Status: corev1.ConditionTrue, Reason: "Before", LastTransitionTime: at}}
+		if kind == string(batchv1.JobComplete) {
+			s.CompletionTime = &at
+		}
+	}
+	l.done()
+	return job
+}
+
+// cronJob reads a CronJob: schedule=*/5_*_*_*_* zone=Europe/Berlin
+// concurrency=Forbid suspend deadline=60 succeeded=3 failed=1 (the limits) last=10m
+// (ago) active=web-1,web-2.
+func (l *line) cronJob() *batchv1.CronJob {
+	l.t.Helper()
+	cron := &batchv1.CronJob{ObjectMeta: l.meta()}
+	spec := &cron.Spec
+	spec.Schedule = strings.ReplaceAll(l.str("schedule", "*/5_*_*_*_*"), "_", " ")
+	if zone, ok := l.get("zone"); ok {
+		spec.TimeZone = &zone
+	}
+	spec.ConcurrencyPolicy = batchv1.ConcurrencyPolicy(l.str("concurrency", "Allow"))
+	spec.Suspend = new(l.has("suspend"))
+	if _, ok := l.get("deadline"); ok {
+		spec.StartingDeadlineSeconds = new(int64(l.num("deadline", 0)))
+	}
+	spec.SuccessfulJobsHistoryLimit, spec.FailedJobsHistoryLimit = new(int32(l.num("succeeded", 3))), new(int32(l.num("failed", 1)))
+	spec.JobTemplate.Spec.Template = templateOf("v1", "web")
+	spec.JobTemplate.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if _, ok := l.get("last"); ok {
+		cron.Status.LastScheduleTime = new(metav1.NewTime(testNow.Add(-l.dur("last", 0))))
+	}
+	if v, ok := l.get("active"); ok {
+		for name := range strings.SplitSeq(v, ",") {
+			cron.Status.Active = append(cron.Status.Active, corev1.ObjectReference{Name: name, UID: types.UID("uid-" + name)})
+		}
+	}
+	l.done()
+	return cron
+}
+
+// revision reads a ControllerRevision: image=v1 revision=1.
+func (l *line) revision() *appsv1.ControllerRevision {
+	l.t.Helper()
+	rev := &appsv1.ControllerRevision{ObjectMeta: l.meta(), Revision: int64(l.num("revision", 1))}
+	template := templateOf(l.str("image", "v1"), "web")
+	rev.Data.Raw = templatePatch(&template)
+	_, hash, _ := strings.Cut(l.name, "-")
+	rev.Labels["controller.kubernetes.io/hash"] = hash
+	l.done()
+	return rev
+}
+
 // deployment reads a Deployment: replicas=3 image=v2 surge=1 unavailable=0
 // Recreate paused deadline=600 history=10 minReady=0 revision=1
 // status=replicas/ready/available updated=3 collisions=1
@@ -288,7 +505,9 @@ func (l *line) deployment() *appsv1.Deployment {
 func (l *line) node() *corev1.Node {
 	l.t.Helper()
 	node := &corev1.Node{ObjectMeta: l.meta()}
-	node.Namespace, node.Labels = "", nil
+	if node.Namespace = ""; l.value["labels"] == "" {
+		node.Labels = nil
+	}
 	for word, status := range map[string]corev1.ConditionStatus{"Ready": corev1.ConditionTrue, "NotReady": corev1.ConditionFalse, "Unknown": corev1.ConditionUnknown} {
 		if l.has(word) {
 			node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status, Reason: l.str("reason", reasonAgentReady), LastTransitionTime: metav1.NewTime(testNow.Add(-time.Hour))}}
@@ -319,3 +538,6 @@ func sequential(prefix string) func() string {
 	n := 0
 	return func() string { n++; return fmt.Sprintf("%s%d", prefix, n) }
 }
+
+// admitAll is a namespace without limits.
+func admitAll(object.Object) error { return nil }

@@ -8,6 +8,20 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// RemovedAnnotation is on a pod that is being deleted and of which its node has
+// reported that nothing is left, while finalizers still hold the object.
+const RemovedAnnotation = "holdfast.io/removed-from-node"
+
+// Finished reports whether a terminating object, as it would be written, has nothing
+// left that holds it: then it is to be removed from the store instead.
+func Finished(obj Object) bool {
+	if !Deleting(obj) || held(obj) {
+		return false
+	}
+	pod, ok := obj.(*corev1.Pod)
+	return !ok || pod.Spec.NodeName == "" || pod.Annotations[RemovedAnnotation] != ""
+}
+
 // MarkDeleted begins the deletion of obj at now, and reports whether obj is gone
 // at once: then it is to be removed from the store, else written back as it is
 // after the call.

@@ -12,7 +12,6 @@ import (
 var kindControllerRevision = define(Resource{Group: "apps", Version: "v1", Kind: "ControllerRevision", Plural: "controllerrevisions", Singular: "controllerrevision", Namespaced: true},
 	func() *appsv1.ControllerRevision { return new(appsv1.ControllerRevision) },
 	rules[*appsv1.ControllerRevision]{
-		inert: nothingActs,
 		supported: `
 			data
 			revision

@@ -17,7 +17,6 @@ import (
 var kindCronJob = define(Resource{Group: "batch", Version: "v1", Kind: "CronJob", Plural: "cronjobs", Singular: "cronjob", ShortNames: []string{"cj"}, Namespaced: true, Categories: inAll, Status: true},
 	func() *batchv1.CronJob { return new(batchv1.CronJob) },
 	rules[*batchv1.CronJob]{
-		inert: nothingActs,
 		supported: below("spec.jobTemplate.spec", supportedJobSpec) + podTemplateBelow("spec.jobTemplate.spec.template") + `
 			spec.schedule
 			spec.timeZone

@@ -21,7 +21,6 @@ import (
 var kindJob = define(Resource{Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", Singular: "job", Namespaced: true, Categories: inAll, Status: true},
 	func() *batchv1.Job { return new(batchv1.Job) },
 	rules[*batchv1.Job]{
-		inert:          nothingActs,
 		supported:      below("spec", supportedJobSpec) + supportedPodTemplate + "status",
 		defaults:       defaultJob,
 		stamp:          stampJob,

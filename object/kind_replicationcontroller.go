@@ -15,7 +15,6 @@ import (
 var kindReplicationController = define(Resource{Version: "v1", Kind: "ReplicationController", Plural: "replicationcontrollers", Singular: "replicationcontroller", ShortNames: []string{"rc"}, Namespaced: true, Categories: inAll, Status: true, Scale: true},
 	func() *corev1.ReplicationController { return new(corev1.ReplicationController) },
 	rules[*corev1.ReplicationController]{
-		inert: nothingActs,
 		supported: supportedPodTemplate + `
 			spec.replicas
 			spec.selector

@@ -17,7 +17,6 @@ import (
 var kindStatefulSet = define(Resource{Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets", Singular: "statefulset", ShortNames: []string{"sts"}, Namespaced: true, Categories: inAll, Status: true, Scale: true},
 	func() *appsv1.StatefulSet { return new(appsv1.StatefulSet) },
 	rules[*appsv1.StatefulSet]{
-		inert: nothingActs,
 		supported: supportedPodTemplate + `
 			spec.replicas
 			spec.selector

@@ -148,3 +148,52 @@ func (s Schedule) never() bool {
 	}
 	return true
 }
+
+// scheduleHorizon bounds the search for the next time: a 29th of February that is
+// to be a Monday may be 28 years off, and more around a century.
+const scheduleHorizon = 41 * 366 * 24 * time.Hour
+
+// Next returns the first time of the schedule after t, in t's location; zero if
+// there is none. Times that a change to summer time skips are left out; those that
+// the way back repeats come twice. Both are as in Kubernetes.
+func (s Schedule) Next(t time.Time) time.Time {
+	if s.Every > 0 {
+		return t.Add(s.Every - time.Duration(t.Nanosecond()))
+	}
+	end := t.Add(scheduleHorizon)
+	t = t.Add(time.Minute - time.Duration(t.Second())*time.Second - time.Duration(t.Nanosecond()))
+	for t.Before(end) {
+		switch {
+		case s.Month&(1<<t.Month()) == 0:
+			t = dayStart(t.Year(), t.Month()+1, 1, t.Location())
+		case !s.onDay(t):
+			t = dayStart(t.Year(), t.Month(), t.Day()+1, t.Location())
+		case s.Hour&(1<<t.Hour()) == 0:
+			t = t.Add(time.Hour - time.Duration(t.Minute())*time.Minute)
+		case s.Minute&(1<<t.Minute()) == 0:
+			t = t.Add(time.Minute)
+		default:
+			return t
+		}
+	}
+	return time.Time{}
+}
+
+func (s Schedule) onDay(t time.Time) bool {
+	day, weekday := s.DayOfMonth&(1<<t.Day()) != 0, s.DayOfWeek&(1<<t.Weekday()) != 0
+	if s.AnyDay || s.AnyWeekday {
+		return day && weekday
+	}
+	return day || weekday
+}
+
+// dayStart returns the first moment of a day: not always midnight, which summer time
+// may skip.
+func dayStart(year int, month time.Month, day int, in *time.Location) time.Time {
+	want := time.Date(year, month, day, 0, 0, 0, 0, time.UTC).Day()
+	t := time.Date(year, month, day, 0, 0, 0, 0, in)
+	for t.Day() != want {
+		t = t.Add(time.Hour - time.Duration(t.Minute())*time.Minute)
+	}
+	return t
+}
