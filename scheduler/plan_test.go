@@ -333,11 +333,11 @@ func TestTriedPodsStayTried(t *testing.T) {
 func TestPanicIsOnePodsError(t *testing.T) {
 	c := newCluster()
 	c.setNode(parseNodes(t, []byte("n1"))[0])
-	for _, pod := range parsePods(t, []byte("a\nb\nc")) {
+	for _, pod := range parsePods(t, []byte("a\nb owner=b\nc")) {
 		c.setPod(pod)
 	}
-	filters = append(filters, func(p *pendingPod, _ *node, _ func(Reason) bool) {
-		if p.key == "pods/default/b" {
+	filters = append(filters, func(cl *class, _ *node, _ func(Reason) bool) {
+		if cl.owner == "b" {
 			panic("no such thing")
 		}
 	})
@@ -358,7 +358,7 @@ func BenchmarkPlace(b *testing.B) {
 				c.setNode(parseNodes(b, fmt.Appendf(nil, "n%05d cpu=64 memory=256Gi", i))[0])
 			}
 			pod := parsePods(b, []byte("p cpu=10m memory=16Mi owner=web"))[0]
-			p := pendingOf("pods/default/p", pod)
+			p := c.pendingOf("pods/default/p", pod)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				q := *p
