@@ -53,7 +53,8 @@ const supportedPodSpec = `
 	tolerations[].value
 	tolerations[].effect
 	tolerations[].tolerationSeconds
-	affinity = {}
+	affinity
+	topologySpreadConstraints
 	schedulingGates
 	dnsPolicy
 	dnsConfig
@@ -70,8 +71,9 @@ const supportedPodSpec = `
 	setHostnameAsFQDN = false
 	hostUsers = true
 	os.name = linux
-	priority = 0
-	preemptionPolicy = PreemptLowerPriority
+	priority
+	priorityClassName
+	preemptionPolicy
 `
 
 // Below a template. A template's name has no effect in Kubernetes either: its

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/labels"
@@ -52,6 +53,7 @@ type cluster struct {
 	namespaces map[string]labels.Set
 	volumes    volumes
 	budgets    map[object.Key]*budget
+	priorities map[string]*schedulingv1.PriorityClass
 	claimUsers map[object.Key]int // bound pods by claim
 	least      map[int32]int      // bound pods by priority
 }
@@ -148,7 +150,7 @@ func newCluster() *cluster {
 		needs: map[string]*needs{}, classes: map[string]*class{}, waiting: map[*class]struct{}{}, delayed: map[*pendingPod]struct{}{},
 		topologies: map[string]*topology{}, censuses: map[string]*census{}, byLabel: map[labelPair][]*census{},
 		holders: map[string]*holder{}, mentioned: map[string]int{}, namespaces: map[string]labels.Set{},
-		volumes: newVolumes(), budgets: map[object.Key]*budget{}, claimUsers: map[object.Key]int{}, least: map[int32]int{},
+		volumes: newVolumes(), budgets: map[object.Key]*budget{}, priorities: map[string]*schedulingv1.PriorityClass{}, claimUsers: map[object.Key]int{}, least: map[int32]int{},
 	}
 }
 
@@ -169,6 +171,9 @@ func clusterOf(r object.Reader) *cluster {
 	}
 	for _, pdb := range object.List[*policyv1.PodDisruptionBudget](r, "") {
 		c.setBudget(pdb)
+	}
+	for _, class := range object.List[*schedulingv1.PriorityClass](r, "") {
+		c.priorities[class.Name] = class
 	}
 	for _, n := range object.List[*corev1.Node](r, "") {
 		c.setNode(n)
@@ -313,6 +318,7 @@ func (c *cluster) setPod(pod *corev1.Pod) (helps bool) {
 		return changed
 	}
 	helps = c.unbind(key)
+	c.prioritize(pod)
 	if object.Deleting(pod) || !ours(pod) {
 		c.forget(key)
 		return helps
@@ -333,6 +339,17 @@ func (c *cluster) setPod(pod *corev1.Pod) (helps bool) {
 	}
 	c.queue.push(next)
 	return helps
+}
+
+// prioritize gives a pod that waits the priority of its class, if whoever made it did not.
+func (c *cluster) prioritize(pod *corev1.Pod) {
+	if pod.Spec.PriorityClassName == "" && (pod.Spec.Priority != nil || len(c.priorities) == 0) {
+		return
+	}
+	bare := &corev1.Pod{ObjectMeta: pod.ObjectMeta, Spec: corev1.PodSpec{PriorityClassName: pod.Spec.PriorityClassName}}
+	if faults := object.ApplyPriority(bare, slices.Collect(maps.Values(c.priorities))); len(faults) == 0 {
+		pod.Spec.PriorityClassName, pod.Spec.Priority, pod.Spec.PreemptionPolicy = bare.Spec.PriorityClassName, bare.Spec.Priority, bare.Spec.PreemptionPolicy
+	}
 }
 
 // forget takes a pod from those that wait.

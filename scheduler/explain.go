@@ -194,10 +194,12 @@ func (r Reason) remedy(node string) string {
 			return "a pod on " + node + " ends"
 		}
 		return fmt.Sprintf("%s <= %s", r.Detail, quantity(corev1.ResourceName(r.Detail), r.Fits))
-	case "PodAffinity":
-		return fmt.Sprintf("%s is no longer %s", node, r.Detail)
+	case "Priority":
+		return "its PriorityClass is created"
+	case "Volume":
+		return "its volumes can be used on " + node
 	default:
-		return fmt.Sprintf("%s is no longer chosen against %s", node, r.Detail)
+		return r.cure
 	}
 }
 

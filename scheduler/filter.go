@@ -12,7 +12,7 @@ import (
 
 // Reason is why a node cannot take a pod.
 type Reason struct {
-	// Filter is the rule: "Unschedulable", "Taint", "NotReady", "NodeSelector",
+	// Filter is the rule: "Priority", "Unschedulable", "Taint", "NotReady", "NodeSelector",
 	// "NodeAffinity", "Volume", "HostPort", "Resources", "PodAffinity",
 	// "PodAntiAffinity" or "Spread".
 	Filter string
@@ -24,6 +24,8 @@ type Reason struct {
 	// Fits is how much of the resource Detail the pod could ask for there. 0 for other
 	// filters.
 	Fits int64
+	// cure is what would end it, if Filter and Detail do not say.
+	cure string
 }
 
 // String returns the reason as a person reads it: "cpu short by 500m", "tainted
@@ -67,6 +69,7 @@ func quantity(name corev1.ResourceName, amount int64) string {
 // this order, what a person has decided first. Each calls reject for every reason it
 // has, and stops when that returns false.
 var filters = []func(cl *class, n *node, reject func(Reason) bool){
+	filterPriority,
 	filterUnschedulable,
 	filterTaints,
 	filterReady,
@@ -139,21 +142,34 @@ func (t *classTerm) reason(n *node, pods int32) Reason {
 	if where == corev1.LabelHostname {
 		where = "node"
 	}
+	r := Reason{Filter: filterNames[t.kind]}
 	switch {
 	case pods < 0:
-		return Reason{Filter: filterNames[t.kind], Detail: "without label " + t.term.key}
+		r.Detail = "without label " + t.term.key
+		r.cure = fmt.Sprintf("%s gets the label %s", n.name, t.term.key)
 	case t.kind == near:
-		return Reason{Filter: filterNames[t.kind], Detail: fmt.Sprintf("without pods %s on the same %s", chosen, where)}
+		r.Detail = fmt.Sprintf("without pods %s on the same %s", chosen, where)
+		r.cure = fmt.Sprintf("pods %s run on the same %s as %s", chosen, where, n.name)
 	case t.kind == apart:
-		return Reason{Filter: filterNames[t.kind], Detail: fmt.Sprintf("with pods %s on the same %s", chosen, where)}
+		r.Detail = fmt.Sprintf("with pods %s on the same %s", chosen, where)
+		r.cure = fmt.Sprintf("the pods %s on the same %s as %s end", chosen, where, n.name)
 	case t.kind == repelled:
-		return Reason{Filter: filterNames[t.kind], Detail: fmt.Sprintf("with pods on the same %s that keep away from pods %s", where, chosen)}
+		r.Detail = fmt.Sprintf("with pods on the same %s that keep away from pods %s", where, chosen)
+		r.cure = fmt.Sprintf("the pods on the same %s as %s that keep away from pods %s end", where, n.name, chosen)
 	default:
-		return Reason{Filter: filterNames[t.kind], Detail: fmt.Sprintf("with too many pods %s on the same %s to keep the skew of %d", chosen, where, t.rule.maxSkew)}
+		r.Detail = fmt.Sprintf("with too many pods %s on the same %s to keep the skew of %d", chosen, where, t.rule.maxSkew)
+		r.cure = fmt.Sprintf("more pods %s run on another %s than that of %s", chosen, where, n.name)
 	}
+	return r
 }
 
 var filterNames = map[termKind]string{near: "PodAffinity", apart: "PodAntiAffinity", repelled: "PodAntiAffinity", spreadHard: "Spread"}
+
+func filterPriority(cl *class, _ *node, reject func(Reason) bool) {
+	if cl.needs.unknown != "" {
+		reject(Reason{Filter: "Priority", Detail: "because PriorityClass " + cl.needs.unknown + " does not exist"})
+	}
+}
 
 func filterUnschedulable(cl *class, n *node, reject func(Reason) bool) {
 	if n.unschedulable && !cl.needs.tolerates(&cordon) {

@@ -21,7 +21,8 @@ type needs struct {
 	id        string
 	namespace string
 	priority  int32
-	preempts  bool // may end pods of less priority
+	preempts  bool   // may end pods of less priority
+	unknown   string // the priority class that does not exist
 
 	request    amounts
 	otherNames []corev1.ResourceName // of request.other, in order
@@ -127,6 +128,8 @@ func needsKey(pod *corev1.Pod, request amounts) string {
 	b = append(append(b, pod.Namespace...), 0)
 	if spec.Priority != nil {
 		b = strconv.AppendInt(b, int64(*spec.Priority), 10)
+	} else {
+		b = append(b, spec.PriorityClassName...)
 	}
 	if never(spec) {
 		b = append(b, '!')
@@ -213,6 +216,8 @@ func needsOf(id string, pod *corev1.Pod, request amounts) *needs {
 	}
 	if spec.Priority != nil {
 		n.priority = *spec.Priority
+	} else if spec.NodeName == "" {
+		n.unknown = spec.PriorityClassName
 	}
 	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
 		for i := range list {

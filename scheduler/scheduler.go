@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -181,7 +182,8 @@ func (s *Scheduler) restart(view raftstore.View) {
 var prefixes = []string{
 	object.ResourceOf(&corev1.Namespace{}).Prefix(""), object.ResourceOf(&storagev1.StorageClass{}).Prefix(""),
 	object.ResourceOf(&corev1.PersistentVolume{}).Prefix(""), object.ResourceOf(&corev1.PersistentVolumeClaim{}).Prefix(""),
-	object.ResourceOf(&policyv1.PodDisruptionBudget{}).Prefix(""), nodePrefix, podPrefix,
+	object.ResourceOf(&policyv1.PodDisruptionBudget{}).Prefix(""), object.ResourceOf(&schedulingv1.PriorityClass{}).Prefix(""),
+	nodePrefix, podPrefix,
 }
 
 const (
@@ -256,6 +258,8 @@ func (s *Scheduler) take(ev raftstore.Event) {
 		s.cluster.removeClaim(key)
 	case prefixes[4]:
 		s.cluster.removeBudget(key)
+	case prefixes[5]:
+		delete(s.cluster.priorities, name)
 	}
 }
 
@@ -290,6 +294,15 @@ func (s *Scheduler) put(kv raftstore.KeyValue) {
 		s.cluster.setClaim(obj)
 	case *policyv1.PodDisruptionBudget:
 		s.cluster.setBudget(obj)
+	case *schedulingv1.PriorityClass:
+		s.cluster.priorities[obj.Name] = obj
+		for key, p := range maps.Clone(s.cluster.pending) {
+			if p.needs.unknown == obj.Name {
+				if kv, ok := s.leader.View().Get(string(key)); ok {
+					s.put(kv)
+				}
+			}
+		}
 	}
 }
 
@@ -452,6 +465,7 @@ func (s *Scheduler) write(view raftstore.View, r *result) (txn raftstore.Txn, si
 		pod = obj.(*corev1.Pod)
 		c := corev1.PodCondition{Type: corev1.PodScheduled, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)), Message: r.message}
 		if r.node != "" {
+			s.cluster.prioritize(pod) // from now on it has that, whatever becomes of the class
 			pod.Spec.NodeName, pod.Status.NominatedNodeName = r.node, ""
 			c.Status = corev1.ConditionTrue
 			txn.If = append(txn.If, raftstore.Present(nodePrefix+r.node))
