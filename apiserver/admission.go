@@ -39,6 +39,7 @@ func (p *plan) admit(next, was object.Object, index int) error {
 	case *corev1.Pod:
 		if was == nil {
 			p.limit(next, index)
+			p.rank(next, index)
 		}
 	case *corev1.PersistentVolumeClaim:
 		p.limit(next, index)
@@ -81,6 +82,14 @@ func (p *plan) noneSince(prefix string) {
 func (p *plan) limit(obj object.Object, index int) {
 	p.blame(object.ApplyLimitRanges(obj, object.List[*corev1.LimitRange](p.view, obj.GetNamespace())), index)
 	p.noneSince(object.ResourceOf(&corev1.LimitRange{}).Prefix(obj.GetNamespace()))
+}
+
+// rank gives a new pod the priority of its class.
+func (p *plan) rank(pod *corev1.Pod, index int) {
+	p.blame(object.ApplyPriority(pod, object.List[*schedulingv1.PriorityClass](p.view, "")), index)
+	if pod.Spec.PriorityClassName != "" {
+		p.noneSince(object.ResourceOf(&schedulingv1.PriorityClass{}).Prefix(""))
+	}
 }
 
 // claimAddresses gives a Service the addresses and ports that it needs.

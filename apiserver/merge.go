@@ -69,8 +69,19 @@ func keepSystemFields(obj, old object.Object) {
 	case *batchv1.Job:
 		object.Stamp(obj)
 	case *corev1.Pod:
+		before := old.(*corev1.Pod)
 		if obj.Spec.NodeName == "" {
-			obj.Spec.NodeName = old.(*corev1.Pod).Spec.NodeName
+			obj.Spec.NodeName = before.Spec.NodeName
+		}
+		// As the pod's class had it when the pod was created.
+		if obj.Spec.PriorityClassName == "" {
+			obj.Spec.PriorityClassName = before.Spec.PriorityClassName
+		}
+		if obj.Spec.Priority == nil {
+			obj.Spec.Priority = before.Spec.Priority
+		}
+		if obj.Spec.PreemptionPolicy == nil {
+			obj.Spec.PreemptionPolicy = before.Spec.PreemptionPolicy
 		}
 	case *corev1.Node:
 		// The node controller's and the agent's, whoever writes the manifest.

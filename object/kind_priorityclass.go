@@ -14,7 +14,6 @@ import (
 var kindPriorityClass = define(Resource{Group: "scheduling.k8s.io", Version: "v1", Kind: "PriorityClass", Plural: "priorityclasses", Singular: "priorityclass", ShortNames: []string{"pc"}},
 	func() *schedulingv1.PriorityClass { return new(schedulingv1.PriorityClass) },
 	rules[*schedulingv1.PriorityClass]{
-		inert: "pods cannot name one yet",
 		supported: `
 			value
 			globalDefault

@@ -67,7 +67,8 @@ const supportedButInit = `
 	tolerations[].value
 	tolerations[].effect
 	tolerations[].tolerationSeconds
-	affinity = {}
+	affinity
+	topologySpreadConstraints
 	schedulingGates
 	dnsPolicy
 	dnsConfig
@@ -84,8 +85,9 @@ const supportedButInit = `
 	setHostnameAsFQDN = false
 	hostUsers = true
 	os.name = linux
-	priority = 0
-	preemptionPolicy = PreemptLowerPriority
+	priority
+	priorityClassName
+	preemptionPolicy
 `
 
 // Below the spec of a pod or of a pod template.

@@ -92,6 +92,9 @@ func (s *podScope) validateNames(path *field.Path) field.ErrorList {
 	if class := spec.RuntimeClassName; class != nil {
 		errs = append(errs, invalid(path.Child("runtimeClassName"), *class, apivalidation.NameIsDNSSubdomain(*class, false))...)
 	}
+	if p := spec.Priority; s.pod == nil && p != nil && *p != 0 && spec.PriorityClassName == "" {
+		errs = append(errs, field.Forbidden(path.Child("priority"), "pods have the priority of their class: name one in priorityClassName instead"))
+	}
 	if p := spec.PreemptionPolicy; p != nil {
 		errs = append(errs, oneOf(*p, []corev1.PreemptionPolicy{corev1.PreemptLowerPriority, corev1.PreemptNever}, path.Child("preemptionPolicy"))...)
 	}

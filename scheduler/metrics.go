@@ -9,17 +9,20 @@ import (
 // metrics of the scheduler. They outlive a leadership: the next one of the same
 // process goes on counting where this one stops.
 type metrics struct {
-	binds       *prometheus.CounterVec
+	bound, unschedulable, conflicts, errors prometheus.Counter
+
 	passSeconds prometheus.Histogram
 	pending     prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
+	decisions := register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "holdfast_scheduler_decisions_total",
+		Help: "Decisions committed or refused, by result: bound, unschedulable, conflict, error.",
+	}, []string{"result"}))
 	return &metrics{
-		binds: register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "holdfast_scheduler_decisions_total",
-			Help: "Decisions committed or refused, by result: bound, unschedulable, conflict, error.",
-		}, []string{"result"})),
+		bound: decisions.WithLabelValues("bound"), unschedulable: decisions.WithLabelValues("unschedulable"),
+		conflicts: decisions.WithLabelValues("conflict"), errors: decisions.WithLabelValues("error"),
 		passSeconds: register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "holdfast_scheduler_pass_seconds",
 			Help:    "Time to decide about all pods of one pass, without committing.",

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -28,6 +30,27 @@ var testNow = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 func TestPlace(t *testing.T) {
 	golden.Run(t, "testdata/*.txtar", func(t *testing.T, in golden.Input) string {
 		c := newCluster()
+		if data, ok := in.Lookup("objects"); ok { // of other kinds, as manifests
+			docs, err := object.ParseManifests("objects", data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, doc := range docs {
+				object.Default(doc.Object)
+				switch obj := doc.Object.(type) {
+				case *corev1.Namespace:
+					c.setNamespace(obj)
+				case *corev1.PersistentVolume:
+					c.setVolume(obj)
+				case *corev1.PersistentVolumeClaim:
+					c.setClaim(obj)
+				case *storagev1.StorageClass:
+					c.setStorageClass(obj)
+				case *policyv1.PodDisruptionBudget:
+					c.setBudget(obj)
+				}
+			}
+		}
 		for _, node := range parseNodes(t, in.File("nodes")) {
 			c.setNode(node)
 		}
@@ -40,15 +63,41 @@ func TestPlace(t *testing.T) {
 			c.setPod(pod)
 		}
 		var b strings.Builder
-		for _, d := range c.place(c.untried(1000)) {
-			if d.err != nil {
-				t.Fatal(d.err)
+		tell := func() {
+			for _, d := range c.place(c.untried(1000)) {
+				if d.err != nil {
+					t.Fatal(d.err)
+				}
+				name := strings.TrimPrefix(string(d.pod.key), "pods/default/")
+				if d.node == "" {
+					fmt.Fprintf(&b, "%s: %s\n", name, d.message)
+				} else {
+					fmt.Fprintf(&b, "%s -> %s (%s)\n", name, d.node, d.message)
+				}
+				if d.expect != "" {
+					fmt.Fprintf(&b, "    is expected on %s\n", d.expect)
+				}
 			}
-			name := strings.TrimPrefix(string(d.pod.key), "pods/default/")
-			if d.node == "" {
-				fmt.Fprintf(&b, "%s: %s\n", name, d.message)
-			} else {
-				fmt.Fprintf(&b, "%s -> %s (%s)\n", name, d.node, d.message)
+		}
+		tell()
+		if data, ok := in.Lookup("gone"); ok { // afterwards, bound pods that end
+			b.WriteString("-- and then\n")
+			for _, f := range parseLines(t, data) {
+				c.removePod(object.Key("pods/default/" + f.name))
+			}
+			c.wake(testNow)
+			tell()
+		}
+		if _, ok := in.Lookup("why"); ok {
+			for key, p := range c.pending {
+				e := c.explain(p)
+				fmt.Fprintf(&b, "why %s: %s\n", key, e)
+				for _, f := range e.Filters() {
+					fmt.Fprintf(&b, "    %s: %s\n", f.Reason, strings.Join(f.Nodes, " "))
+				}
+				if remedies := e.Remedies(); len(remedies) > 0 {
+					fmt.Fprintf(&b, "    fits if %s\n", strings.Join(remedies, ", or "))
+				}
 			}
 		}
 		return b.String()
@@ -133,8 +182,10 @@ func parseNodes(t testing.TB, data []byte) []*corev1.Node {
 			node.Spec.Taints = []corev1.Taint{{Key: key, Effect: corev1.TaintEffect(effect)}}
 		}
 		if v, ok := f.use("label"); ok {
-			key, value, _ := strings.Cut(v, ":")
-			node.Labels = map[string]string{key: value}
+			node.Labels = labelsOf(v)
+		}
+		if v, ok := f.use("images"); ok {
+			node.Status.Images = []corev1.ContainerImage{{Names: strings.Split(v, ","), SizeBytes: 1 << 30}}
 		}
 		f.done()
 		nodes = append(nodes, node)
@@ -142,8 +193,89 @@ func parseNodes(t testing.TB, data []byte) []*corev1.Node {
 	return nodes
 }
 
+// labelsOf reads key:value,key:value.
+func labelsOf(text string) map[string]string {
+	set := map[string]string{}
+	for pair := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(pair, ":")
+		set[key] = value
+	}
+	return set
+}
+
+// termOf reads a term of pods and where they are: key:value@topologyKey.
+func termOf(text string) corev1.PodAffinityTerm {
+	chosen, key, _ := strings.Cut(text, "@")
+	return corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{MatchLabels: labelsOf(chosen)}, TopologyKey: key}
+}
+
+// placement reads what a pod says of its neighbors: near=app:db@zone apart=app:web@host
+// rather-near= rather-apart= (weight 10), spread=1:app:web@zone (maxSkew first)
+// rather-spread=, of its nodes: on=zone:a|b, rather-on=zone:a, port=80, claim=data.
+func (f fields) placement(pod *corev1.Pod) {
+	a := &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}, PodAffinity: &corev1.PodAffinity{}, PodAntiAffinity: &corev1.PodAntiAffinity{}}
+	used := false
+	with := func(word string, fn func(string)) {
+		if v, ok := f.use(word); ok {
+			used = true
+			fn(v)
+		}
+	}
+	nodes := func(v string) corev1.NodeSelectorTerm {
+		key, values, _ := strings.Cut(v, ":")
+		return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: corev1.NodeSelectorOpIn, Values: strings.Split(values, "|")}}}
+	}
+	with("near", func(v string) {
+		a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution = []corev1.PodAffinityTerm{termOf(v)}
+	})
+	with("apart", func(v string) {
+		a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution = []corev1.PodAffinityTerm{termOf(v)}
+	})
+	with("rather-near", func(v string) {
+		a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution = []corev1.WeightedPodAffinityTerm{{Weight: 10, PodAffinityTerm: termOf(v)}}
+	})
+	with("rather-apart", func(v string) {
+		a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution = []corev1.WeightedPodAffinityTerm{{Weight: 10, PodAffinityTerm: termOf(v)}}
+	})
+	with("on", func(v string) {
+		a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{nodes(v)}}
+	})
+	with("rather-on", func(v string) {
+		a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution = []corev1.PreferredSchedulingTerm{{Weight: 1, Preference: nodes(v)}}
+	})
+	if used {
+		pod.Spec.Affinity = a
+	}
+	for word, action := range map[string]corev1.UnsatisfiableConstraintAction{"spread": corev1.DoNotSchedule, "rather-spread": corev1.ScheduleAnyway} {
+		with(word, func(v string) {
+			skew, rest, _ := strings.Cut(v, ":")
+			term := termOf(rest)
+			c := corev1.TopologySpreadConstraint{TopologyKey: term.TopologyKey, LabelSelector: term.LabelSelector, WhenUnsatisfiable: action}
+			if _, err := fmt.Sscan(skew, &c.MaxSkew); err != nil {
+				f.t.Fatalf("%s: %v", f.line, err)
+			}
+			pod.Spec.TopologySpreadConstraints = append(pod.Spec.TopologySpreadConstraints, c)
+		})
+	}
+	with("port", func(v string) {
+		port := corev1.ContainerPort{Protocol: corev1.ProtocolTCP}
+		if _, err := fmt.Sscan(v, &port.HostPort); err != nil {
+			f.t.Fatalf("%s: %v", f.line, err)
+		}
+		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{port}
+	})
+	with("claim", func(v string) {
+		pod.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: v}}}}
+	})
+	with("image", func(v string) { pod.Spec.Containers[0].Image = v })
+	with("label", func(v string) { pod.Labels = labelsOf(v) })
+	with("class", func(v string) { pod.Spec.PriorityClassName = v })
+	with("never-preempts", func(string) { pod.Spec.PreemptionPolicy = new(corev1.PreemptNever) })
+}
+
 // parsePods reads pods: cpu=100m memory=64Mi owner=web node=n1 age=1m priority=5
-// selector=key:value tolerates=key, deleting, Succeeded, scheduler=other.
+// selector=key:value tolerates=key, deleting, Succeeded, scheduler=other, and what
+// placement reads.
 func parsePods(t testing.TB, data []byte) []*corev1.Pod {
 	t.Helper()
 	var pods []*corev1.Pod
@@ -179,6 +311,7 @@ func parsePods(t testing.TB, data []byte) []*corev1.Pod {
 		if _, ok := f.use("deleting"); ok {
 			pod.DeletionTimestamp = new(metav1.NewTime(testNow))
 		}
+		f.placement(pod)
 		pod.Status.Phase = corev1.PodPending
 		if _, ok := f.use("Succeeded"); ok {
 			pod.Status.Phase = corev1.PodSucceeded
@@ -333,11 +466,11 @@ func TestTriedPodsStayTried(t *testing.T) {
 func TestPanicIsOnePodsError(t *testing.T) {
 	c := newCluster()
 	c.setNode(parseNodes(t, []byte("n1"))[0])
-	for _, pod := range parsePods(t, []byte("a\nb\nc")) {
+	for _, pod := range parsePods(t, []byte("a\nb owner=b\nc")) {
 		c.setPod(pod)
 	}
-	filters = append(filters, func(p *pendingPod, _ *node, _ func(Reason) bool) {
-		if p.key == "pods/default/b" {
+	filters = append(filters, func(cl *class, _ *node, _ func(Reason) bool) {
+		if cl.owner == "b" {
 			panic("no such thing")
 		}
 	})
@@ -358,7 +491,7 @@ func BenchmarkPlace(b *testing.B) {
 				c.setNode(parseNodes(b, fmt.Appendf(nil, "n%05d cpu=64 memory=256Gi", i))[0])
 			}
 			pod := parsePods(b, []byte("p cpu=10m memory=16Mi owner=web"))[0]
-			p := pendingOf("pods/default/p", pod)
+			p := c.pendingOf("pods/default/p", pod)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				q := *p
