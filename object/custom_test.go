@@ -507,7 +507,7 @@ func TestInert(t *testing.T) {
 			inert = append(inert, r.Kind)
 		}
 	}
-	want := "Service ReplicationController DaemonSet StatefulSet ControllerRevision Job CronJob HorizontalPodAutoscaler PriorityClass ServiceAccount PersistentVolume PersistentVolumeClaim StorageClass Ingress IngressClass NetworkPolicy EndpointSlice Role RoleBinding ClusterRole ClusterRoleBinding"
+	want := "Service ReplicationController DaemonSet StatefulSet ControllerRevision Job CronJob HorizontalPodAutoscaler PriorityClass PersistentVolume PersistentVolumeClaim StorageClass Ingress IngressClass NetworkPolicy EndpointSlice Role RoleBinding ClusterRole ClusterRoleBinding"
 	if got := strings.Join(inert, " "); got != want {
 		t.Errorf("inert are %s, want %s", got, want)
 	}

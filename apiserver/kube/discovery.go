@@ -246,6 +246,8 @@ func (h *Handler) subresources(r object.Resource) []apidiscoveryv2.APISubresourc
 				add(name, "", "v1", kind, "create", "get")
 			}
 		}
+	case r.Plural == "serviceaccounts":
+		add("token", "authentication.k8s.io", "v1", "TokenRequest", "create")
 	case r.Plural == "namespaces":
 		add("finalize", "", "v1", "Namespace", "update")
 	}

@@ -40,6 +40,12 @@ type Pods interface {
 	Logs(context.Context, *holdfastv1.LogsRequest, apiserver.Replies[holdfastv1.LogsResponse]) error
 }
 
+// Tokens makes and checks the tokens of service accounts, in process, as Objects.
+type Tokens interface {
+	IssueToken(context.Context, *holdfastv1.IssueTokenRequest) (*holdfastv1.IssueTokenResponse, error)
+	ReviewToken(context.Context, *holdfastv1.ReviewTokenRequest) (*holdfastv1.ReviewTokenResponse, error)
+}
+
 // Check is one line of /readyz?verbose.
 type Check struct {
 	Name string
@@ -48,9 +54,10 @@ type Check struct {
 
 // Config says what a Handler is made of.
 type Config struct {
-	// Objects and Pods do the work. Required.
+	// Objects, Pods and Tokens do the work. Required.
 	Objects Objects
 	Pods    Pods
+	Tokens  Tokens
 	// Usage is what the metrics API is made of. It asks nobody whether the caller
 	// may, either. Optional: without it there is no such API.
 	Usage holdfastv1connect.UsageServiceHandler
@@ -86,8 +93,8 @@ type Handler struct {
 // New builds a Handler. It starts nothing. It panics if something required is not
 // set.
 func New(cfg Config) *Handler {
-	if cfg.Objects == nil || cfg.Pods == nil || cfg.Catalog == nil || cfg.Authorize == nil {
-		panic("kube: Config.Objects, Pods, Catalog and Authorize must be set")
+	if cfg.Objects == nil || cfg.Pods == nil || cfg.Tokens == nil || cfg.Catalog == nil || cfg.Authorize == nil {
+		panic("kube: Config.Objects, Pods, Tokens, Catalog and Authorize must be set")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -161,8 +168,8 @@ func (h *Handler) serve(w *response, r *http.Request) error {
 	case "/readyz":
 		return h.serveHealth(w, r, h.cfg.Ready)
 	}
-	if _, known := apiserver.CallerFrom(r.Context()); !known {
-		return apierrors.NewUnauthorized("a client certificate of this cluster is needed: `holdfast kubeconfig` writes a configuration that has one")
+	if err := apiserver.Stranger(r.Context()); err != nil {
+		return err
 	}
 	if err := refuseImpersonation(r.Header); err != nil {
 		return err

@@ -49,7 +49,7 @@ func (c *call) subresource() error {
 		}
 	case "/serviceaccounts/token":
 		if method == http.MethodPost {
-			return notYet("this cluster issues no tokens yet: use a client certificate (`holdfast kubeconfig`)")
+			return c.issueToken()
 		}
 	case "/pods/log":
 		if method == http.MethodGet {
