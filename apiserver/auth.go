@@ -36,6 +36,7 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin},
 	holdfastv1connect.ObjectServiceDeleteCollectionProcedure: {pki.RoleAdmin},
 	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceBindProcedure:             {pki.RoleAdmin},
 	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, roleServiceAccount},
 	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, roleServiceAccount},
 	holdfastv1connect.ObjectServiceSessionProcedure:          {pki.RoleAdmin},

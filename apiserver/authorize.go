@@ -136,6 +136,8 @@ func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
 		return one("deletecollection", req.GetKind(), "", req.GetNamespace(), "")
 	case *holdfastv1.EvictRequest:
 		return one("create", &holdfastv1.Kind{Version: "v1", Kind: "Pod"}, "eviction", req.GetNamespace(), req.GetName())
+	case *holdfastv1.BindRequest:
+		return one("create", &holdfastv1.Kind{Version: "v1", Kind: "Pod"}, "binding", req.GetNamespace(), req.GetName())
 	case *holdfastv1.UpdateRequest:
 		if req.GetSubresource() == scaleSubresource { // its object is no kind of its own
 			return one("update", req.GetKind(), scaleSubresource, req.GetObject().GetNamespace(), req.GetObject().GetName())

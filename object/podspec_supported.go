@@ -57,7 +57,7 @@ const supportedPodSpec = `
 	schedulingGates
 	dnsPolicy
 	dnsConfig
-	schedulerName = default-scheduler
+	schedulerName
 	enableServiceLinks
 	securityContext.runAsNonRoot = false
 	securityContext.fsGroupChangePolicy

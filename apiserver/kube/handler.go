@@ -30,6 +30,7 @@ type Objects interface {
 	Delete(context.Context, *holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error)
 	DeleteCollection(context.Context, *holdfastv1.DeleteCollectionRequest) (*holdfastv1.DeleteCollectionResponse, error)
 	Evict(context.Context, *holdfastv1.EvictRequest) (*holdfastv1.EvictResponse, error)
+	Bind(context.Context, *holdfastv1.BindRequest) (*holdfastv1.BindResponse, error)
 	Schema(context.Context, *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error)
 }
 
@@ -237,6 +238,14 @@ func (h *Handler) serveObjects(w *response, r *http.Request, catalog *object.Cat
 		}
 		c.accept = media{typ: negotiateType(r.Header.Values("Accept"))}
 		return review(c)
+	}
+	if at.group == "" && at.version == "v1" && at.plural == "bindings" && at.namespace != "" && at.name == "" {
+		if r.Method != http.MethodPost {
+			return c.notAllowed()
+		}
+		c.resource, _ = catalog.ForPlural("", "v1", "pods") // which a binding is about
+		c.accept = media{typ: negotiateType(r.Header.Values("Accept"))}
+		return c.bind("")
 	}
 	if at.group == metricsGroup && h.hasMetrics() {
 		return c.metrics()
