@@ -107,7 +107,7 @@ test-etcd: build ## Run etcd's own client and etcdctl against three peers (2 min
 		CGO_ENABLED=0 HOLDFAST=$(CURDIR)/bin/holdfast ETCDCTL=$(CURDIR)/bin/etcdctl go test -count=1 -timeout 10m $(if $(QUICK),-short) .
 
 .PHONY: test-kube
-test-kube: build ## Run kubectl of several versions and client-go's informer against three peers (QUICK=1: two versions)
+test-kube: build ## Run kubectl of several versions, Helm and client-go's informer against three peers (QUICK=1: two versions)
 	@tools=$$(QUICK=$(QUICK) internal/kubecompat/build) && cd internal/kubecompat && go vet . && \
 		env HOLDFAST=$(CURDIR)/bin/holdfast CGO_ENABLED=0 bash -c "$$tools go test -trimpath -count=1 -timeout 20m $(if $(QUICK),-short) ."
 

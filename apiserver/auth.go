@@ -36,8 +36,9 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin},
 	holdfastv1connect.ObjectServiceDeleteCollectionProcedure: {pki.RoleAdmin},
 	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceBindProcedure:             {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, roleServiceAccount},
+	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, roleServiceAccount},
 	holdfastv1connect.ObjectServiceSessionProcedure:          {pki.RoleAdmin},
 
 	// Peers pass these on to the peer that has the node's connection.
@@ -64,12 +65,15 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.OperationsServiceRecoverProcedure: {pki.RoleAdmin},
 
 	// Says no more than /readyz.
-	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
-	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
+	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
+	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
 
 	// Each about itself.
-	holdfastv1connect.AccessServiceWhoAmIProcedure: {pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
-	holdfastv1connect.AccessServiceCanIProcedure:   {pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
+	holdfastv1connect.AccessServiceWhoAmIProcedure: {pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
+	holdfastv1connect.AccessServiceCanIProcedure:   {pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
+	// A node gets those of its pods.
+	holdfastv1connect.AccessServiceIssueTokenProcedure:  {pki.RoleAdmin, pki.RoleNode},
+	holdfastv1connect.AccessServiceReviewTokenProcedure: {pki.RoleAdmin},
 
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
@@ -120,7 +124,7 @@ func withIdentity(ctx context.Context, id pki.Identity) context.Context {
 }
 
 // identityFrom returns who makes the call, false for a caller without a
-// certificate of this cluster.
+// certificate or token of this cluster.
 func identityFrom(ctx context.Context) (pki.Identity, bool) {
 	id, ok := ctx.Value(identityKey{}).(pki.Identity)
 	return id, ok
@@ -149,11 +153,14 @@ func (s *Server) ConnContext(ctx context.Context, conn net.Conn) context.Context
 }
 
 // authenticate puts the identity of the request's certificate into its context,
-// unless ConnContext has.
+// unless ConnContext has, and without one that of its bearer token.
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, known := identityFrom(r.Context()); !known && r.TLS != nil {
 			r = r.WithContext(s.identify(r.Context(), r.TLS, r.RemoteAddr))
+		}
+		if _, known := identityFrom(r.Context()); !known {
+			r = r.WithContext(s.identifyBearer(r.Context(), r.Header))
 		}
 		if _, known := identityFrom(r.Context()); known {
 			w.Header().Set(peersHeader, s.peers.header(s.cfg.Peers))
@@ -224,8 +231,7 @@ func permit(ctx context.Context, procedure string) error {
 		if slices.Contains(roles, anybody) {
 			return nil
 		}
-		return connect.NewError(connect.CodeUnauthenticated,
-			"this call needs a client certificate of this cluster: use a context that `holdfast` made, or join with a token")
+		return Stranger(ctx)
 	}
 	if slices.Contains(roles, id.Role) {
 		return nil

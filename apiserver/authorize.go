@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"strings"
 
 	"connectrpc.com/connect/v2"
 
@@ -12,14 +13,18 @@ import (
 
 // Caller is who makes a call, as Kubernetes names him.
 type Caller struct {
-	Name   string // "alice", "system:node:n1"
+	Name   string // "alice", "system:node:n1", "system:serviceaccount:default:web"
+	UID    string // service accounts only
 	Groups []string
 	Extra  map[string][]string
 }
 
 // CallerFrom returns who makes the call of ctx, false for a caller without a
-// certificate of this cluster.
+// certificate or token of this cluster.
 func CallerFrom(ctx context.Context) (Caller, bool) {
+	if c, ok := ctx.Value(callerKey{}).(Caller); ok {
+		return c, true
+	}
 	id, ok := identityFrom(ctx)
 	if !ok {
 		return Caller{}, false
@@ -71,6 +76,13 @@ func (a Attributes) String() string {
 	return a.Verb + " " + what
 }
 
+// discovers reports whether a is to learn what is served: for everybody whom the
+// cluster knows, as Kubernetes has it.
+func (a Attributes) discovers() bool {
+	root, _, _ := strings.Cut(strings.TrimPrefix(a.Path, "/"), "/")
+	return a.Verb == "get" && (root == "api" || root == "apis" || root == "openapi" || root == "version")
+}
+
 // Authorize returns nil if the caller of ctx may do what a says, PermissionDenied
 // or Unauthenticated otherwise. Every way to objects asks it: the Connect services
 // and the REST dialect.
@@ -78,9 +90,8 @@ func (s *Server) Authorize(ctx context.Context, a Attributes) error {
 	id, ok := identityFrom(ctx)
 	switch {
 	case !ok:
-		return connect.NewError(connect.CodeUnauthenticated,
-			"this call needs a client certificate of this cluster: use a context that `holdfast` made, or join with a token")
-	case id.Role == pki.RoleAdmin:
+		return Stranger(ctx)
+	case id.Role == pki.RoleAdmin, a.discovers():
 		return nil
 	}
 	return connect.Errorf(connect.CodePermissionDenied, "%s %s may not %s: it is for %s", id.Role, id.Name, a, roleNames([]pki.Role{pki.RoleAdmin}))
@@ -125,6 +136,8 @@ func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
 		return one("deletecollection", req.GetKind(), "", req.GetNamespace(), "")
 	case *holdfastv1.EvictRequest:
 		return one("create", &holdfastv1.Kind{Version: "v1", Kind: "Pod"}, "eviction", req.GetNamespace(), req.GetName())
+	case *holdfastv1.BindRequest:
+		return one("create", &holdfastv1.Kind{Version: "v1", Kind: "Pod"}, "binding", req.GetNamespace(), req.GetName())
 	case *holdfastv1.UpdateRequest:
 		if req.GetSubresource() == scaleSubresource { // its object is no kind of its own
 			return one("update", req.GetKind(), scaleSubresource, req.GetObject().GetNamespace(), req.GetObject().GetName())

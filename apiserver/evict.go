@@ -21,7 +21,10 @@ import (
 // evictAgain is when a refused eviction may be worth another try.
 const evictAgain = 10 * time.Second
 
-var podResource = object.ResourceOf(&corev1.Pod{})
+var (
+	podResource  = object.ResourceOf(&corev1.Pod{})
+	nodeResource = object.ResourceOf(&corev1.Node{})
+)
 
 // Evict deletes a pod if the PodDisruptionBudgets that select it allow that. What
 // they allow is counted from the pods themselves, at the revision at which the pod

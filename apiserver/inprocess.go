@@ -26,6 +26,7 @@ type ObjectAPI interface {
 	Delete(context.Context, *holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error)
 	DeleteCollection(context.Context, *holdfastv1.DeleteCollectionRequest) (*holdfastv1.DeleteCollectionResponse, error)
 	Evict(context.Context, *holdfastv1.EvictRequest) (*holdfastv1.EvictResponse, error)
+	Bind(context.Context, *holdfastv1.BindRequest) (*holdfastv1.BindResponse, error)
 	Kinds(context.Context, *holdfastv1.KindsRequest) (*holdfastv1.KindsResponse, error)
 	Schema(context.Context, *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error)
 	// WatchObjects is Watch. It calls send with each message, from its own
@@ -72,6 +73,10 @@ func (p inProcess) DeleteCollection(ctx context.Context, req *holdfastv1.DeleteC
 
 func (p inProcess) Evict(ctx context.Context, req *holdfastv1.EvictRequest) (*holdfastv1.EvictResponse, error) {
 	return callInProcess[*holdfastv1.EvictResponse](ctx, p.s, holdfastv1connect.ObjectServiceEvictProcedure, req)
+}
+
+func (p inProcess) Bind(ctx context.Context, req *holdfastv1.BindRequest) (*holdfastv1.BindResponse, error) {
+	return callInProcess[*holdfastv1.BindResponse](ctx, p.s, holdfastv1connect.ObjectServiceBindProcedure, req)
 }
 
 func (p inProcess) Kinds(ctx context.Context, req *holdfastv1.KindsRequest) (*holdfastv1.KindsResponse, error) {

@@ -70,8 +70,9 @@ type Config struct {
 	PeerID, ClusterID string
 	// Version is shown by ClusterService.Status.
 	Version string
-	// CA signs the certificates of joining machines, who also get GossipKey. Nil:
-	// nobody can join through this peer.
+	// CA signs the certificates of joining machines, who also get GossipKey; tokens of
+	// service accounts are signed with a key that is derived from it. Nil: nobody can
+	// join through this peer, or come with a token.
 	CA        *pki.CA
 	GossipKey []byte
 	// Gossip is optional; without it every machine's state is "unknown".
@@ -125,6 +126,7 @@ type Server struct {
 	catalogs   object.CatalogCache
 	peers      knownPeers
 	namespaces [256]atomic.Pointer[knownNamespace] // a slot has the last that fell on it
+	tokens     *pki.TokenKey                       // nil without a CA
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -185,6 +187,12 @@ func New(cfg Config) (*Server, error) {
 		changes:    newChangeCache(),
 		users:      newFairQueue(userLane),
 		agents:     newFairQueue(agentLane),
+	}
+	if cfg.CA != nil {
+		var err error
+		if s.tokens, err = cfg.CA.TokenKey(); err != nil {
+			return nil, err
+		}
 	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)

@@ -21,17 +21,19 @@ import (
 // whether the first was executed: reads, and writes that do nothing the second
 // time. A call that is missing here is treated as a write.
 var repeatable = map[string]bool{
-	holdfastv1connect.ObjectServiceGetProcedure:     true,
-	holdfastv1connect.ObjectServiceListProcedure:    true,
-	holdfastv1connect.ObjectServiceKindsProcedure:   true,
-	holdfastv1connect.ObjectServiceSchemaProcedure:  true,
-	holdfastv1connect.ClusterServiceStatusProcedure: true,
-	holdfastv1connect.AccessServiceWhoAmIProcedure:  true,
-	holdfastv1connect.AccessServiceCanIProcedure:    true,
-	agentv1connect.AgentServiceRegisterProcedure:    true, // brings the Node up to date
-	agentv1connect.AgentServiceHeartbeatProcedure:   true, // renews a lease
-	agentv1connect.AgentServiceConfirmProcedure:     true,
-	agentv1connect.AgentServiceMirrorProcedure:      true, // the whole set, each time
+	holdfastv1connect.ObjectServiceGetProcedure:         true,
+	holdfastv1connect.ObjectServiceListProcedure:        true,
+	holdfastv1connect.ObjectServiceKindsProcedure:       true,
+	holdfastv1connect.ObjectServiceSchemaProcedure:      true,
+	holdfastv1connect.ClusterServiceStatusProcedure:     true,
+	holdfastv1connect.AccessServiceWhoAmIProcedure:      true,
+	holdfastv1connect.AccessServiceCanIProcedure:        true,
+	holdfastv1connect.AccessServiceIssueTokenProcedure:  true, // nothing is kept of a token
+	holdfastv1connect.AccessServiceReviewTokenProcedure: true,
+	agentv1connect.AgentServiceRegisterProcedure:        true, // brings the Node up to date
+	agentv1connect.AgentServiceHeartbeatProcedure:       true, // renews a lease
+	agentv1connect.AgentServiceConfirmProcedure:         true,
+	agentv1connect.AgentServiceMirrorProcedure:          true, // the whole set, each time
 	// Complete statuses; the agent sends them in order, one report at a time.
 	agentv1connect.AgentServiceReportStatusProcedure: true,
 

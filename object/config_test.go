@@ -536,7 +536,7 @@ func TestInertConfig(t *testing.T) {
 	want := map[string]string{
 		"Service":               "Service default/x is stored, but nothing in this version sends traffic to its pods yet",
 		"EndpointSlice":         "EndpointSlice default/x is stored, but nothing in this version acts on it yet",
-		"ServiceAccount":        "ServiceAccount default/x is stored, but nothing in this version acts on it yet",
+		"ServiceAccount":        "",
 		"PersistentVolume":      "PersistentVolume x is stored, but nothing in this version acts on it yet",
 		"PersistentVolumeClaim": "PersistentVolumeClaim default/x is stored, but nothing in this version acts on it yet",
 		"StorageClass":          "StorageClass x is stored, but nothing in this version acts on it yet",

@@ -38,7 +38,7 @@ var kindCronJob = define(Resource{Group: "batch", Version: "v1", Kind: "CronJob"
 			defaultJobTemplate(&cj.Spec.JobTemplate.Spec)
 		},
 		validate: validateCronJob,
-		columns:  columns("NAME", "SCHEDULE", "TIMEZONE", "SUSPEND", "ACTIVE", "LAST SCHEDULE", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
+		columns:  columns("NAME", "SCHEDULE", "TIMEZONE", "SUSPEND", "ACTIVE:integer", "LAST SCHEDULE", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
 		row: func(cj *batchv1.CronJob, now time.Time) []string {
 			last := "<none>"
 			if t := cj.Status.LastScheduleTime; t != nil {

@@ -28,7 +28,7 @@ var kindCustomResourceDefinition = define(Resource{Group: "apiextensions.k8s.io"
 		defaults:       defaultCRD,
 		validate:       validateCRD,
 		validateUpdate: validateCRDUpdate,
-		columns:        columns("NAME", "CREATED AT"),
+		columns:        columns("NAME", "CREATED AT:date"),
 		row: func(crd *apiextensionsv1.CustomResourceDefinition, _ time.Time) []string {
 			return []string{crd.Name, crd.CreationTimestamp.UTC().Format(time.RFC3339)}
 		},

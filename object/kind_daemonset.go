@@ -28,7 +28,7 @@ var kindDaemonSet = define(Resource{Group: "apps", Version: "v1", Kind: "DaemonS
 		validateUpdate: func(ds, old *appsv1.DaemonSet) field.ErrorList {
 			return sameSelector(ds.Spec.Selector, old.Spec.Selector)
 		},
-		columns: columns("NAME", "DESIRED", "CURRENT", "READY", "UP-TO-DATE", "AVAILABLE", "NODE SELECTOR", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
+		columns: columns("NAME", "DESIRED:integer", "CURRENT:integer", "READY:integer", "UP-TO-DATE:integer", "AVAILABLE:integer", "NODE SELECTOR", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
 		row: func(ds *appsv1.DaemonSet, now time.Time) []string {
 			s := ds.Status
 			return append([]string{

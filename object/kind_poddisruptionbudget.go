@@ -21,7 +21,7 @@ var kindPodDisruptionBudget = define(Resource{Group: "policy", Version: "v1", Ki
 		validate: func(pdb *policyv1.PodDisruptionBudget) field.ErrorList {
 			return validateBudget(&pdb.Spec, field.NewPath("spec"))
 		},
-		columns: columns("NAME", "MIN AVAILABLE", "MAX UNAVAILABLE", "ALLOWED DISRUPTIONS", "AGE"),
+		columns: columns("NAME", "MIN AVAILABLE", "MAX UNAVAILABLE", "ALLOWED DISRUPTIONS:integer", "AGE"),
 		row: func(pdb *policyv1.PodDisruptionBudget, now time.Time) []string {
 			return []string{pdb.Name, budgetText(pdb.Spec.MinAvailable), budgetText(pdb.Spec.MaxUnavailable), itoa(pdb.Status.DisruptionsAllowed), ageOf(pdb, now)}
 		},

@@ -34,7 +34,7 @@ var kindPriorityClass = define(Resource{Group: "scheduling.k8s.io", Version: "v1
 			}
 			return errs
 		},
-		columns: columns("NAME", "VALUE", "GLOBAL-DEFAULT", "AGE", "PREEMPTIONPOLICY"),
+		columns: columns("NAME", "VALUE:integer", "GLOBAL-DEFAULT:boolean", "AGE", "PREEMPTIONPOLICY"),
 		row: func(pc *schedulingv1.PriorityClass, now time.Time) []string {
 			return []string{pc.Name, itoa(pc.Value), strconv.FormatBool(pc.GlobalDefault), ageOf(pc, now), valueOr(pc.PreemptionPolicy, "")}
 		},

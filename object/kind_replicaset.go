@@ -32,7 +32,7 @@ var kindReplicaSet = define(Resource{Group: "apps", Version: "v1", Kind: "Replic
 			return sameSelector(rs.Spec.Selector, old.Spec.Selector)
 		},
 		selectable: func(rs *appsv1.ReplicaSet, set fields.Set) { set["status.replicas"] = itoa(rs.Status.Replicas) },
-		columns:    columns("NAME", "DESIRED", "CURRENT", "READY", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
+		columns:    columns("NAME", "DESIRED:integer", "CURRENT:integer", "READY:integer", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
 		row: func(rs *appsv1.ReplicaSet, now time.Time) []string {
 			return append([]string{rs.Name, replicas(rs.Spec.Replicas), itoa(rs.Status.Replicas), itoa(rs.Status.ReadyReplicas), ageOf(rs, now)},
 				templateCells(&rs.Spec.Template, rs.Spec.Selector)...)

@@ -28,7 +28,7 @@ var kindReplicationController = define(Resource{Version: "v1", Kind: "Replicatio
 		selectable: func(rc *corev1.ReplicationController, set fields.Set) {
 			set["status.replicas"] = itoa(rc.Status.Replicas)
 		},
-		columns: columns("NAME", "DESIRED", "CURRENT", "READY", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
+		columns: columns("NAME", "DESIRED:integer", "CURRENT:integer", "READY:integer", "AGE", "|", "CONTAINERS", "IMAGES", "SELECTOR"),
 		row: func(rc *corev1.ReplicationController, now time.Time) []string {
 			template := rc.Spec.Template
 			if template == nil {

@@ -12,7 +12,6 @@ import (
 var kindServiceAccount = define(Resource{Version: "v1", Kind: "ServiceAccount", Plural: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"}, Namespaced: true},
 	func() *corev1.ServiceAccount { return new(corev1.ServiceAccount) },
 	rules[*corev1.ServiceAccount]{
-		inert: nothingActs,
 		supported: `
 			secrets
 			imagePullSecrets

@@ -72,7 +72,7 @@ const supportedButInit = `
 	schedulingGates
 	dnsPolicy
 	dnsConfig
-	schedulerName = default-scheduler
+	schedulerName
 	enableServiceLinks
 	securityContext.runAsNonRoot = false
 	securityContext.fsGroupChangePolicy

@@ -12,6 +12,7 @@ func (p *Peer) kubeHandler(api *apiserver.Server) http.Handler {
 	return kube.New(kube.Config{
 		Objects:   api.Objects(),
 		Pods:      api.Pods(),
+		Tokens:    api.Tokens(),
 		Usage:     api.Usage(),
 		Catalog:   api.Catalog,
 		Authorize: api.Authorize,

@@ -1,6 +1,6 @@
 // Package pki makes and checks the identities of a cluster: its certificate
-// authority, the certificates of peers, nodes and administrators, and the
-// tokens with which new machines join.
+// authority, the certificates of peers, nodes and administrators, the
+// tokens with which new machines join, and those of service accounts.
 //
 // # Identity
 //
@@ -30,6 +30,11 @@
 // may differ, for 90 days. [Credentials.RenewAfter] says when to renew.
 // Whoever holds the CA's key, which every peer does, renews with
 // [Credentials.Renew] and needs nobody for it.
+//
+// # Service accounts
+//
+// A pod's identity is a token, a JWT that [TokenKey.Sign] made: the key is derived
+// from the CA's, so all peers have it, and what one has signed every other accepts.
 //
 // # Out of scope
 //

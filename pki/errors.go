@@ -33,6 +33,9 @@ var (
 	// ErrReadable is returned for a private key that others can read.
 	ErrReadable = errors.New("private key is readable by others")
 
+	// ErrServiceAccountToken is returned by [TokenKey.Verify].
+	ErrServiceAccountToken = errors.New("service account token not valid")
+
 	// ErrToken is returned by ParseToken and ParseTokenCredential for a string
 	// that is not a token.
 	ErrToken = errors.New("not a Holdfast token")

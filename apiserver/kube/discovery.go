@@ -239,6 +239,7 @@ func (h *Handler) subresources(r object.Resource) []apidiscoveryv2.APISubresourc
 	case r.Plural == "pods":
 		// With its group: a client that does not find policy/v1 here deletes pods
 		// instead, whatever budget they have.
+		add("binding", "", "v1", "Binding", "create")
 		add("eviction", "policy", "v1", "Eviction", "create")
 		add("log", "", "v1", "Pod", "get")
 		for name, kind := range map[string]string{"exec": "PodExecOptions", "attach": "PodAttachOptions", "portforward": "PodPortForwardOptions"} {
@@ -246,6 +247,8 @@ func (h *Handler) subresources(r object.Resource) []apidiscoveryv2.APISubresourc
 				add(name, "", "v1", kind, "create", "get")
 			}
 		}
+	case r.Plural == "serviceaccounts":
+		add("token", "authentication.k8s.io", "v1", "TokenRequest", "create")
 	case r.Plural == "namespaces":
 		add("finalize", "", "v1", "Namespace", "update")
 	}
@@ -264,6 +267,7 @@ func (h *Handler) extras() []apidiscoveryv2.APIResourceDiscovery {
 			ResponseKind: &metav1.GroupVersionKind{Group: group, Version: v, Kind: kind},
 		})
 	}
+	add("", "v1", "bindings", "Binding", apidiscoveryv2.ScopeNamespace, "create")
 	add("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", apidiscoveryv2.ScopeCluster, "create")
 	add("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", apidiscoveryv2.ScopeCluster, "create")
 	add("authorization.k8s.io", "v1", "localsubjectaccessreviews", "LocalSubjectAccessReview", apidiscoveryv2.ScopeNamespace, "create")

@@ -132,5 +132,4 @@ func TestReviews(t *testing.T) {
 		t.Errorf("%v", a)
 	}
 	s.wantStatus(400, "BadRequest", "exactly one of", "POST", authz+"selfsubjectaccessreviews", `{}`)
-	s.wantStatus(501, "NotImplemented", "issues no tokens yet", "POST", "/api/v1/namespaces/default/serviceaccounts/default/token", `{}`)
 }

@@ -40,24 +40,27 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// inEnvelope encodes a struct of Kubernetes' API as typed clients do.
+func inEnvelope(t *testing.T, apiVersion, kind string, v interface{ Marshal() ([]byte, error) }) string {
+	t.Helper()
+	raw, err := v.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}, Raw: raw}
+	data, err := unknown.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "k8s\x00" + string(data)
+}
+
 // TestProtobufBothWays speaks protobuf as typed clients do: names from the URL are
 // filled in, and a resourceVersion in the body is a condition.
 func TestProtobufBothWays(t *testing.T) {
 	s := start(t)
 	const all = "/api/v1/namespaces/default/configmaps"
-	encode := func(c *corev1.ConfigMap) string {
-		t.Helper()
-		raw, err := c.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, Raw: raw}
-		data, err := unknown.Marshal()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return "k8s\x00" + string(data)
-	}
+	encode := func(c *corev1.ConfigMap) string { return inEnvelope(t, "v1", "ConfigMap", c) }
 	headers := []string{"Content-Type: " + protobuf, "Accept: " + protobuf + ",application/json"}
 	body := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Data: map[string]string{"a": "1"}}
 	a := s.want(201, "POST", all, encode(body), headers...)

@@ -30,6 +30,7 @@ type Objects interface {
 	Delete(context.Context, *holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error)
 	DeleteCollection(context.Context, *holdfastv1.DeleteCollectionRequest) (*holdfastv1.DeleteCollectionResponse, error)
 	Evict(context.Context, *holdfastv1.EvictRequest) (*holdfastv1.EvictResponse, error)
+	Bind(context.Context, *holdfastv1.BindRequest) (*holdfastv1.BindResponse, error)
 	Schema(context.Context, *holdfastv1.SchemaRequest) (*holdfastv1.SchemaResponse, error)
 }
 
@@ -40,6 +41,12 @@ type Pods interface {
 	Logs(context.Context, *holdfastv1.LogsRequest, apiserver.Replies[holdfastv1.LogsResponse]) error
 }
 
+// Tokens makes and checks the tokens of service accounts, in process, as Objects.
+type Tokens interface {
+	IssueToken(context.Context, *holdfastv1.IssueTokenRequest) (*holdfastv1.IssueTokenResponse, error)
+	ReviewToken(context.Context, *holdfastv1.ReviewTokenRequest) (*holdfastv1.ReviewTokenResponse, error)
+}
+
 // Check is one line of /readyz?verbose.
 type Check struct {
 	Name string
@@ -48,9 +55,10 @@ type Check struct {
 
 // Config says what a Handler is made of.
 type Config struct {
-	// Objects and Pods do the work. Required.
+	// Objects, Pods and Tokens do the work. Required.
 	Objects Objects
 	Pods    Pods
+	Tokens  Tokens
 	// Usage is what the metrics API is made of. It asks nobody whether the caller
 	// may, either. Optional: without it there is no such API.
 	Usage holdfastv1connect.UsageServiceHandler
@@ -86,8 +94,8 @@ type Handler struct {
 // New builds a Handler. It starts nothing. It panics if something required is not
 // set.
 func New(cfg Config) *Handler {
-	if cfg.Objects == nil || cfg.Pods == nil || cfg.Catalog == nil || cfg.Authorize == nil {
-		panic("kube: Config.Objects, Pods, Catalog and Authorize must be set")
+	if cfg.Objects == nil || cfg.Pods == nil || cfg.Tokens == nil || cfg.Catalog == nil || cfg.Authorize == nil {
+		panic("kube: Config.Objects, Pods, Tokens, Catalog and Authorize must be set")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -161,8 +169,8 @@ func (h *Handler) serve(w *response, r *http.Request) error {
 	case "/readyz":
 		return h.serveHealth(w, r, h.cfg.Ready)
 	}
-	if _, known := apiserver.CallerFrom(r.Context()); !known {
-		return apierrors.NewUnauthorized("a client certificate of this cluster is needed: `holdfast kubeconfig` writes a configuration that has one")
+	if err := apiserver.Stranger(r.Context()); err != nil {
+		return err
 	}
 	if err := refuseImpersonation(r.Header); err != nil {
 		return err
@@ -230,6 +238,14 @@ func (h *Handler) serveObjects(w *response, r *http.Request, catalog *object.Cat
 		}
 		c.accept = media{typ: negotiateType(r.Header.Values("Accept"))}
 		return review(c)
+	}
+	if at.group == "" && at.version == "v1" && at.plural == "bindings" && at.namespace != "" && at.name == "" {
+		if r.Method != http.MethodPost {
+			return c.notAllowed()
+		}
+		c.resource, _ = catalog.ForPlural("", "v1", "pods") // which a binding is about
+		c.accept = media{typ: negotiateType(r.Header.Values("Accept"))}
+		return c.bind("")
 	}
 	if at.group == metricsGroup && h.hasMetrics() {
 		return c.metrics()

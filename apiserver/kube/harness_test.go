@@ -51,13 +51,13 @@ func start(t testing.TB) *server {
 	s.now.Store(&now)
 	var uids atomic.Int64
 	api, err := apiserver.New(apiserver.Config{
-		Store: store, PeerID: "p1", ClusterID: "test", Version: "v0-test", Events: events,
+		Store: store, PeerID: "p1", ClusterID: "test", Version: "v0-test", Events: events, CA: ca,
 		Peers:  func() map[string]string { return map[string]string{"p1": "10.0.0.1:7443"} },
 		Now:    func() time.Time { return *s.now.Load() },
 		NewUID: func() string { return fmt.Sprint("uid-", uids.Add(1)) },
 		Kube: func(api *apiserver.Server) http.Handler {
 			return kube.New(kube.Config{
-				Objects: api.Objects(), Pods: api.Pods(), Catalog: api.Catalog, Authorize: api.Authorize,
+				Objects: api.Objects(), Pods: api.Pods(), Tokens: api.Tokens(), Catalog: api.Catalog, Authorize: api.Authorize,
 				Version: "v0-test", Ready: []kube.Check{{Name: "store", Run: api.Ready}},
 				Now:    func() time.Time { return s.now.Load().Add(time.Minute) },
 				Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),

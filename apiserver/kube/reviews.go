@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-io/holdfast/apiserver"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 // reviews are the questions that are asked by creating something which is not
@@ -36,28 +37,42 @@ func (c *call) whoAmI() error {
 	caller, _ := apiserver.CallerFrom(c.r.Context())
 	review.TypeMeta = metav1.TypeMeta{Kind: "SelfSubjectReview", APIVersion: authenticationv1.SchemeGroupVersion.String()}
 	review.CreationTimestamp = metav1.NewTime(c.now())
-	review.Status.UserInfo = authenticationv1.UserInfo{Username: caller.Name, Groups: caller.Groups}
-	for name, values := range caller.Extra {
-		if review.Status.UserInfo.Extra == nil {
-			review.Status.UserInfo.Extra = make(map[string]authenticationv1.ExtraValue)
-		}
-		review.Status.UserInfo.Extra[name] = values
-	}
+	review.Status.UserInfo = userInfo(caller)
 	return c.structure(http.StatusCreated, review)
 }
 
-// tokenReview knows no token yet.
+// tokenReview says whose a token is.
 func (c *call) tokenReview() error {
 	review := &authenticationv1.TokenReview{}
 	if err := c.decodeInto(review, "TokenReview"); err != nil {
 		return err
 	}
-	if err := c.mayReview(); err != nil {
-		return err
+	resp, err := c.cfg.Tokens.ReviewToken(c.r.Context(), &holdfastv1.ReviewTokenRequest{Token: review.Spec.Token, Audiences: review.Spec.Audiences})
+	if err != nil {
+		return c.failed(err)
 	}
 	review.TypeMeta = metav1.TypeMeta{Kind: "TokenReview", APIVersion: authenticationv1.SchemeGroupVersion.String()}
-	review.Status = authenticationv1.TokenReviewStatus{Error: "this cluster issues no tokens yet"}
+	review.Status = authenticationv1.TokenReviewStatus{Authenticated: resp.GetAuthenticated(), Error: resp.GetReason(), Audiences: resp.GetAudiences()}
+	if resp.GetAuthenticated() {
+		extra := make(map[string][]string, len(resp.GetExtra()))
+		for name, values := range resp.GetExtra() {
+			extra[name] = values.GetValues()
+		}
+		review.Status.User = userInfo(apiserver.Caller{Name: resp.GetName(), UID: resp.GetUid(), Groups: resp.GetGroups(), Extra: extra})
+	}
 	return c.structure(http.StatusCreated, review)
+}
+
+// userInfo is somebody in Kubernetes' words.
+func userInfo(caller apiserver.Caller) authenticationv1.UserInfo {
+	info := authenticationv1.UserInfo{Username: caller.Name, UID: caller.UID, Groups: caller.Groups}
+	for name, values := range caller.Extra {
+		if info.Extra == nil {
+			info.Extra = make(map[string]authenticationv1.ExtraValue)
+		}
+		info.Extra[name] = values
+	}
+	return info
 }
 
 // mayReview asks whether the caller may ask about others.

@@ -1,12 +1,14 @@
 package kube
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,7 +51,7 @@ func (c *call) subresource() error {
 		}
 	case "/serviceaccounts/token":
 		if method == http.MethodPost {
-			return notYet("this cluster issues no tokens yet: use a client certificate (`holdfast kubeconfig`)")
+			return c.issueToken()
 		}
 	case "/pods/log":
 		if method == http.MethodGet {
@@ -61,7 +63,7 @@ func (c *call) subresource() error {
 		}
 	case "/pods/binding":
 		if method == http.MethodPost {
-			return notYet("pods cannot be bound through the API yet: Holdfast's scheduler binds them, or spec.nodeName does when a pod is created")
+			return c.bind(c.at.name)
 		}
 	case "/pods/ephemeralcontainers":
 		switch method {
@@ -167,6 +169,36 @@ func (c *call) evict() error {
 		}
 	}
 	resp, err := c.cfg.Objects.Evict(c.r.Context(), req)
+	if err != nil {
+		return c.failed(err)
+	}
+	c.answered(resp.GetAnswer())
+	return c.success(http.StatusCreated, nil)
+}
+
+// bind puts a pod onto a node. The pod is the URL's, or else the body's.
+func (c *call) bind(name string) error {
+	binding := &corev1.Binding{}
+	if err := c.decodeInto(binding, "Binding"); err != nil {
+		return err
+	}
+	switch target := binding.Target; {
+	case name != "" && binding.Name != "" && binding.Name != name:
+		return apierrors.NewBadRequest(fmt.Sprintf("name in URL does not match name in Binding object: %q and %q", name, binding.Name))
+	case binding.Namespace != "" && binding.Namespace != c.at.namespace:
+		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the provided object does not match the namespace sent on the request: %s and %s", binding.Namespace, c.at.namespace))
+	case target.Kind != "" && target.Kind != "Node":
+		return apierrors.NewBadRequest(fmt.Sprintf("target.kind is %q: a pod is bound to a Node", target.Kind))
+	case target.Name == "":
+		return apierrors.NewBadRequest("target.name: Required value: name the node")
+	}
+	c.at.name = cmp.Or(name, binding.Name)
+	if c.at.name == "" {
+		return apierrors.NewBadRequest("metadata.name: Required value: name the pod")
+	}
+	resp, err := c.cfg.Objects.Bind(c.r.Context(), &holdfastv1.BindRequest{
+		Namespace: c.at.namespace, Name: c.at.name, Uid: string(binding.UID), Node: binding.Target.Name, Annotations: binding.Annotations, DryRun: c.query.dryRun,
+	})
 	if err != nil {
 		return c.failed(err)
 	}

@@ -3,6 +3,7 @@ package kube
 import (
 	"cmp"
 	"encoding/json"
+	"math"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -80,11 +81,21 @@ func definitions(columns []object.Column) []metav1.TableColumnDefinition {
 	return out
 }
 
-// cellOf gives a cell the type that its column has.
+// cellOf gives a cell the type that its column has. What is shown where there is no
+// value, such as "<none>", stays text, as Kubernetes has it.
 func cellOf(text, typ string) any {
-	if typ == "integer" {
+	switch typ {
+	case "integer":
 		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 			return n
+		}
+	case "number":
+		if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
+			return f
+		}
+	case "boolean":
+		if b, err := strconv.ParseBool(text); err == nil {
+			return b
 		}
 	}
 	return text

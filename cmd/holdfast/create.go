@@ -166,7 +166,7 @@ apply takes both. Like apply, create waits for what runs something.
 	for _, g := range secretGenerators() {
 		secret.AddCommand(a.generatorCommand(g))
 	}
-	cmd.AddCommand(service, secret)
+	cmd.AddCommand(service, secret, a.createTokenCommand())
 	return cmd
 }
 

@@ -26,6 +26,7 @@ var changing = []struct {
 	of *regexp.Regexp
 	to string
 }{
+	{regexp.MustCompile(`eyJ[\w-]+\.eyJ[\w-]+\.[\w-]+`), "JWT"},
 	{regexp.MustCompile(`/tmp/holdfast-edit-\d+`), "/tmp/holdfast-edit-X"},
 	{regexp.MustCompile(`\b([a-z]+)-[bcdf0-9][bcdfghjklmnpqrstvwxz0-9]{5,9}(-[bcdfghjklmnpqrstvwxz2456789]{5})?\b`), "$1-X"},
 	{regexp.MustCompile(`revision \d{2,}`), "revision R"},

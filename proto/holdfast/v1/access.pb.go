@@ -9,6 +9,8 @@ package holdfastv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -263,11 +265,408 @@ func (x *CanIResponse) GetReason() string {
 	return ""
 }
 
+type IssueTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: "default".
+	Namespace      string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	ServiceAccount string `protobuf:"bytes,2,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	// Whom the token is for. Empty: the cluster's own API.
+	Audiences []string `protobuf:"bytes,3,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// How long it is good: 10 minutes at least, 90 days at most. Unset: 1 hour.
+	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// The token is good no longer than this object lives. Optional.
+	Binding       *TokenBinding `protobuf:"bytes,5,opt,name=binding,proto3" json:"binding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueTokenRequest) Reset() {
+	*x = IssueTokenRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueTokenRequest) ProtoMessage() {}
+
+func (x *IssueTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueTokenRequest.ProtoReflect.Descriptor instead.
+func (*IssueTokenRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *IssueTokenRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *IssueTokenRequest) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *IssueTokenRequest) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *IssueTokenRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *IssueTokenRequest) GetBinding() *TokenBinding {
+	if x != nil {
+		return x.Binding
+	}
+	return nil
+}
+
+// TokenBinding names what a token is bound to.
+type TokenBinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "Pod", "Secret" or "Node".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: that of the object as it is now.
+	Uid           string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenBinding) Reset() {
+	*x = TokenBinding{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenBinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenBinding) ProtoMessage() {}
+
+func (x *TokenBinding) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenBinding.ProtoReflect.Descriptor instead.
+func (*TokenBinding) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TokenBinding) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TokenBinding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenBinding) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+type IssueTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A secret.
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	Answer        *Answer                `protobuf:"bytes,3,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueTokenResponse) Reset() {
+	*x = IssueTokenResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueTokenResponse) ProtoMessage() {}
+
+func (x *IssueTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueTokenResponse.ProtoReflect.Descriptor instead.
+func (*IssueTokenResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *IssueTokenResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *IssueTokenResponse) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *IssueTokenResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+type ReviewTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// Who asks: the token must be for one of these. Empty: the cluster's own API.
+	Audiences     []string `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewTokenRequest) Reset() {
+	*x = ReviewTokenRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewTokenRequest) ProtoMessage() {}
+
+func (x *ReviewTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewTokenRequest.ProtoReflect.Descriptor instead.
+func (*ReviewTokenRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReviewTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ReviewTokenRequest) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+type ReviewTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Authenticated bool                   `protobuf:"varint,1,opt,name=authenticated,proto3" json:"authenticated,omitempty"`
+	// Why not, for people.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// "system:serviceaccount:default:web".
+	Name   string   `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Uid    string   `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	Groups []string `protobuf:"bytes,5,rep,name=groups,proto3" json:"groups,omitempty"`
+	// What else is known, by name: "authentication.kubernetes.io/pod-name".
+	Extra map[string]*ReviewTokenResponse_Values `protobuf:"bytes,6,rep,name=extra,proto3" json:"extra,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Those of the request's audiences that the token is for.
+	Audiences     []string `protobuf:"bytes,7,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewTokenResponse) Reset() {
+	*x = ReviewTokenResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewTokenResponse) ProtoMessage() {}
+
+func (x *ReviewTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewTokenResponse.ProtoReflect.Descriptor instead.
+func (*ReviewTokenResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReviewTokenResponse) GetAuthenticated() bool {
+	if x != nil {
+		return x.Authenticated
+	}
+	return false
+}
+
+func (x *ReviewTokenResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReviewTokenResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReviewTokenResponse) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ReviewTokenResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ReviewTokenResponse) GetExtra() map[string]*ReviewTokenResponse_Values {
+	if x != nil {
+		return x.Extra
+	}
+	return nil
+}
+
+func (x *ReviewTokenResponse) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+type ReviewTokenResponse_Values struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        []string               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewTokenResponse_Values) Reset() {
+	*x = ReviewTokenResponse_Values{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewTokenResponse_Values) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewTokenResponse_Values) ProtoMessage() {}
+
+func (x *ReviewTokenResponse_Values) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewTokenResponse_Values.ProtoReflect.Descriptor instead.
+func (*ReviewTokenResponse_Values) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{8, 1}
+}
+
+func (x *ReviewTokenResponse_Values) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 var File_holdfast_v1_access_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x18holdfast/v1/access.proto\x12\vholdfast.v1\"\x0f\n" +
+	"\x18holdfast/v1/access.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/objects.proto\"\x0f\n" +
 	"\rWhoAmIRequest\"<\n" +
 	"\x0eWhoAmIResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
@@ -282,10 +681,44 @@ const file_holdfast_v1_access_proto_rawDesc = "" +
 	"\x04path\x18\a \x01(\tR\x04path\"@\n" +
 	"\fCanIResponse\x12\x18\n" +
 	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason2\x8f\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xe4\x01\n" +
+	"\x11IssueTokenRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12'\n" +
+	"\x0fservice_account\x18\x02 \x01(\tR\x0eserviceAccount\x12\x1c\n" +
+	"\taudiences\x18\x03 \x03(\tR\taudiences\x125\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x123\n" +
+	"\abinding\x18\x05 \x01(\v2\x19.holdfast.v1.TokenBindingR\abinding\"H\n" +
+	"\fTokenBinding\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\"\x8d\x01\n" +
+	"\x12IssueTokenResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12+\n" +
+	"\x06answer\x18\x03 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"H\n" +
+	"\x12ReviewTokenRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1c\n" +
+	"\taudiences\x18\x02 \x03(\tR\taudiences\"\xf7\x02\n" +
+	"\x13ReviewTokenResponse\x12$\n" +
+	"\rauthenticated\x18\x01 \x01(\bR\rauthenticated\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06groups\x18\x05 \x03(\tR\x06groups\x12A\n" +
+	"\x05extra\x18\x06 \x03(\v2+.holdfast.v1.ReviewTokenResponse.ExtraEntryR\x05extra\x12\x1c\n" +
+	"\taudiences\x18\a \x03(\tR\taudiences\x1aa\n" +
+	"\n" +
+	"ExtraEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12=\n" +
+	"\x05value\x18\x02 \x01(\v2'.holdfast.v1.ReviewTokenResponse.ValuesR\x05value:\x028\x01\x1a \n" +
+	"\x06Values\x12\x16\n" +
+	"\x06values\x18\x01 \x03(\tR\x06values2\xb0\x02\n" +
 	"\rAccessService\x12A\n" +
 	"\x06WhoAmI\x12\x1a.holdfast.v1.WhoAmIRequest\x1a\x1b.holdfast.v1.WhoAmIResponse\x12;\n" +
-	"\x04CanI\x12\x18.holdfast.v1.CanIRequest\x1a\x19.holdfast.v1.CanIResponseB\xa9\x01\n" +
+	"\x04CanI\x12\x18.holdfast.v1.CanIRequest\x1a\x19.holdfast.v1.CanIResponse\x12M\n" +
+	"\n" +
+	"IssueToken\x12\x1e.holdfast.v1.IssueTokenRequest\x1a\x1f.holdfast.v1.IssueTokenResponse\x12P\n" +
+	"\vReviewToken\x12\x1f.holdfast.v1.ReviewTokenRequest\x1a .holdfast.v1.ReviewTokenResponseB\xa9\x01\n" +
 	"\x0fcom.holdfast.v1B\vAccessProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
 var (
@@ -300,23 +733,43 @@ func file_holdfast_v1_access_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_access_proto_rawDescData
 }
 
-var file_holdfast_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_holdfast_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_holdfast_v1_access_proto_goTypes = []any{
-	(*WhoAmIRequest)(nil),  // 0: holdfast.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil), // 1: holdfast.v1.WhoAmIResponse
-	(*CanIRequest)(nil),    // 2: holdfast.v1.CanIRequest
-	(*CanIResponse)(nil),   // 3: holdfast.v1.CanIResponse
+	(*WhoAmIRequest)(nil),              // 0: holdfast.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),             // 1: holdfast.v1.WhoAmIResponse
+	(*CanIRequest)(nil),                // 2: holdfast.v1.CanIRequest
+	(*CanIResponse)(nil),               // 3: holdfast.v1.CanIResponse
+	(*IssueTokenRequest)(nil),          // 4: holdfast.v1.IssueTokenRequest
+	(*TokenBinding)(nil),               // 5: holdfast.v1.TokenBinding
+	(*IssueTokenResponse)(nil),         // 6: holdfast.v1.IssueTokenResponse
+	(*ReviewTokenRequest)(nil),         // 7: holdfast.v1.ReviewTokenRequest
+	(*ReviewTokenResponse)(nil),        // 8: holdfast.v1.ReviewTokenResponse
+	nil,                                // 9: holdfast.v1.ReviewTokenResponse.ExtraEntry
+	(*ReviewTokenResponse_Values)(nil), // 10: holdfast.v1.ReviewTokenResponse.Values
+	(*durationpb.Duration)(nil),        // 11: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
+	(*Answer)(nil),                     // 13: holdfast.v1.Answer
 }
 var file_holdfast_v1_access_proto_depIdxs = []int32{
-	0, // 0: holdfast.v1.AccessService.WhoAmI:input_type -> holdfast.v1.WhoAmIRequest
-	2, // 1: holdfast.v1.AccessService.CanI:input_type -> holdfast.v1.CanIRequest
-	1, // 2: holdfast.v1.AccessService.WhoAmI:output_type -> holdfast.v1.WhoAmIResponse
-	3, // 3: holdfast.v1.AccessService.CanI:output_type -> holdfast.v1.CanIResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	11, // 0: holdfast.v1.IssueTokenRequest.lifetime:type_name -> google.protobuf.Duration
+	5,  // 1: holdfast.v1.IssueTokenRequest.binding:type_name -> holdfast.v1.TokenBinding
+	12, // 2: holdfast.v1.IssueTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	13, // 3: holdfast.v1.IssueTokenResponse.answer:type_name -> holdfast.v1.Answer
+	9,  // 4: holdfast.v1.ReviewTokenResponse.extra:type_name -> holdfast.v1.ReviewTokenResponse.ExtraEntry
+	10, // 5: holdfast.v1.ReviewTokenResponse.ExtraEntry.value:type_name -> holdfast.v1.ReviewTokenResponse.Values
+	0,  // 6: holdfast.v1.AccessService.WhoAmI:input_type -> holdfast.v1.WhoAmIRequest
+	2,  // 7: holdfast.v1.AccessService.CanI:input_type -> holdfast.v1.CanIRequest
+	4,  // 8: holdfast.v1.AccessService.IssueToken:input_type -> holdfast.v1.IssueTokenRequest
+	7,  // 9: holdfast.v1.AccessService.ReviewToken:input_type -> holdfast.v1.ReviewTokenRequest
+	1,  // 10: holdfast.v1.AccessService.WhoAmI:output_type -> holdfast.v1.WhoAmIResponse
+	3,  // 11: holdfast.v1.AccessService.CanI:output_type -> holdfast.v1.CanIResponse
+	6,  // 12: holdfast.v1.AccessService.IssueToken:output_type -> holdfast.v1.IssueTokenResponse
+	8,  // 13: holdfast.v1.AccessService.ReviewToken:output_type -> holdfast.v1.ReviewTokenResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_access_proto_init() }
@@ -324,13 +777,14 @@ func file_holdfast_v1_access_proto_init() {
 	if File_holdfast_v1_access_proto != nil {
 		return
 	}
+	file_holdfast_v1_objects_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_access_proto_rawDesc), len(file_holdfast_v1_access_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

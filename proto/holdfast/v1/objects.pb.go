@@ -2491,6 +2491,136 @@ func (x *EvictResponse) GetAnswer() *Answer {
 	return nil
 }
 
+type BindRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The pod's, if it must be that one.
+	Uid  string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// Added to the pod's.
+	Annotations   map[string]string `protobuf:"bytes,5,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	DryRun        bool              `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BindRequest) Reset() {
+	*x = BindRequest{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindRequest) ProtoMessage() {}
+
+func (x *BindRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BindRequest.ProtoReflect.Descriptor instead.
+func (*BindRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *BindRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *BindRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BindRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *BindRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *BindRequest) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
+func (x *BindRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type BindResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answer        *Answer                `protobuf:"bytes,1,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BindResponse) Reset() {
+	*x = BindResponse{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindResponse) ProtoMessage() {}
+
+func (x *BindResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BindResponse.ProtoReflect.Descriptor instead.
+func (*BindResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *BindResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
 type KindsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2499,7 +2629,7 @@ type KindsRequest struct {
 
 func (x *KindsRequest) Reset() {
 	*x = KindsRequest{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2511,7 +2641,7 @@ func (x *KindsRequest) String() string {
 func (*KindsRequest) ProtoMessage() {}
 
 func (x *KindsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[28]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2524,7 +2654,7 @@ func (x *KindsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KindsRequest.ProtoReflect.Descriptor instead.
 func (*KindsRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 // Resource is a kind and its names.
@@ -2546,7 +2676,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2688,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[29]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2701,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Resource) GetKind() *Kind {
@@ -2640,7 +2770,7 @@ type KindsResponse struct {
 
 func (x *KindsResponse) Reset() {
 	*x = KindsResponse{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +2782,7 @@ func (x *KindsResponse) String() string {
 func (*KindsResponse) ProtoMessage() {}
 
 func (x *KindsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[30]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +2795,7 @@ func (x *KindsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KindsResponse.ProtoReflect.Descriptor instead.
 func (*KindsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{30}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *KindsResponse) GetResources() []*Resource {
@@ -2693,7 +2823,7 @@ type SchemaRequest struct {
 
 func (x *SchemaRequest) Reset() {
 	*x = SchemaRequest{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2835,7 @@ func (x *SchemaRequest) String() string {
 func (*SchemaRequest) ProtoMessage() {}
 
 func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[31]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2848,7 @@ func (x *SchemaRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchemaRequest.ProtoReflect.Descriptor instead.
 func (*SchemaRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{31}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SchemaRequest) GetGroup() string {
@@ -2747,7 +2877,7 @@ type SchemaResponse struct {
 
 func (x *SchemaResponse) Reset() {
 	*x = SchemaResponse{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2889,7 @@ func (x *SchemaResponse) String() string {
 func (*SchemaResponse) ProtoMessage() {}
 
 func (x *SchemaResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[32]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2902,7 @@ func (x *SchemaResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchemaResponse.ProtoReflect.Descriptor instead.
 func (*SchemaResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{32}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SchemaResponse) GetDocument() []byte {
@@ -2799,7 +2929,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2941,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[33]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2954,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{33}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SessionRequest) GetCalls() []*Call {
@@ -2853,7 +2983,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[34]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2865,7 +2995,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[34]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2878,7 +3008,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{34}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Call) GetId() uint64 {
@@ -2998,7 +3128,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[35]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3140,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[35]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3153,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{35}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SessionResponse) GetReplies() []*Reply {
@@ -3052,7 +3182,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[36]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3194,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[36]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3207,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{36}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Reply) GetId() uint64 {
@@ -3217,7 +3347,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[37]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3359,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[37]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3372,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{37}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Failure) GetCode() string {
@@ -3431,6 +3561,18 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x03R\brevision\"<\n" +
 	"\rEvictResponse\x12+\n" +
+	"\x06answer\x18\x01 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\x8b\x02\n" +
+	"\vBindRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12K\n" +
+	"\vannotations\x18\x05 \x03(\v2).holdfast.v1.BindRequest.AnnotationsEntryR\vannotations\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\";\n" +
+	"\fBindResponse\x12+\n" +
 	"\x06answer\x18\x01 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\x0e\n" +
 	"\fKindsRequest\"\x82\x02\n" +
 	"\bResource\x12%\n" +
@@ -3515,7 +3657,7 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x17PROPAGATION_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16PROPAGATION_BACKGROUND\x10\x01\x12\x1a\n" +
 	"\x16PROPAGATION_FOREGROUND\x10\x02\x12\x16\n" +
-	"\x12PROPAGATION_ORPHAN\x10\x032\xff\x06\n" +
+	"\x12PROPAGATION_ORPHAN\x10\x032\xbc\a\n" +
 	"\rObjectService\x128\n" +
 	"\x03Get\x12\x17.holdfast.v1.GetRequest\x1a\x18.holdfast.v1.GetResponse\x12;\n" +
 	"\x04List\x12\x18.holdfast.v1.ListRequest\x1a\x19.holdfast.v1.ListResponse\x12@\n" +
@@ -3526,7 +3668,8 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x05Apply\x12\x19.holdfast.v1.ApplyRequest\x1a\x1a.holdfast.v1.ApplyResponse\x12A\n" +
 	"\x06Delete\x12\x1a.holdfast.v1.DeleteRequest\x1a\x1b.holdfast.v1.DeleteResponse\x12_\n" +
 	"\x10DeleteCollection\x12$.holdfast.v1.DeleteCollectionRequest\x1a%.holdfast.v1.DeleteCollectionResponse\x12>\n" +
-	"\x05Evict\x12\x19.holdfast.v1.EvictRequest\x1a\x1a.holdfast.v1.EvictResponse\x12>\n" +
+	"\x05Evict\x12\x19.holdfast.v1.EvictRequest\x1a\x1a.holdfast.v1.EvictResponse\x12;\n" +
+	"\x04Bind\x12\x18.holdfast.v1.BindRequest\x1a\x19.holdfast.v1.BindResponse\x12>\n" +
 	"\x05Kinds\x12\x19.holdfast.v1.KindsRequest\x1a\x1a.holdfast.v1.KindsResponse\x12A\n" +
 	"\x06Schema\x12\x1a.holdfast.v1.SchemaRequest\x1a\x1b.holdfast.v1.SchemaResponse\x12H\n" +
 	"\aSession\x12\x1b.holdfast.v1.SessionRequest\x1a\x1c.holdfast.v1.SessionResponse(\x010\x01B\xaa\x01\n" +
@@ -3545,7 +3688,7 @@ func file_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_holdfast_v1_objects_proto_goTypes = []any{
 	(Consistency)(0),                 // 0: holdfast.v1.Consistency
 	(Encoding)(0),                    // 1: holdfast.v1.Encoding
@@ -3581,28 +3724,31 @@ var file_holdfast_v1_objects_proto_goTypes = []any{
 	(*DeleteCollectionResponse)(nil), // 31: holdfast.v1.DeleteCollectionResponse
 	(*EvictRequest)(nil),             // 32: holdfast.v1.EvictRequest
 	(*EvictResponse)(nil),            // 33: holdfast.v1.EvictResponse
-	(*KindsRequest)(nil),             // 34: holdfast.v1.KindsRequest
-	(*Resource)(nil),                 // 35: holdfast.v1.Resource
-	(*KindsResponse)(nil),            // 36: holdfast.v1.KindsResponse
-	(*SchemaRequest)(nil),            // 37: holdfast.v1.SchemaRequest
-	(*SchemaResponse)(nil),           // 38: holdfast.v1.SchemaResponse
-	(*SessionRequest)(nil),           // 39: holdfast.v1.SessionRequest
-	(*Call)(nil),                     // 40: holdfast.v1.Call
-	(*SessionResponse)(nil),          // 41: holdfast.v1.SessionResponse
-	(*Reply)(nil),                    // 42: holdfast.v1.Reply
-	(*Failure)(nil),                  // 43: holdfast.v1.Failure
-	(*durationpb.Duration)(nil),      // 44: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 45: google.protobuf.Timestamp
-	(*anypb.Any)(nil),                // 46: google.protobuf.Any
+	(*BindRequest)(nil),              // 34: holdfast.v1.BindRequest
+	(*BindResponse)(nil),             // 35: holdfast.v1.BindResponse
+	(*KindsRequest)(nil),             // 36: holdfast.v1.KindsRequest
+	(*Resource)(nil),                 // 37: holdfast.v1.Resource
+	(*KindsResponse)(nil),            // 38: holdfast.v1.KindsResponse
+	(*SchemaRequest)(nil),            // 39: holdfast.v1.SchemaRequest
+	(*SchemaResponse)(nil),           // 40: holdfast.v1.SchemaResponse
+	(*SessionRequest)(nil),           // 41: holdfast.v1.SessionRequest
+	(*Call)(nil),                     // 42: holdfast.v1.Call
+	(*SessionResponse)(nil),          // 43: holdfast.v1.SessionResponse
+	(*Reply)(nil),                    // 44: holdfast.v1.Reply
+	(*Failure)(nil),                  // 45: holdfast.v1.Failure
+	nil,                              // 46: holdfast.v1.BindRequest.AnnotationsEntry
+	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 48: google.protobuf.Timestamp
+	(*anypb.Any)(nil),                // 49: google.protobuf.Any
 }
 var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	0,  // 0: holdfast.v1.ReadOptions.consistency:type_name -> holdfast.v1.Consistency
-	44, // 1: holdfast.v1.ReadOptions.max_age:type_name -> google.protobuf.Duration
-	44, // 2: holdfast.v1.Answer.age:type_name -> google.protobuf.Duration
-	44, // 3: holdfast.v1.Answer.cut_off:type_name -> google.protobuf.Duration
+	47, // 1: holdfast.v1.ReadOptions.max_age:type_name -> google.protobuf.Duration
+	47, // 2: holdfast.v1.Answer.age:type_name -> google.protobuf.Duration
+	47, // 3: holdfast.v1.Answer.cut_off:type_name -> google.protobuf.Duration
 	8,  // 4: holdfast.v1.Object.kind:type_name -> holdfast.v1.Kind
 	1,  // 5: holdfast.v1.Object.encoding:type_name -> holdfast.v1.Encoding
-	44, // 6: holdfast.v1.ErrorInfo.retry_after:type_name -> google.protobuf.Duration
+	47, // 6: holdfast.v1.ErrorInfo.retry_after:type_name -> google.protobuf.Duration
 	8,  // 7: holdfast.v1.GetRequest.kind:type_name -> holdfast.v1.Kind
 	6,  // 8: holdfast.v1.GetRequest.read:type_name -> holdfast.v1.ReadOptions
 	1,  // 9: holdfast.v1.GetRequest.encoding:type_name -> holdfast.v1.Encoding
@@ -3616,7 +3762,7 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	8,  // 17: holdfast.v1.WatchRequest.kind:type_name -> holdfast.v1.Kind
 	1,  // 18: holdfast.v1.WatchRequest.encoding:type_name -> holdfast.v1.Encoding
 	6,  // 19: holdfast.v1.WatchRequest.read:type_name -> holdfast.v1.ReadOptions
-	44, // 20: holdfast.v1.WatchRequest.bookmark_interval:type_name -> google.protobuf.Duration
+	47, // 20: holdfast.v1.WatchRequest.bookmark_interval:type_name -> google.protobuf.Duration
 	2,  // 21: holdfast.v1.Change.type:type_name -> holdfast.v1.ChangeType
 	9,  // 22: holdfast.v1.Change.object:type_name -> holdfast.v1.Object
 	17, // 23: holdfast.v1.WatchResponse.changes:type_name -> holdfast.v1.Change
@@ -3639,70 +3785,74 @@ var file_holdfast_v1_objects_proto_depIdxs = []int32{
 	26, // 40: holdfast.v1.ApplyResponse.results:type_name -> holdfast.v1.ApplyResult
 	7,  // 41: holdfast.v1.ApplyResponse.answer:type_name -> holdfast.v1.Answer
 	8,  // 42: holdfast.v1.DeleteRequest.kind:type_name -> holdfast.v1.Kind
-	44, // 43: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
+	47, // 43: holdfast.v1.DeleteRequest.grace_period:type_name -> google.protobuf.Duration
 	5,  // 44: holdfast.v1.DeleteRequest.propagation:type_name -> holdfast.v1.Propagation
 	1,  // 45: holdfast.v1.DeleteRequest.encoding:type_name -> holdfast.v1.Encoding
 	9,  // 46: holdfast.v1.DeleteResponse.object:type_name -> holdfast.v1.Object
 	7,  // 47: holdfast.v1.DeleteResponse.answer:type_name -> holdfast.v1.Answer
-	45, // 48: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
+	48, // 48: holdfast.v1.DeleteResponse.deadline:type_name -> google.protobuf.Timestamp
 	8,  // 49: holdfast.v1.DeleteCollectionRequest.kind:type_name -> holdfast.v1.Kind
-	44, // 50: holdfast.v1.DeleteCollectionRequest.grace_period:type_name -> google.protobuf.Duration
+	47, // 50: holdfast.v1.DeleteCollectionRequest.grace_period:type_name -> google.protobuf.Duration
 	5,  // 51: holdfast.v1.DeleteCollectionRequest.propagation:type_name -> holdfast.v1.Propagation
 	1,  // 52: holdfast.v1.DeleteCollectionRequest.encoding:type_name -> holdfast.v1.Encoding
 	9,  // 53: holdfast.v1.DeleteCollectionResponse.objects:type_name -> holdfast.v1.Object
 	7,  // 54: holdfast.v1.DeleteCollectionResponse.answer:type_name -> holdfast.v1.Answer
-	44, // 55: holdfast.v1.EvictRequest.grace_period:type_name -> google.protobuf.Duration
+	47, // 55: holdfast.v1.EvictRequest.grace_period:type_name -> google.protobuf.Duration
 	7,  // 56: holdfast.v1.EvictResponse.answer:type_name -> holdfast.v1.Answer
-	8,  // 57: holdfast.v1.Resource.kind:type_name -> holdfast.v1.Kind
-	35, // 58: holdfast.v1.KindsResponse.resources:type_name -> holdfast.v1.Resource
-	7,  // 59: holdfast.v1.KindsResponse.answer:type_name -> holdfast.v1.Answer
-	40, // 60: holdfast.v1.SessionRequest.calls:type_name -> holdfast.v1.Call
-	12, // 61: holdfast.v1.Call.get:type_name -> holdfast.v1.GetRequest
-	19, // 62: holdfast.v1.Call.create:type_name -> holdfast.v1.CreateRequest
-	21, // 63: holdfast.v1.Call.update:type_name -> holdfast.v1.UpdateRequest
-	23, // 64: holdfast.v1.Call.patch:type_name -> holdfast.v1.PatchRequest
-	25, // 65: holdfast.v1.Call.apply:type_name -> holdfast.v1.ApplyRequest
-	28, // 66: holdfast.v1.Call.delete:type_name -> holdfast.v1.DeleteRequest
-	42, // 67: holdfast.v1.SessionResponse.replies:type_name -> holdfast.v1.Reply
-	13, // 68: holdfast.v1.Reply.get:type_name -> holdfast.v1.GetResponse
-	20, // 69: holdfast.v1.Reply.create:type_name -> holdfast.v1.CreateResponse
-	22, // 70: holdfast.v1.Reply.update:type_name -> holdfast.v1.UpdateResponse
-	24, // 71: holdfast.v1.Reply.patch:type_name -> holdfast.v1.PatchResponse
-	27, // 72: holdfast.v1.Reply.apply:type_name -> holdfast.v1.ApplyResponse
-	29, // 73: holdfast.v1.Reply.delete:type_name -> holdfast.v1.DeleteResponse
-	43, // 74: holdfast.v1.Reply.failure:type_name -> holdfast.v1.Failure
-	46, // 75: holdfast.v1.Failure.details:type_name -> google.protobuf.Any
-	12, // 76: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
-	14, // 77: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
-	16, // 78: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
-	19, // 79: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
-	21, // 80: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
-	23, // 81: holdfast.v1.ObjectService.Patch:input_type -> holdfast.v1.PatchRequest
-	25, // 82: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
-	28, // 83: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
-	30, // 84: holdfast.v1.ObjectService.DeleteCollection:input_type -> holdfast.v1.DeleteCollectionRequest
-	32, // 85: holdfast.v1.ObjectService.Evict:input_type -> holdfast.v1.EvictRequest
-	34, // 86: holdfast.v1.ObjectService.Kinds:input_type -> holdfast.v1.KindsRequest
-	37, // 87: holdfast.v1.ObjectService.Schema:input_type -> holdfast.v1.SchemaRequest
-	39, // 88: holdfast.v1.ObjectService.Session:input_type -> holdfast.v1.SessionRequest
-	13, // 89: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
-	15, // 90: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
-	18, // 91: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
-	20, // 92: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
-	22, // 93: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
-	24, // 94: holdfast.v1.ObjectService.Patch:output_type -> holdfast.v1.PatchResponse
-	27, // 95: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
-	29, // 96: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
-	31, // 97: holdfast.v1.ObjectService.DeleteCollection:output_type -> holdfast.v1.DeleteCollectionResponse
-	33, // 98: holdfast.v1.ObjectService.Evict:output_type -> holdfast.v1.EvictResponse
-	36, // 99: holdfast.v1.ObjectService.Kinds:output_type -> holdfast.v1.KindsResponse
-	38, // 100: holdfast.v1.ObjectService.Schema:output_type -> holdfast.v1.SchemaResponse
-	41, // 101: holdfast.v1.ObjectService.Session:output_type -> holdfast.v1.SessionResponse
-	89, // [89:102] is the sub-list for method output_type
-	76, // [76:89] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	46, // 57: holdfast.v1.BindRequest.annotations:type_name -> holdfast.v1.BindRequest.AnnotationsEntry
+	7,  // 58: holdfast.v1.BindResponse.answer:type_name -> holdfast.v1.Answer
+	8,  // 59: holdfast.v1.Resource.kind:type_name -> holdfast.v1.Kind
+	37, // 60: holdfast.v1.KindsResponse.resources:type_name -> holdfast.v1.Resource
+	7,  // 61: holdfast.v1.KindsResponse.answer:type_name -> holdfast.v1.Answer
+	42, // 62: holdfast.v1.SessionRequest.calls:type_name -> holdfast.v1.Call
+	12, // 63: holdfast.v1.Call.get:type_name -> holdfast.v1.GetRequest
+	19, // 64: holdfast.v1.Call.create:type_name -> holdfast.v1.CreateRequest
+	21, // 65: holdfast.v1.Call.update:type_name -> holdfast.v1.UpdateRequest
+	23, // 66: holdfast.v1.Call.patch:type_name -> holdfast.v1.PatchRequest
+	25, // 67: holdfast.v1.Call.apply:type_name -> holdfast.v1.ApplyRequest
+	28, // 68: holdfast.v1.Call.delete:type_name -> holdfast.v1.DeleteRequest
+	44, // 69: holdfast.v1.SessionResponse.replies:type_name -> holdfast.v1.Reply
+	13, // 70: holdfast.v1.Reply.get:type_name -> holdfast.v1.GetResponse
+	20, // 71: holdfast.v1.Reply.create:type_name -> holdfast.v1.CreateResponse
+	22, // 72: holdfast.v1.Reply.update:type_name -> holdfast.v1.UpdateResponse
+	24, // 73: holdfast.v1.Reply.patch:type_name -> holdfast.v1.PatchResponse
+	27, // 74: holdfast.v1.Reply.apply:type_name -> holdfast.v1.ApplyResponse
+	29, // 75: holdfast.v1.Reply.delete:type_name -> holdfast.v1.DeleteResponse
+	45, // 76: holdfast.v1.Reply.failure:type_name -> holdfast.v1.Failure
+	49, // 77: holdfast.v1.Failure.details:type_name -> google.protobuf.Any
+	12, // 78: holdfast.v1.ObjectService.Get:input_type -> holdfast.v1.GetRequest
+	14, // 79: holdfast.v1.ObjectService.List:input_type -> holdfast.v1.ListRequest
+	16, // 80: holdfast.v1.ObjectService.Watch:input_type -> holdfast.v1.WatchRequest
+	19, // 81: holdfast.v1.ObjectService.Create:input_type -> holdfast.v1.CreateRequest
+	21, // 82: holdfast.v1.ObjectService.Update:input_type -> holdfast.v1.UpdateRequest
+	23, // 83: holdfast.v1.ObjectService.Patch:input_type -> holdfast.v1.PatchRequest
+	25, // 84: holdfast.v1.ObjectService.Apply:input_type -> holdfast.v1.ApplyRequest
+	28, // 85: holdfast.v1.ObjectService.Delete:input_type -> holdfast.v1.DeleteRequest
+	30, // 86: holdfast.v1.ObjectService.DeleteCollection:input_type -> holdfast.v1.DeleteCollectionRequest
+	32, // 87: holdfast.v1.ObjectService.Evict:input_type -> holdfast.v1.EvictRequest
+	34, // 88: holdfast.v1.ObjectService.Bind:input_type -> holdfast.v1.BindRequest
+	36, // 89: holdfast.v1.ObjectService.Kinds:input_type -> holdfast.v1.KindsRequest
+	39, // 90: holdfast.v1.ObjectService.Schema:input_type -> holdfast.v1.SchemaRequest
+	41, // 91: holdfast.v1.ObjectService.Session:input_type -> holdfast.v1.SessionRequest
+	13, // 92: holdfast.v1.ObjectService.Get:output_type -> holdfast.v1.GetResponse
+	15, // 93: holdfast.v1.ObjectService.List:output_type -> holdfast.v1.ListResponse
+	18, // 94: holdfast.v1.ObjectService.Watch:output_type -> holdfast.v1.WatchResponse
+	20, // 95: holdfast.v1.ObjectService.Create:output_type -> holdfast.v1.CreateResponse
+	22, // 96: holdfast.v1.ObjectService.Update:output_type -> holdfast.v1.UpdateResponse
+	24, // 97: holdfast.v1.ObjectService.Patch:output_type -> holdfast.v1.PatchResponse
+	27, // 98: holdfast.v1.ObjectService.Apply:output_type -> holdfast.v1.ApplyResponse
+	29, // 99: holdfast.v1.ObjectService.Delete:output_type -> holdfast.v1.DeleteResponse
+	31, // 100: holdfast.v1.ObjectService.DeleteCollection:output_type -> holdfast.v1.DeleteCollectionResponse
+	33, // 101: holdfast.v1.ObjectService.Evict:output_type -> holdfast.v1.EvictResponse
+	35, // 102: holdfast.v1.ObjectService.Bind:output_type -> holdfast.v1.BindResponse
+	38, // 103: holdfast.v1.ObjectService.Kinds:output_type -> holdfast.v1.KindsResponse
+	40, // 104: holdfast.v1.ObjectService.Schema:output_type -> holdfast.v1.SchemaResponse
+	43, // 105: holdfast.v1.ObjectService.Session:output_type -> holdfast.v1.SessionResponse
+	92, // [92:106] is the sub-list for method output_type
+	78, // [78:92] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_objects_proto_init() }
@@ -3710,7 +3860,7 @@ func file_holdfast_v1_objects_proto_init() {
 	if File_holdfast_v1_objects_proto != nil {
 		return
 	}
-	file_holdfast_v1_objects_proto_msgTypes[34].OneofWrappers = []any{
+	file_holdfast_v1_objects_proto_msgTypes[36].OneofWrappers = []any{
 		(*Call_Get)(nil),
 		(*Call_Create)(nil),
 		(*Call_Update)(nil),
@@ -3718,7 +3868,7 @@ func file_holdfast_v1_objects_proto_init() {
 		(*Call_Apply)(nil),
 		(*Call_Delete)(nil),
 	}
-	file_holdfast_v1_objects_proto_msgTypes[36].OneofWrappers = []any{
+	file_holdfast_v1_objects_proto_msgTypes[38].OneofWrappers = []any{
 		(*Reply_Get)(nil),
 		(*Reply_Create)(nil),
 		(*Reply_Update)(nil),
@@ -3733,7 +3883,7 @@ func file_holdfast_v1_objects_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_objects_proto_rawDesc), len(file_holdfast_v1_objects_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   38,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

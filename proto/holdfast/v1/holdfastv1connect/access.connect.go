@@ -28,6 +28,10 @@ const (
 	AccessServiceWhoAmIProcedure = "/holdfast.v1.AccessService/WhoAmI"
 	// AccessServiceCanIProcedure is the procedure name of the AccessService's CanI RPC.
 	AccessServiceCanIProcedure = "/holdfast.v1.AccessService/CanI"
+	// AccessServiceIssueTokenProcedure is the procedure name of the AccessService's IssueToken RPC.
+	AccessServiceIssueTokenProcedure = "/holdfast.v1.AccessService/IssueToken"
+	// AccessServiceReviewTokenProcedure is the procedure name of the AccessService's ReviewToken RPC.
+	AccessServiceReviewTokenProcedure = "/holdfast.v1.AccessService/ReviewToken"
 )
 
 var (
@@ -45,6 +49,20 @@ var (
 			Procedure:  AccessServiceCanIProcedure,
 		}
 	})
+	accessServiceIssueTokenSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("IssueToken"),
+			Procedure:  AccessServiceIssueTokenProcedure,
+		}
+	})
+	accessServiceReviewTokenSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("ReviewToken"),
+			Procedure:  AccessServiceReviewTokenProcedure,
+		}
+	})
 )
 
 // AccessServiceClient is a client for the holdfast.v1.AccessService service.
@@ -53,6 +71,14 @@ type AccessServiceClient interface {
 	WhoAmI(context.Context, *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error)
 	// CanI answers as the call itself would, without making it.
 	CanI(context.Context, *v1.CanIRequest) (*v1.CanIResponse, error)
+	// IssueToken makes a token of a service account, a JWT as Kubernetes' are, which
+	// every peer accepts until it expires, or until the service account, or what it is
+	// bound to, is gone. A node's agent gets those of its node's pods, bound to them.
+	// NotFound when one of them is not there; Aborted when it has another uid;
+	// FailedPrecondition when it is being deleted; InvalidArgument.
+	IssueToken(context.Context, *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error)
+	// ReviewToken says whose a token is, and whether it is good now.
+	ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error)
 }
 
 // NewAccessServiceClient constructs a client for the holdfast.v1.AccessService service. Multiple
@@ -67,6 +93,14 @@ type AccessServiceHandler interface {
 	WhoAmI(context.Context, *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error)
 	// CanI answers as the call itself would, without making it.
 	CanI(context.Context, *v1.CanIRequest) (*v1.CanIResponse, error)
+	// IssueToken makes a token of a service account, a JWT as Kubernetes' are, which
+	// every peer accepts until it expires, or until the service account, or what it is
+	// bound to, is gone. A node's agent gets those of its node's pods, bound to them.
+	// NotFound when one of them is not there; Aborted when it has another uid;
+	// FailedPrecondition when it is being deleted; InvalidArgument.
+	IssueToken(context.Context, *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error)
+	// ReviewToken says whose a token is, and whether it is good now.
+	ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error)
 }
 
 // RegisterAccessServiceHandler registers svc as the holdfast.v1.AccessService implementation on
@@ -76,6 +110,8 @@ func RegisterAccessServiceHandler(server *connect.Server, svc AccessServiceHandl
 	server.Register(
 		connect.Method{Spec: accessServiceWhoAmISpec(), Handler: adapter.whoAmI},
 		connect.Method{Spec: accessServiceCanISpec(), Handler: adapter.canI},
+		connect.Method{Spec: accessServiceIssueTokenSpec(), Handler: adapter.issueToken},
+		connect.Method{Spec: accessServiceReviewTokenSpec(), Handler: adapter.reviewToken},
 	)
 }
 
@@ -88,6 +124,14 @@ func (UnimplementedAccessServiceHandler) WhoAmI(context.Context, *v1.WhoAmIReque
 
 func (UnimplementedAccessServiceHandler) CanI(context.Context, *v1.CanIRequest) (*v1.CanIResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.CanI is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) IssueToken(context.Context, *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.IssueToken is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.ReviewToken is not implemented")
 }
 
 type accessServiceClient struct {
@@ -105,6 +149,22 @@ func (c *accessServiceClient) WhoAmI(ctx context.Context, req *v1.WhoAmIRequest)
 func (c *accessServiceClient) CanI(ctx context.Context, req *v1.CanIRequest) (*v1.CanIResponse, error) {
 	var res v1.CanIResponse
 	if err := c.client.CallUnary(ctx, accessServiceCanISpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) IssueToken(ctx context.Context, req *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error) {
+	var res v1.IssueTokenResponse
+	if err := c.client.CallUnary(ctx, accessServiceIssueTokenSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) ReviewToken(ctx context.Context, req *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error) {
+	var res v1.ReviewTokenResponse
+	if err := c.client.CallUnary(ctx, accessServiceReviewTokenSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -130,6 +190,30 @@ func (h accessServiceHandler) canI(ctx context.Context, _ connect.Spec, stream c
 		return err
 	}
 	res, err := h.svc.CanI(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) issueToken(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.IssueTokenRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.IssueToken(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) reviewToken(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ReviewTokenRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ReviewToken(ctx, &req)
 	if err != nil {
 		return err
 	}

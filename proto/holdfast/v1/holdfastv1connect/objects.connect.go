@@ -45,6 +45,8 @@ const (
 	ObjectServiceDeleteCollectionProcedure = "/holdfast.v1.ObjectService/DeleteCollection"
 	// ObjectServiceEvictProcedure is the procedure name of the ObjectService's Evict RPC.
 	ObjectServiceEvictProcedure = "/holdfast.v1.ObjectService/Evict"
+	// ObjectServiceBindProcedure is the procedure name of the ObjectService's Bind RPC.
+	ObjectServiceBindProcedure = "/holdfast.v1.ObjectService/Bind"
 	// ObjectServiceKindsProcedure is the procedure name of the ObjectService's Kinds RPC.
 	ObjectServiceKindsProcedure = "/holdfast.v1.ObjectService/Kinds"
 	// ObjectServiceSchemaProcedure is the procedure name of the ObjectService's Schema RPC.
@@ -124,6 +126,13 @@ var (
 			Procedure:  ObjectServiceEvictProcedure,
 		}
 	})
+	objectServiceBindSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_objects_proto.Services().ByName("ObjectService").Methods().ByName("Bind"),
+			Procedure:  ObjectServiceBindProcedure,
+		}
+	})
 	objectServiceKindsSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
@@ -177,6 +186,10 @@ type ObjectServiceClient interface {
 	// Evict deletes a pod if the PodDisruptionBudgets that select it allow that now;
 	// else ResourceExhausted, with the budget's name and numbers.
 	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
+	// Bind puts a pod that waits onto a node: for schedulers beside Holdfast's own, of
+	// pods that name them in spec.schedulerName. FailedPrecondition when the pod has a
+	// node, ends, or has scheduling gates; NotFound for the pod or the node.
+	Bind(context.Context, *v1.BindRequest) (*v1.BindResponse, error)
 	// Kinds lists the kinds that the cluster serves, custom ones included.
 	Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error)
 	// Schema returns the OpenAPI v3 document of a group and version.
@@ -283,6 +296,10 @@ type ObjectServiceHandler interface {
 	// Evict deletes a pod if the PodDisruptionBudgets that select it allow that now;
 	// else ResourceExhausted, with the budget's name and numbers.
 	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
+	// Bind puts a pod that waits onto a node: for schedulers beside Holdfast's own, of
+	// pods that name them in spec.schedulerName. FailedPrecondition when the pod has a
+	// node, ends, or has scheduling gates; NotFound for the pod or the node.
+	Bind(context.Context, *v1.BindRequest) (*v1.BindResponse, error)
 	// Kinds lists the kinds that the cluster serves, custom ones included.
 	Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error)
 	// Schema returns the OpenAPI v3 document of a group and version.
@@ -312,6 +329,7 @@ func RegisterObjectServiceHandler(server *connect.Server, svc ObjectServiceHandl
 		connect.Method{Spec: objectServiceDeleteSpec(), Handler: adapter.delete},
 		connect.Method{Spec: objectServiceDeleteCollectionSpec(), Handler: adapter.deleteCollection},
 		connect.Method{Spec: objectServiceEvictSpec(), Handler: adapter.evict},
+		connect.Method{Spec: objectServiceBindSpec(), Handler: adapter.bind},
 		connect.Method{Spec: objectServiceKindsSpec(), Handler: adapter.kinds},
 		connect.Method{Spec: objectServiceSchemaSpec(), Handler: adapter.schema},
 		connect.Method{Spec: objectServiceSessionSpec(), Handler: adapter.session},
@@ -398,6 +416,10 @@ func (UnimplementedObjectServiceHandler) DeleteCollection(context.Context, *v1.D
 
 func (UnimplementedObjectServiceHandler) Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Evict is not implemented")
+}
+
+func (UnimplementedObjectServiceHandler) Bind(context.Context, *v1.BindRequest) (*v1.BindResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ObjectService.Bind is not implemented")
 }
 
 func (UnimplementedObjectServiceHandler) Kinds(context.Context, *v1.KindsRequest) (*v1.KindsResponse, error) {
@@ -491,6 +513,14 @@ func (c *objectServiceClient) DeleteCollection(ctx context.Context, req *v1.Dele
 func (c *objectServiceClient) Evict(ctx context.Context, req *v1.EvictRequest) (*v1.EvictResponse, error) {
 	var res v1.EvictResponse
 	if err := c.client.CallUnary(ctx, objectServiceEvictSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *objectServiceClient) Bind(ctx context.Context, req *v1.BindRequest) (*v1.BindResponse, error) {
+	var res v1.BindResponse
+	if err := c.client.CallUnary(ctx, objectServiceBindSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -632,6 +662,18 @@ func (h objectServiceHandler) evict(ctx context.Context, _ connect.Spec, stream 
 		return err
 	}
 	res, err := h.svc.Evict(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h objectServiceHandler) bind(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.BindRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Bind(ctx, &req)
 	if err != nil {
 		return err
 	}
