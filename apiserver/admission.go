@@ -29,6 +29,7 @@ import (
 func (p *plan) admit(next, was object.Object, index int) error {
 	if was == nil {
 		p.needNamespace(next, index)
+		p.needDefinition(next, index)
 	}
 	switch next := next.(type) {
 	case *corev1.Service:
@@ -274,6 +275,47 @@ func (p *plan) needNamespace(obj object.Object, index int) {
 		p.faults = append(p.faults, wrong)
 	}
 }
+
+// needDefinition holds a new object of a custom kind against the kind's definition,
+// which must stay: one that is being deleted goes with the last object that it has, so
+// that there may be none after it.
+func (p *plan) needDefinition(obj object.Object, index int) {
+	r := object.ResourceOf(obj)
+	if !r.Custom {
+		return
+	}
+	key := string(definitionResource.Key("", r.String()))
+	wrong, ok := p.checked[key]
+	if !ok {
+		wrong = p.checkDefinition(key, r)
+		if p.checked == nil {
+			p.checked = make(map[string]object.Fault)
+		}
+		p.checked[key] = wrong
+	}
+	if wrong.Message != "" {
+		wrong.Object, wrong.Field, wrong.Index = object.Title(obj), "kind", index
+		p.faults = append(p.faults, wrong)
+	}
+}
+
+func (p *plan) checkDefinition(key string, r object.Resource) (wrong object.Fault) {
+	kv, ok := p.view.Get(key)
+	if !ok {
+		return object.Fault{} // it is made in the same transaction
+	}
+	crd, err := p.decode(kv, definitionResource)
+	if err != nil {
+		return object.Fault{Message: err.Error()}
+	}
+	if object.Deleting(crd.obj) {
+		return object.Fault{Message: fmt.Sprintf("the definition of %s, %s is being deleted; wait until it is gone", r.Kind, r)}
+	}
+	p.unchanged(key, kv.Mod)
+	return object.Fault{}
+}
+
+var definitionResource = object.ResourceOf(&apiextensionsv1.CustomResourceDefinition{})
 
 var namespaceResource = object.ResourceOf(&corev1.Namespace{})
 

@@ -40,7 +40,7 @@ type plan struct {
 	conflicts object.Faults
 	warnings  []string
 	coming    map[string]bool         // namespaces that this transaction makes
-	checked   map[string]object.Fault // namespace -> what is wrong with it
+	checked   map[string]object.Fault // namespace, or key of a definition -> what is wrong with it
 	claims    *object.ServiceClaims   // of the view's Services and those of the plan
 	quotas    map[string]*quotaUse    // by key, of those that the plan takes from
 	ranges    map[string]bool         // prefixes that must be as they are in the view

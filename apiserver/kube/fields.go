@@ -3,25 +3,25 @@ package kube
 import (
 	"encoding/json"
 	"fmt"
-	"reflect"
-	"slices"
+	"strconv"
 	"strings"
-	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
+
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // Holdfast reads objects strictly: an unknown field is a fault. Kubernetes lets a
 // client choose (fieldValidation): Strict is the same, Warn, which is what counts
-// without a choice, drops such fields and says so, Ignore drops them in silence.
+// without a choice, drops such fields and says so, Ignore drops them in silence. In
+// protobuf there are none: what a reader does not know is not there for it.
 
 // validateFields returns a JSON object, or a patch in the form of one, without the
-// fields that the kind does not have, if the client wants that. Custom kinds are
-// left to their schema.
+// fields that the kind does not have, if the client wants that.
 func (c *call) validateFields(data []byte) ([]byte, error) {
-	if c.query.fieldValidation == metav1.FieldValidationStrict || c.resource.Custom {
+	if c.query.fieldValidation == metav1.FieldValidationStrict {
 		return data, nil
 	}
 	var tree map[string]any
@@ -29,91 +29,94 @@ func (c *call) validateFields(data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, apierrors.NewBadRequest("the body cannot be read: " + err.Error())
 	}
-	p := &pruner{}
-	p.object(tree, reflect.TypeOf(c.catalog.New(c.resource)).Elem(), "")
-	if len(strict) == 0 && len(p.dropped) == 0 {
+	dropped := object.DropUnknown(c.resource, tree)
+	if len(strict) == 0 && len(dropped) == 0 {
 		return data, nil
 	}
-	if c.query.fieldValidation != metav1.FieldValidationIgnore {
-		for _, err := range strict { // fields that come twice
-			c.warn(err.Error())
-		}
-		slices.Sort(p.dropped)
-		for _, path := range p.dropped {
-			c.warn(fmt.Sprintf("unknown field %q", path))
-		}
+	for _, err := range strict { // fields that come twice
+		c.warnOfField(err.Error())
+	}
+	for _, path := range dropped {
+		c.warnOfField(fmt.Sprintf("unknown field %q", path))
 	}
 	return json.Marshal(tree)
 }
 
-// pruner drops what a Go type has no field for.
-type pruner struct{ dropped []string }
+func (c *call) warnOfField(text string) {
+	if c.query.fieldValidation != metav1.FieldValidationIgnore {
+		c.warn(text)
+	}
+}
 
-func (p *pruner) object(tree map[string]any, t reflect.Type, path string) {
-	fields := fieldsOf(t)
-	for name, value := range tree {
-		at := name
-		if path != "" {
-			at = path + "." + name
-		}
-		if strings.HasPrefix(name, "$") {
-			continue // a strategic patch's directive
-		}
-		field, ok := fields[name]
-		if !ok {
-			p.dropped = append(p.dropped, at)
-			delete(tree, name)
+// validateOperations is validateFields for a JSON patch: of what its operations add,
+// unknown fields go, and with an unknown field's operation the operation. What a patch
+// copies or moves to where no field is stays a fault.
+func (c *call) validateOperations(data []byte) ([]byte, error) {
+	if c.query.fieldValidation == metav1.FieldValidationStrict {
+		return data, nil
+	}
+	var operations []map[string]any
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &operations); err != nil {
+		return data, nil // what is wrong with it the handlers say
+	}
+	kept, changed := operations[:0:0], false
+	for _, operation := range operations {
+		op, _ := operation["op"].(string)
+		path, _ := operation["path"].(string)
+		value, has := operation["value"]
+		if op != "add" && op != "replace" || !has || !strings.HasPrefix(path, "/") {
+			kept = append(kept, operation)
 			continue
 		}
-		p.value(value, field, at)
-	}
-}
-
-func (p *pruner) value(value any, t reflect.Type, path string) {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if _, special := reflect.New(t).Interface().(json.Unmarshaler); special {
-		return
-	}
-	switch value := value.(type) {
-	case map[string]any:
-		switch t.Kind() {
-		case reflect.Struct:
-			p.object(value, t, path)
-		case reflect.Map:
-			for name, item := range value {
-				p.value(item, t.Elem(), path+"["+name+"]")
-			}
+		tokens := strings.Split(path[1:], "/")
+		tree, _ := wrapValue(tokens, value).(map[string]any)
+		dropped := object.DropUnknown(c.resource, tree)
+		for _, path := range dropped {
+			c.warnOfField(fmt.Sprintf("unknown field %q", path))
 		}
-	case []any:
-		if t.Kind() == reflect.Slice {
-			for i, item := range value {
-				p.value(item, t.Elem(), fmt.Sprintf("%s[%d]", path, i))
-			}
+		changed = changed || len(dropped) > 0
+		if _, there := unwrapValue(tokens, tree); there { // pruned in place
+			kept = append(kept, operation)
 		}
 	}
+	if !changed {
+		return data, nil
+	}
+	return json.Marshal(kept)
 }
 
-var structFields sync.Map // reflect.Type -> map[string]reflect.Type
-
-// fieldsOf returns the JSON names of a struct's fields, and their types.
-func fieldsOf(t reflect.Type) map[string]reflect.Type {
-	if fields, ok := structFields.Load(t); ok {
-		return fields.(map[string]reflect.Type)
+// wrapValue returns an object that has nothing but value, at the place that the tokens of
+// a JSON pointer say. A number, or "-", is taken for a list's index.
+func wrapValue(tokens []string, value any) any {
+	if len(tokens) == 0 {
+		return value
 	}
-	fields := make(map[string]reflect.Type)
-	for f := range t.Fields() {
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		switch {
-		case f.Anonymous && (name == "" || options == "inline"):
-			for name, t := range fieldsOf(f.Type) {
-				fields[name] = t
+	inner := wrapValue(tokens[1:], value)
+	if isIndex(tokens[0]) {
+		return []any{inner}
+	}
+	return map[string]any{unescape(tokens[0]): inner}
+}
+
+// unwrapValue returns what wrapValue wrapped, false if it is gone.
+func unwrapValue(tokens []string, in any) (value any, there bool) {
+	for _, token := range tokens {
+		switch node := in.(type) {
+		case map[string]any:
+			if in, there = node[unescape(token)]; !there {
+				return nil, false
 			}
-		case name != "" && name != "-" && f.IsExported():
-			fields[name] = f.Type
+		case []any:
+			in = node[0]
 		}
 	}
-	actual, _ := structFields.LoadOrStore(t, fields)
-	return actual.(map[string]reflect.Type)
+	return in, true
 }
+
+func isIndex(token string) bool {
+	_, err := strconv.ParseUint(token, 10, 32)
+	return err == nil || token == "-"
+}
+
+// unescape reads a token of a JSON pointer.
+func unescape(token string) string { return strings.NewReplacer("~1", "/", "~0", "~").Replace(token) }

@@ -145,7 +145,6 @@ func TestSubresources(t *testing.T) {
 
 	pod := `{"metadata":{"name":"web","labels":{"app":"web"}},"spec":{"containers":[{"name":"web","image":"web:1"}]}}`
 	s.want(201, "POST", pods, pod)
-	s.wantStatus(501, "NotImplemented", "scheduler binds them", "POST", pods+"/web/binding", `{"target":{"kind":"Node","name":"n1"}}`)
 
 	ready := `{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}`
 	s.want(200, "PATCH", pods+"/web/status", ready, "Content-Type: application/strategic-merge-patch+json")

@@ -102,8 +102,12 @@ func (c *call) patch(subresource string) error {
 			return apierrors.NewBadRequest("the body cannot be read: " + err.Error())
 		}
 	}
-	if form != holdfastv1.PatchType_PATCH_TYPE_JSON && subresource != "scale" {
-		if data, err = c.validateFields(data); err != nil {
+	if subresource != "scale" {
+		validate := c.validateFields
+		if form == holdfastv1.PatchType_PATCH_TYPE_JSON {
+			validate = c.validateOperations
+		}
+		if data, err = validate(data); err != nil {
 			return err
 		}
 	}
