@@ -32,7 +32,7 @@ func (p *plan) by(sub string) patch.By {
 // track notes in next who owns the fields that it has not from was, which is nil
 // for a new object.
 func (p *plan) track(next, was object.Object, sub string) error {
-	return fieldError(next, patch.Track(p.kinds, was, next, p.by(sub)))
+	return fieldError(next, patch.Track(was, next, p.by(sub)))
 }
 
 // patched returns old with a patch applied, decoded as strictly as a manifest. old

@@ -41,8 +41,10 @@ func (u *unaryCall) hedge(res any) (*attemptInfo, error) {
 	}
 	outcomes := make(chan outcome, 2)
 	start := func(info *attemptInfo) {
+		// Made here: message is filled in when one attempt has its answer, and the other
+		// may not have begun by then.
+		res := message.ProtoReflect().New().Interface()
 		go func() {
-			res := message.ProtoReflect().New().Interface()
 			// A call's headers and sizes are kept in its context: each attempt needs its own.
 			own, _ := connect.NewClientContext(ctx)
 			err := u.attempt(own, info, res)

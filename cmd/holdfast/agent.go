@@ -52,7 +52,7 @@ while it is away, and it takes them over when it is back.`,
 		Example: `  holdfast agent --join 192.0.2.10:7443,192.0.2.11:7443 --token holdfast1...
   holdfast agent
   holdfast agent --containerd /run/containerd/containerd.sock --label zone=a`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runAgent(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()

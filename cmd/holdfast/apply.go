@@ -55,7 +55,7 @@ the manifest, and apply it again.`,
   holdfast apply -f manifests/ -R --timeout 10m
   holdfast apply -f shop/ --set shop --prune
   cat web.yaml | holdfast apply -f - --dry-run=server`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runApply(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()

@@ -28,7 +28,7 @@ func (a *app) whoAmICommand() *cobra.Command {
 		Use:     "whoami",
 		Short:   "Show as whom the cluster sees one",
 		Example: "  holdfast auth whoami",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := a.dial()
 			if err != nil {
@@ -55,7 +55,7 @@ func (a *app) canICommand() *cobra.Command {
 		Example: `  holdfast auth can-i create deployments
   holdfast auth can-i get pod/web-7f2ab --subresource log
   holdfast auth can-i get /metrics`,
-		Args: cobra.RangeArgs(2, 3),
+		Args: between(2, 3, "a VERB and a KIND, perhaps with a NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &holdfastv1.CanIRequest{Verb: strings.ToLower(args[0]), Subresource: subresource}
 			r, err := a.dial()

@@ -99,7 +99,7 @@ func (a *app) apiResourcesCommand() *cobra.Command {
 		Example: `  holdfast api-resources
   holdfast api-resources --namespaced=false
   holdfast api-resources --api-group apps -o name`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output, "table", "wide", "name"); err != nil {
 				return err
@@ -138,7 +138,7 @@ func (a *app) apiResourcesCommand() *cobra.Command {
 
 func (a *app) apiVersionsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "api-versions", Short: "List the API versions that the cluster serves", Example: "  holdfast api-versions", Args: cobra.NoArgs,
+		Use: "api-versions", Short: "List the API versions that the cluster serves", Example: "  holdfast api-versions", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			found, err := a.served(cmd.Context())
 			if err != nil {

@@ -17,11 +17,11 @@ func (a *app) configCommand() *cobra.Command {
 	}
 	group.AddCommand(
 		&cobra.Command{
-			Use: "view", Short: "Show the file of contexts, without keys", Example: "  holdfast config view", Args: cobra.NoArgs,
+			Use: "view", Short: "Show the file of contexts, without keys", Example: "  holdfast config view", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error { return a.runConfigView() },
 		},
 		&cobra.Command{
-			Use: "current-context", Short: "Show the name of the context in use", Example: "  holdfast config current-context", Args: cobra.NoArgs,
+			Use: "current-context", Short: "Show the name of the context in use", Example: "  holdfast config current-context", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error {
 				c, err := a.currentContext()
 				if err == nil {
@@ -31,7 +31,7 @@ func (a *app) configCommand() *cobra.Command {
 			},
 		},
 		&cobra.Command{
-			Use: "get-contexts", Short: "Show all contexts", Example: "  holdfast config get-contexts", Args: cobra.NoArgs,
+			Use: "get-contexts", Short: "Show all contexts", Example: "  holdfast config get-contexts", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error { return a.runContextList() },
 		},
 		&cobra.Command{

@@ -24,7 +24,7 @@ certificate to show there. --context or HOLDFAST_CONTEXT choose one for a while.
 	}
 	group.AddCommand(
 		&cobra.Command{
-			Use: "list", Short: "Show all contexts", Example: "  holdfast context list", Args: cobra.NoArgs,
+			Use: "list", Short: "Show all contexts", Example: "  holdfast context list", Args: noArgs,
 			RunE: func(*cobra.Command, []string) error { return a.runContextList() },
 		},
 		&cobra.Command{
@@ -33,7 +33,7 @@ certificate to show there. --context or HOLDFAST_CONTEXT choose one for a while.
 			RunE: func(_ *cobra.Command, args []string) error { return a.runContextUse(args[0]) },
 		},
 		&cobra.Command{
-			Use: "show [NAME]", Short: "Show a context, without its key", Example: "  holdfast context show", Args: cobra.MaximumNArgs(1),
+			Use: "show [NAME]", Short: "Show a context, without its key", Example: "  holdfast context show", Args: atMost(1),
 			ValidArgsFunction: a.completeContexts,
 			RunE:              func(_ *cobra.Command, args []string) error { return a.runContextShow(args) },
 		},

@@ -18,7 +18,7 @@ programs that know nothing of contexts, such as curl and etcdctl. Who can read
 key.pem can do what the context's owner can.`,
 		Example: `  holdfast context export --dir ~/holdfast-pem
   etcdctl --endpoints https://192.0.2.10:2379 --cacert ~/holdfast-pem/ca.pem --cert ~/holdfast-pem/cert.pem --key ~/holdfast-pem/key.pem get --prefix ''`,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeContexts,
+		Args: atMost(1), ValidArgsFunction: a.completeContexts,
 		RunE: func(_ *cobra.Command, args []string) error { return a.runContextExport(args, dir) },
 	}
 	cmd.Flags().StringVar(&dir, "dir", "", "directory to write to; made if it does not exist")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -28,6 +29,8 @@ type deleteFlags struct {
 	gracePeriod time.Duration
 	timeout     time.Duration
 	missingOK   bool
+	dryRun      dryRun
+	output      string
 }
 
 func (a *app) deleteCommand() *cobra.Command {
@@ -58,6 +61,9 @@ when its node has said that nothing of it is left, no container, mount or addres
 	f.gracePeriod = -1
 	flags.BoolVar(&f.force, "force", false, "kill pods at once: the same as --grace-period 0")
 	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait; 0 means for ever")
+	flags.Var(&f.dryRun, "dry-run", "server: check all and delete nothing; client: only show what would be deleted")
+	flags.Lookup("dry-run").NoOptDefVal = "server"
+	flags.StringVarP(&f.output, "output", "o", "", "name: write only what is deleted, as KIND/NAME")
 	flags.BoolVar(&f.missingOK, "ignore-not-found", false, "objects that do not exist are no error")
 	return cmd
 }
@@ -103,6 +109,9 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 		}
 		f.gracePeriod = 0
 	}
+	if err := checkOutput(f.output, "name"); err != nil {
+		return err
+	}
 	victims, r, err := a.victims(ctx, f, args)
 	if err != nil {
 		return err
@@ -111,7 +120,13 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 		a.note("No objects found.")
 		return nil
 	}
-	if f.all && !f.yes {
+	if f.dryRun == "client" {
+		for _, v := range victims {
+			f.tell(a.stdout, v, "deleted")
+		}
+		return nil
+	}
+	if f.all && !f.yes && f.dryRun == "" {
 		var names []string
 		for _, v := range victims {
 			names = append(names, v.String())
@@ -131,7 +146,7 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 	}
 	var missing error
 	for _, v := range victims {
-		gone, err := a.deleteOne(ctx, r, v, f.gracePeriod)
+		gone, err := a.deleteOne(ctx, r, v, f, a.stdout)
 		if gone {
 			w.told[v.String()+v.namespace] = true
 		}
@@ -143,8 +158,8 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 			return err
 		}
 	}
-	if f.wait {
-		if err := a.awaitGone(ctx, r, w, f.timeout, began); err != nil {
+	if f.wait && f.dryRun == "" {
+		if err := a.awaitGone(ctx, r, w, f.timeout, began, a.progress(f.output)); err != nil {
 			return err
 		}
 	}
@@ -176,6 +191,9 @@ func (a *app) victims(ctx context.Context, f deleteFlags, args []string) ([]doom
 			out = append(out, doomed{object.ResourceOf(doc.Object), doc.Object.GetNamespace(), doc.Object.GetName()})
 		}
 		return out, r, nil
+	}
+	if err := checkLabels(f.labels); err != nil {
+		return nil, nil, err
 	}
 	selections, err := a.parseSelections(ctx, args)
 	if err != nil {
@@ -214,25 +232,34 @@ func (a *app) victims(ctx context.Context, f deleteFlags, args []string) ([]doom
 	return out, r, nil
 }
 
-func (a *app) deleteOne(ctx context.Context, r *remote, v doomed, grace time.Duration) (gone bool, err error) {
+// tell writes what becomes of v.
+func (f deleteFlags) tell(w io.Writer, v doomed, what string) {
+	if f.output == "name" {
+		fmt.Fprintln(w, v)
+		return
+	}
+	fmt.Fprintf(w, "%s %s%s\n", v, what, f.dryRun.suffix())
+}
+
+func (a *app) deleteOne(ctx context.Context, r *remote, v doomed, f deleteFlags, out io.Writer) (gone bool, err error) {
 	callCtx, cancel := a.request(ctx)
 	defer cancel()
-	req := &holdfastv1.DeleteRequest{Kind: wireKind(v.resource), Namespace: v.namespace, Name: v.name}
-	if grace >= 0 {
-		req.GracePeriod = durationpb.New(grace)
+	req := &holdfastv1.DeleteRequest{Kind: wireKind(v.resource), Namespace: v.namespace, Name: v.name, DryRun: f.dryRun != ""}
+	if f.gracePeriod >= 0 {
+		req.GracePeriod = durationpb.New(f.gracePeriod)
 	}
 	answer, err := r.objects.Delete(callCtx, req)
 	if err != nil {
 		return false, a.explain(callCtx, r, "delete "+v.String(), err)
 	}
 	switch {
-	case answer.GetGone():
-		fmt.Fprintf(a.stdout, "%s deleted\n", v)
+	case answer.GetGone(), f.dryRun != "":
+		f.tell(out, v, "deleted")
 	case answer.GetDeadline() != nil:
 		left := answer.GetDeadline().AsTime().Sub(a.now())
-		fmt.Fprintf(a.stdout, "%s is being deleted (killed in %s at the latest)\n", v, brief(max(left, 0)))
+		f.tell(out, v, fmt.Sprintf("is being deleted (killed in %s at the latest)", brief(max(left, 0))))
 	default:
-		fmt.Fprintf(a.stdout, "%s is being deleted\n", v)
+		f.tell(out, v, "is being deleted")
 	}
 	return answer.GetGone(), nil
 }
@@ -384,13 +411,13 @@ func (w *vigil) obstacles() []string {
 }
 
 // awaitGone waits until all that is doomed is gone.
-func (a *app) awaitGone(ctx context.Context, r *remote, w *vigil, timeout time.Duration, began time.Time) error {
+func (a *app) awaitGone(ctx context.Context, r *remote, w *vigil, timeout time.Duration, began time.Time, out io.Writer) error {
 	waitCtx, cancel := ctx, context.CancelFunc(func() {})
 	if timeout > 0 {
 		waitCtx, cancel = context.WithTimeout(ctx, timeout)
 	}
 	defer cancel()
-	live := a.newLiveLine(a.stdout)
+	live := a.newLiveLine(out)
 	defer live.clear()
 	requests := []*holdfastv1.WatchRequest{{
 		Kind: wireKind(mustResource("nodes")),
@@ -438,7 +465,7 @@ func (a *app) awaitGone(ctx context.Context, r *remote, w *vigil, timeout time.D
 	elapsed := brief(a.now().Sub(began))
 	switch {
 	case err == nil:
-		fmt.Fprintf(a.stdout, "all gone in %s: %s\n", elapsed, w.tally())
+		fmt.Fprintf(out, "all gone in %s: %s\n", elapsed, w.tally())
 		return nil
 	case ctx.Err() != nil:
 		return failf(exitInterrupted, "no longer waiting; the deletion goes on")

@@ -39,6 +39,9 @@ func (a *app) runDescribe(ctx context.Context, f getFlags, args []string) error 
 	if f.labels != "" && slices.ContainsFunc(selections, func(s selection) bool { return len(s.names) > 0 }) {
 		return failf(exitUsage, "names and selectors do not go together")
 	}
+	if err := checkLabels(f.labels); err != nil {
+		return err
+	}
 	r, err := a.dial()
 	if err != nil {
 		return err
@@ -63,7 +66,7 @@ func (a *app) runDescribe(ctx context.Context, f getFlags, args []string) error 
 		}
 	}
 	if first && failed == nil {
-		a.noteNothing(f, selections)
+		a.noteNothing(ctx, r, f, selections)
 	}
 	return failed
 }

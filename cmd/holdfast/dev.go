@@ -444,7 +444,7 @@ func (a *app) devPSCommand(f *devFlags) *cobra.Command {
 		Use:     "ps",
 		Short:   "Show the machines of the development cluster",
 		Example: "  holdfast dev ps\n  holdfast dev ps -o json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output, "table", "json", "yaml"); err != nil {
 				return err
@@ -602,7 +602,7 @@ func (a *app) devCleanCommand(f *devFlags) *cobra.Command {
 containers, mounts, network namespaces, links. The data stay, unless
 --remove-data is given. Refused while the cluster runs.`,
 		Example: "  holdfast dev clean --data-dir /tmp/try --remove-data --yes",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runDevClean(cmd.Context(), *f, removeData, yes)
 		},

@@ -25,10 +25,12 @@ func (a *app) diffCommand() *cobra.Command {
 		Long: `Show what apply would change: the cluster goes through the apply, with defaults,
 field owners and all, and keeps nothing of it. Values of secrets are masked.
 
-Exit codes: 0 nothing would change; 1 something would; more than 1, an error.`,
+Exit codes: 0 nothing would change; 1 something would; more than 1, there is no
+answer: 4 if apply would be refused, as for a field that somebody else owns
+(--force-conflicts shows what taking it over would change), 2, 3 or 7 as ever.`,
 		Example: `  holdfast diff -f examples/web.yaml
   holdfast diff -f shop/ --set shop --prune   # with what would be deleted`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := a.runDiff(cmd.Context(), f)
 			if known, ok := err.(*failure); ok && known.code == exitError && known.err != nil {

@@ -12,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/cmd/holdfast/internal/rollout"
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
@@ -216,9 +218,9 @@ func (a *app) replaceCommand() *cobra.Command {
 out are gone afterwards, whoever set them. apply leaves those alone.
 
 A manifest with a resourceVersion replaces only that version. --force deletes the
-object and makes it anew.`,
+object and makes it anew. Like apply, replace waits for what runs something.`,
 		Example: "  holdfast replace -f examples/web.yaml\n  holdfast replace --force -f pod.yaml",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			docs, err := a.checkedManifests(manifests)
 			if err != nil {
@@ -239,6 +241,9 @@ func (a *app) runReplace(ctx context.Context, docs []object.Document, f makeFlag
 	if err != nil {
 		return err
 	}
+	if err := checkOutput(f.output, "name", "json", "yaml"); err != nil {
+		return err
+	}
 	if force {
 		if f.dryRun != "" {
 			return failf(exitUsage, "--force and --dry-run do not go together")
@@ -253,7 +258,7 @@ func (a *app) runReplace(ctx context.Context, docs []object.Document, f makeFlag
 			return err
 		}
 		for _, v := range victims {
-			gone, err := a.deleteOne(ctx, r, v, 0)
+			gone, err := a.deleteOne(ctx, r, v, deleteFlags{}, a.progress(f.output))
 			if err != nil && !isNotFound(err) {
 				return err
 			}
@@ -261,12 +266,19 @@ func (a *app) runReplace(ctx context.Context, docs []object.Document, f makeFlag
 				w.told[v.String()+v.namespace] = true
 			}
 		}
-		if err := a.awaitGone(ctx, r, w, f.wait.timeout, began); err != nil {
+		if err := a.awaitGone(ctx, r, w, f.wait.timeout, began, a.progress(f.output)); err != nil {
 			return err
 		}
 		return a.make(ctx, docs, f)
 	}
-	var objs []object.Object
+	waits := f.dryRun == "" && !f.wait.detach
+	var before []*corev1.Pod
+	if waits {
+		if before, err = a.podsBefore(ctx, r, namespacesOf(docs)); err != nil {
+			return err
+		}
+	}
+	var objs, follow []object.Object
 	for i, doc := range docs {
 		obj := doc.Object
 		if f.dryRun != "client" {
@@ -275,17 +287,22 @@ func (a *app) runReplace(ctx context.Context, docs []object.Document, f makeFlag
 			}
 		}
 		objs = append(objs, obj)
+		if rollout.Follows(obj) {
+			follow = append(follow, obj)
+		}
 		if f.output == "" {
 			fmt.Fprintf(a.stdout, "%s replaced%s\n", title(obj), f.dryRun.suffix())
 		}
 	}
 	if f.output != "" {
-		if err := checkOutput(f.output, "name", "json", "yaml"); err != nil {
+		if err := writeObjects(a.stdout, f.output, objs, len(objs) == 1); err != nil {
 			return err
 		}
-		return writeObjects(a.stdout, f.output, objs, len(objs) == 1)
 	}
-	return nil
+	if !waits || len(follow) == 0 {
+		return nil
+	}
+	return a.narrate(ctx, r, before, follow, f.wait.timeout, a.progress(f.output))
 }
 
 func (a *app) replaceOne(ctx context.Context, r *remote, doc []object.Document, dry bool) (object.Object, error) {

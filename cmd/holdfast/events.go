@@ -22,7 +22,7 @@ func (a *app) eventsCommand() *cobra.Command {
 		Example: `  holdfast events
   holdfast events --for deployment/web -w
   holdfast events -A --types Warning`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runEvents(cmd.Context(), f, about, types) },
 	}
 	flags := cmd.Flags()
@@ -92,7 +92,7 @@ func (a *app) runEvents(ctx context.Context, f getFlags, about string, types []s
 		return err
 	}
 	if len(ofTypes{types: types}.pick(found[0])) == 0 && slices.Contains([]string{"", "table", "wide"}, f.output) {
-		a.noteNothing(f, []selection{s})
+		a.noteNothing(ctx, r, f, []selection{s})
 		return nil
 	}
 	return show.show(found, false)

@@ -4,14 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
 
+	"connectrpc.com/connect/v2"
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -88,6 +89,9 @@ func (a *app) runGet(ctx context.Context, f getFlags, args []string) error {
 	if named && (f.labels != "" || f.fields != "") {
 		return failf(exitUsage, "names and selectors do not go together")
 	}
+	if err := checkLabels(f.labels); err != nil {
+		return err
+	}
 	if named && f.allNamespaces {
 		return failf(exitUsage, "names and --all-namespaces do not go together: a name belongs to one namespace, -n")
 	}
@@ -117,18 +121,40 @@ func (a *app) runGet(ctx context.Context, f getFlags, args []string) error {
 		return failed
 	}
 	if len(slices.Concat(found...)) == 0 && slices.Contains([]string{"", "table", "wide"}, f.output) {
-		a.noteNothing(f, selections)
+		a.noteNothing(ctx, r, f, selections)
+	}
+	return nil
+}
+
+// checkLabels refuses a label selector that is none.
+func checkLabels(selector string) error {
+	if _, err := labels.Parse(selector); err != nil {
+		return failf(exitUsage, "--selector %q: %w; want something such as app=web,tier!=cache", selector, err)
 	}
 	return nil
 }
 
 // noteNothing says that there are no objects, and where it looked.
-func (a *app) noteNothing(f getFlags, selections []selection) {
-	where := fmt.Sprintf(" in namespace %s", a.inNamespace())
-	if f.allNamespaces || !slices.ContainsFunc(selections, func(s selection) bool { return s.resource.Namespaced }) {
-		where = ""
+func (a *app) noteNothing(ctx context.Context, r *remote, f getFlags, selections []selection) {
+	ns := a.inNamespace()
+	switch {
+	case f.allNamespaces || !slices.ContainsFunc(selections, func(s selection) bool { return s.resource.Namespaced }):
+		a.note("No objects found.")
+	case a.namespace != "" && a.missing(ctx, r, mustResource("namespaces"), ns):
+		a.note("No objects found: there is no namespace %s.", ns)
+	default:
+		a.note("No objects found in namespace %s.", ns)
 	}
-	a.note("No objects found%s.", where)
+}
+
+// missing tells that an object does not exist, as far as the answering peer knows.
+func (a *app) missing(ctx context.Context, r *remote, res object.Resource, name string) bool {
+	ctx, cancel := a.request(ctx)
+	defer cancel()
+	_, err := r.objects.Get(ctx, &holdfastv1.GetRequest{
+		Kind: wireKind(res), Name: name, Read: &holdfastv1.ReadOptions{Consistency: holdfastv1.Consistency_CONSISTENCY_LOCAL},
+	})
+	return connect.CodeOf(err) == connect.CodeNotFound
 }
 
 // find reads the selected objects, one slice for each selection. Named objects

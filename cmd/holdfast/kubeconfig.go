@@ -37,7 +37,7 @@ then the configuration has no key.`,
 		Example: `  holdfast kubeconfig > ~/.kube/holdfast
   holdfast kubeconfig --file ~/.kube/holdfast
   holdfast kubeconfig --proxy 127.0.0.1:8001 --file ~/.kube/holdfast`,
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeContexts,
+		Args: atMost(1), ValidArgsFunction: a.completeContexts,
 		RunE: func(_ *cobra.Command, args []string) error { return a.runKubeconfig(args, f) },
 	}
 	cmd.Flags().StringVar(&f.file, "file", "", "file to write to, instead of printing it; replaced if it is there")

@@ -24,7 +24,7 @@ within their own folder. Plugins and Helm charts are not run.`,
 		Example: `  holdfast kustomize shop/overlays/production
   holdfast diff -k shop/overlays/production
   holdfast apply -k shop/overlays/production`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMost(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},

@@ -88,16 +88,6 @@ not end it: it goes on through another one, without losing lines.`,
 	return cmd
 }
 
-// exactArgs wants n arguments and says which.
-func exactArgs(n int, which string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		if len(args) != n {
-			return failf(exitUsage, "%d arguments given, want %s", len(args), which)
-		}
-		return nil
-	}
-}
-
 func (a *app) runLogs(ctx context.Context, f logsFlags, args []string) error {
 	switch {
 	case f.previous && f.follow:

@@ -78,7 +78,7 @@ one until ` + "`holdfast peer promote`" + `. Refused when what remains could not
 Writes wait meanwhile, some milliseconds. Refused when the peer has no vote, does not
 answer or lags.`,
 		Example: "  holdfast peer transfer\n  holdfast peer transfer p2",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    atMost(1),
 		RunE: a.peerChange("transfer the leadership to", func(ctx context.Context, r *remote, id string) (string, error) {
 			resp, err := r.cluster.TransferLeadership(ctx, &holdfastv1.TransferLeadershipRequest{Id: id})
 			return fmt.Sprintf("peer %s leads", resp.GetLeader()), err
@@ -118,7 +118,7 @@ gets a vote once it has caught up, and then OLD is removed for good. At no momen
 does the cluster survive fewer losses than before. It can be repeated if it was
 interrupted. Begin with ` + "`holdfast peer add --learner`" + `.`,
 		Example: "  holdfast peer replace p3\n  holdfast peer replace p3 p4",
-		Args:    cobra.RangeArgs(1, 2),
+		Args:    between(1, 2, "the OLD peer, and perhaps the NEW one"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &holdfastv1.ReplacePeerRequest{Id: args[0]}
 			if len(args) == 2 {
@@ -142,7 +142,7 @@ func (a *app) peerAddCommand() *cobra.Command {
 machine. The peer comes as a learner and gets a vote by itself, as 'holdfast peer'
 says. With --learner it keeps waiting until it is promoted, or replaces another.`,
 		Example: "  holdfast peer add\n  holdfast peer add --learner --ttl 10m",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runPeerAdd(cmd.Context(), learner, ttl) },
 	}
 	cmd.Flags().BoolVar(&learner, "learner", false, "the peer gets no vote by itself")
@@ -192,7 +192,7 @@ also without a quorum. LAG counts committed entries that a peer has yet to apply
 CONTACT is how long ago it heard from the leader. Peers that have applied the same
 must have the same HASH.`,
 		Example: "  holdfast peer list\n  holdfast peer list -o json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runPeerList(cmd.Context(), output) },
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")

@@ -38,7 +38,7 @@ loopback only, or on a Unix socket that only its owner may open.`,
   holdfast proxy --listen 127.0.0.1:9001
   holdfast proxy --listen unix:/run/user/1000/holdfast.sock
   kubectl --server http://127.0.0.1:8001 get pods`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runProxy(cmd.Context(), listen) },
 	}
 	cmd.Flags().StringVar(&listen, "listen", defaultProxyAddress, "loopback address host:port, or unix:PATH")

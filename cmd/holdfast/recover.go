@@ -38,7 +38,7 @@ again by themselves, when they reach the new cluster.
 Refused while a majority can be reached, from here or from any peer that answers.`,
 		Example: `  holdfast recover --dry-run
   holdfast recover`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runRecover(cmd.Context(), f) },
 	}
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "do it without asking")

@@ -218,7 +218,7 @@ func (r *remote) watchQuorum(ctx context.Context, patience time.Duration, note f
 			return
 		case <-time.After(pause):
 		}
-		trouble := r.trouble(ctx)
+		trouble, answered := r.trouble(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -229,7 +229,11 @@ func (r *remote) watchQuorum(ctx context.Context, patience time.Duration, note f
 			return
 		default:
 			if bad++; bad == 1 {
-				note("No answer yet, and no quorum; waiting up to %v more.", quorumPatience*patience)
+				why := "no quorum"
+				if !answered {
+					why = "no peer of context " + r.name + " can be reached"
+				}
+				note("No answer yet: %s; waiting up to %v more.", why, quorumPatience*patience)
 			}
 		}
 	}
@@ -238,21 +242,22 @@ func (r *remote) watchQuorum(ctx context.Context, patience time.Duration, note f
 // whyUnavailable asks any peer what it knows, for the message about a request
 // that got no good answer. It returns "" when there is nothing to add.
 func (r *remote) whyUnavailable(ctx context.Context) string {
-	return r.trouble(context.WithoutCancel(ctx))
+	trouble, _ := r.trouble(context.WithoutCancel(ctx))
+	return trouble
 }
 
-// trouble says why the cluster cannot work, or "".
-func (r *remote) trouble(ctx context.Context) string {
+// trouble says why the cluster cannot work, or "", and whether a peer said so.
+func (r *remote) trouble(ctx context.Context) (why string, answered bool) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	status, err := r.cluster.Status(ctx, &holdfastv1.StatusRequest{})
 	if err != nil {
 		if peers := r.peers(); len(peers) > 0 {
-			return fmt.Sprintf("no peer of context %s can be reached: tried %s. Are they up, and is this machine on their network?", r.name, strings.Join(peers, ", "))
+			return fmt.Sprintf("no peer of context %s can be reached: tried %s. Are they up, and is this machine on their network?", r.name, strings.Join(peers, ", ")), false
 		}
-		return ""
+		return "", false
 	}
-	return quorumTrouble(status)
+	return quorumTrouble(status), true
 }
 
 // quorumTrouble says why writes fail, or "" when they should not.

@@ -48,7 +48,7 @@ other again through --join and the new address of one.`,
 		Example: `  holdfast server --init
   holdfast server --join 192.0.2.10:7443 --token holdfast1...
   holdfast server --data-dir /srv/holdfast --advertise 192.0.2.11`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runServer(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()

@@ -35,7 +35,7 @@ func (a *app) statusCommand(path string) *cobra.Command {
 		Long: `Show peers, leader and members as one peer sees them. Any peer answers, also
 without a quorum. Exit code 7 means that nothing can be changed at the moment.`,
 		Example: "  holdfast " + path + "\n  holdfast " + path + " -o json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runStatus(cmd.Context(), output) },
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")

@@ -317,7 +317,7 @@ func (a *app) storeStatusCommand() *cobra.Command {
 		Short:   "Show how one peer's store stands",
 		Long:    "Show how the store of the peer that answers stands: how far it has come, its state\nhash, its sizes, its alarms. It needs no leader. With --peer it is that peer's.",
 		Example: "  holdfast store status\n  holdfast store status --peer 10.0.0.2:7443 -o json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output, "text", "json", "yaml"); err != nil {
 				return err

@@ -160,7 +160,7 @@ func (a *app) storeLeaseListCommand() *cobra.Command {
 		Short:   "List all leases",
 		Long:    "List all leases, one number a line.",
 		Example: "  holdfast store lease list",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return leaseCall(cmd.Context(), a, output, "list leases",
 				func(r *remote) func(context.Context, *storev1.LeasesRequest) (*storev1.LeasesResponse, error) {

@@ -29,7 +29,7 @@ Operations: put KEY VALUE; get KEY, delete KEY, with --prefix or --from-key.
 Exit code 4 means that the compares did not hold; the second part was run.`,
 		Example: `  printf 'mod("lock") = 0\n\nput lock me\n\nget lock\n' | holdfast store txn
   holdfast store txn --file move.txt`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output, "text", "json", "yaml"); err != nil {
 				return err

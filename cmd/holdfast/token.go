@@ -30,7 +30,7 @@ cluster's CA, so that a machine which joins with it cannot be led to another
 cluster, and it works for one role until it expires.`,
 		Example: `  holdfast token create --role node
   holdfast token create --role peer --ttl 10m`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runTokenCreate(cmd.Context(), role, ttl, output)
 		},

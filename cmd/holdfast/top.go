@@ -55,7 +55,7 @@ func (a *app) topCommand() *cobra.Command {
 		Example: `  holdfast top pods
   holdfast top pods -A --sort-by cpu
   holdfast top pods web-7f2ab --containers`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMost(1),
 		ValidArgsFunction: a.completePods,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.runTopPods(cmd.Context(), f, args) },
 	}
@@ -70,7 +70,7 @@ func (a *app) topCommand() *cobra.Command {
 machine, pods or not. The shares are of what pods can have (allocatable).`,
 		Example: `  holdfast top nodes
   holdfast top nodes n1 -o json`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMost(1),
 		ValidArgsFunction: a.completeNodes,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.runTopNodes(cmd.Context(), f, args) },
 	}

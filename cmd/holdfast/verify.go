@@ -41,7 +41,7 @@ there is none, the history and a page that shows it are kept as evidence, and th
 command fails. It does not harm to cut links or kill peers meanwhile.`,
 		Example: `  holdfast verify
   holdfast verify --duration 1m --clients 20`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runVerify(cmd.Context(), f) },
 	}
 	cmd.Flags().DurationVar(&f.duration, "duration", 5*time.Second, "how long clients read and write; 0 checks hashes only")

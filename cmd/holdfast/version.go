@@ -19,7 +19,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Use:     "version",
 		Short:   "Show the version of this program and of the peer that answers",
 		Example: "  holdfast version\n  holdfast version --client",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runVersion(cmd.Context(), clientOnly, output) },
 	}
 	cmd.Flags().BoolVar(&clientOnly, "client", false, "ask no cluster")

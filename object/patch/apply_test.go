@@ -111,7 +111,7 @@ func (p *player) write(how string, text []byte, force bool, by By) (object.Objec
 	if p.obj != nil {
 		keep(p.obj, next, by.Subresource) // as the API server does
 	}
-	return next, Track(p.kinds, p.obj, next, by)
+	return next, Track(p.obj, next, by)
 }
 
 // convert gives the object the version of what is written, as the API server does.

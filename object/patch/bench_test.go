@@ -73,7 +73,7 @@ func BenchmarkApply(b *testing.B) {
 		for b.Loop() {
 			next := obj.DeepCopyObject().(object.Object)
 			next.SetLabels(map[string]string{"app": "web", "tier": "back"})
-			if err := Track(object.Builtin(), obj, next, By{Manager: "kubectl-label", Now: by.Now}); err != nil {
+			if err := Track(obj, next, By{Manager: "kubectl-label", Now: by.Now}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -124,13 +124,13 @@ func TestBytes(t *testing.T) {
 		}
 		object.Default(obj)
 		bare := size(obj)
-		if err := Track(object.Builtin(), nil, obj, by); err != nil {
+		if err := Track(nil, obj, by); err != nil {
 			t.Fatal(err)
 		}
 		created := size(obj)
 		labeled := obj.DeepCopyObject().(object.Object)
 		labeled.SetLabels(map[string]string{"app": "web", "a": "b"})
-		if err := Track(object.Builtin(), obj, labeled, By{Manager: "kubectl-label", Now: by.Now}); err != nil {
+		if err := Track(obj, labeled, By{Manager: "kubectl-label", Now: by.Now}); err != nil {
 			t.Fatal(err)
 		}
 		applied, err := Apply(object.Builtin(), nil, c.config, false, by)

@@ -119,9 +119,8 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 //
 // An object that exists and has no managed fields is not tracked before somebody
 // applies it. A new object's only owner is noted without its fields: see
-// DESIGN.md for both. On an error next has old's managed fields. The objects
-// know their kinds; the catalog stands there for the sake of one form of call.
-func Track(_ Kinds, old, next object.Object, by By) error {
+// DESIGN.md for both. On an error next has old's managed fields.
+func Track(old, next object.Object, by By) error {
 	if err := CheckManager(by.Manager); err != nil {
 		return err
 	}

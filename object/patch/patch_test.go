@@ -133,7 +133,7 @@ func FuzzPatch(f *testing.F) {
 			if object.KeyOf(next) != object.KeyOf(old) {
 				t.Errorf("the patch made %s", object.KeyOf(next))
 			}
-			if err := Track(object.Builtin(), old, next, By{Manager: "fuzz"}); err != nil {
+			if err := Track(old, next, By{Manager: "fuzz"}); err != nil {
 				t.Error(err)
 			}
 		}
