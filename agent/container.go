@@ -58,7 +58,16 @@ func runtimeContainer(pod *corev1.Pod, spec *corev1.Container, attempt int, imag
 		TTY:        spec.TTY,
 		Stdin:      spec.Stdin,
 		StdinOnce:  spec.StdinOnce,
+		StopSignal: stopSignal(spec),
 	}, nil
+}
+
+// stopSignal is the signal that a container's specification names, or "".
+func stopSignal(spec *corev1.Container) string {
+	if l := spec.Lifecycle; l != nil && l.StopSignal != nil {
+		return string(*l.StopSignal)
+	}
+	return ""
 }
 
 // specHash identifies the part of a container's definition that may change in

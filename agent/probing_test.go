@@ -82,7 +82,9 @@ func TestReadiness(t *testing.T) {
 		s, _ := a.status(t, pod.UID)
 		recorded := pod.DeepCopy()
 		recorded.Status = s
-		a.says(complete(t, 11, recorded))
+		a.send(t, increment(t, 11, recorded)) // as a peer does after each report
+		settle(3 * time.Second)
+		a.says(complete(t, 12, recorded))
 		n.stop()
 		before := a.count(func(p *testPeer) int { return len(p.reports) })
 		n.start()

@@ -94,6 +94,9 @@ func statusOfContainer(in podInput, p part, before *corev1.ContainerStatus, now 
 	pod, m, spec := in.Pod, in.Memory, p.spec
 	c := m.Containers[spec.Name]
 	s := corev1.ContainerStatus{Name: spec.Name, Image: spec.Image, Started: new(bool)}
+	if spec.Lifecycle != nil {
+		s.StopSignal = spec.Lifecycle.StopSignal
+	}
 	run, ok := latestRun(in.Observed, spec.Name)
 	switch {
 	case ok:

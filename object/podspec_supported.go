@@ -44,6 +44,7 @@ const supportedButInit = `
 	containers[].lifecycle.preStop.exec
 	containers[].lifecycle.preStop.httpGet
 	containers[].lifecycle.preStop.sleep
+	containers[].lifecycle.stopSignal
 	containers[].restartPolicy
 	containers[].restartPolicyRules[].action = Restart
 	containers[].restartPolicyRules[].exitCodes

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -120,8 +121,8 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 		labelContainer: c.ID.Name, labelAttempt: strconv.Itoa(c.ID.Attempt),
 		labelImage: c.Image, labelImageID: img.digest, labelSpecHash: c.SpecHash,
 	}
-	if img.config.StopSignal != "" {
-		labels[labelStopSignal] = img.config.StopSignal
+	if name := cmp.Or(c.StopSignal, img.config.StopSignal); name != "" {
+		labels[labelStopSignal] = name
 	}
 	// The record comes before the snapshot, to which it refers: what nothing
 	// refers to, containerd's garbage collector may take at any time.

@@ -26,7 +26,7 @@ const (
 	labelImage        = "holdfast.image"       // as asked for
 	labelImageID      = "holdfast.image.id"    // its digest
 	labelSpecHash     = "holdfast.spec-hash"   //
-	labelStopSignal   = "holdfast.stop-signal" // of the image; may be absent
+	labelStopSignal   = "holdfast.stop-signal" // the container's or the image's; may be absent
 	labelStarted      = "holdfast.started"     // RFC 3339; absent until the container has been started
 	labelFinished     = "holdfast.finished"    // RFC 3339; absent until it has ended
 	labelExitCode     = "holdfast.exit-code"   // with labelFinished

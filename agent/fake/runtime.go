@@ -384,7 +384,7 @@ func (r *Runtime) StopContainer(ctx context.Context, id runtime.ContainerID, gra
 	}
 	r.mu.Unlock()
 	if c.term == nil && !c.stubborn {
-		c.log.addTail("received SIGTERM, stopping")
+		c.log.addTail("received %s, stopping", cmp.Or(c.spec.StopSignal, "SIGTERM"))
 		r.finish(c, 0, false)
 	}
 	timer := time.NewTimer(grace)

@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -475,7 +476,11 @@ func (s *shell) setTrap(args []string) int {
 		return 2
 	}
 	for _, signal := range args[1:] {
-		if signal == "TERM" || signal == "SIGTERM" || signal == "15" {
+		if signal == "15" {
+			signal = "TERM"
+		}
+		// The only signal that ever comes.
+		if strings.TrimPrefix(signal, "SIG") == strings.TrimPrefix(cmp.Or(s.c.spec.StopSignal, "TERM"), "SIG") {
 			s.trap, s.trapped = args[0], true
 		}
 	}

@@ -62,7 +62,7 @@ type Runtime interface {
 	// RunContainer creates and starts a container of a created pod. It returns
 	// ErrExists if there is one of the same ID.
 	RunContainer(ctx context.Context, c Container) error
-	// StopContainer sends signal (0: SIGTERM, or what the image asks for), waits
+	// StopContainer sends the container's StopSignal, waits
 	// up to grace for the container to end, then kills it. It returns once the
 	// container has ended. Stopping one that has ended, or that is unknown, is
 	// not an error.
@@ -145,6 +145,9 @@ type Container struct {
 	Env        []string // "NAME=value", on top of the image's
 	Mounts     []Mount
 	Resources  Resources
+	// StopSignal is the name of the signal that asks the container to end, "SIGUSR1".
+	// Empty: what the image asks for, or else SIGTERM.
+	StopSignal string
 	// SpecHash is kept and returned by List, so that an agent can tell whether
 	// a container is the one it would run.
 	SpecHash string

@@ -68,6 +68,7 @@ func Run(t *testing.T, open Open, options Options) {
 		{"restart attempts", (*suite).restartAttempts},
 		{"what a container sees", (*suite).environment},
 		{"stop within grace", (*suite).stopWithinGrace},
+		{"stop by another signal", (*suite).stopSignal},
 		{"stop kills after grace", (*suite).stopKills},
 		{"stops of one pod overlap", (*suite).stopsOverlap},
 		{"stop ends with its context", (*suite).stopCancelled},
@@ -471,6 +472,16 @@ func (s *suite) stopWithinGrace() {
 		s.Errorf("StopContainer took %v for a container that obeys", took)
 	}
 	must(s, "StopContainer again", s.rt.StopContainer(s.ctx(), id, s.o.Timeout))
+}
+
+func (s *suite) stopSignal() {
+	uid := s.pod()
+	id := s.run(uid, "main", 0, `trap 'exit 8' USR1; trap '' TERM; echo ready; sleep 1000 & wait`, func(c *runtime.Container) { c.StopSignal = "SIGUSR1" })
+	s.ready(id)
+	must(s, "StopContainer", s.rt.StopContainer(s.ctx(), id, s.o.Timeout))
+	if c := s.state(id); c.State != runtime.StateExited || c.ExitCode != 8 {
+		s.Errorf("container is %+v, want exited with 8, from its handler of SIGUSR1", c)
+	}
 }
 
 func (s *suite) stopKills() {
