@@ -130,6 +130,8 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newDaemonSets(c.cfg.NewUID, c.cfg.NewSuffix),
 			newJobs(c.cfg.NewUID, c.cfg.NewSuffix),
 			newCronJobs(c.cfg.NewUID),
+			newBudgets(),
+			newQuotas(),
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),

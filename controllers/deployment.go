@@ -29,8 +29,14 @@ const (
 	// Deployment for the current one and on each ReplicaSet for its own.
 	RevisionAnnotation = "deployment.kubernetes.io/revision"
 
-	desiredAnnotation     = "deployment.kubernetes.io/desired-replicas"
-	maxAnnotation         = "deployment.kubernetes.io/max-replicas"
+	desiredAnnotation = "deployment.kubernetes.io/desired-replicas"
+	maxAnnotation     = "deployment.kubernetes.io/max-replicas"
+	// rollbackAnnotation on a Deployment asks for the way back to the template before
+	// when a rollout's progress deadline passes; rolledBackAnnotation marks the
+	// ReplicaSet that this happened to.
+	rollbackAnnotation   = "holdfast.dev/rollback-on-failure"
+	rolledBackAnnotation = "holdfast.dev/rolled-back"
+
 	lastAppliedAnnotation = "kubectl.kubernetes.io/last-applied-configuration"
 )
 
@@ -60,6 +66,7 @@ type deploymentPlan struct {
 	remove     []*appsv1.ReplicaSet // beyond the history limit
 	keep       []*appsv1.ReplicaSet // read, and to be unchanged when the plan is committed
 	notes      []string             // what was scaled, for events
+	failure    string               // why the Deployment was rolled back
 	again      time.Duration        // the progress deadline passes; 0: never
 }
 
@@ -73,6 +80,7 @@ type rollout struct {
 	touched map[*appsv1.ReplicaSet]bool
 	created bool // current is new
 	notes   []string
+	failure string // why the Deployment was rolled back
 }
 
 // planDeployment moves d one step toward its spec: it makes a ReplicaSet for
@@ -94,6 +102,7 @@ func planDeployment(d *appsv1.Deployment, owned, orphans []*appsv1.ReplicaSet, t
 	r := &rollout{d: d, now: now, touched: map[*appsv1.ReplicaSet]bool{}}
 	sets, released := r.claim(owned, orphans)
 	r.sort(sets)
+	r.rollBack()
 
 	switch {
 	case d.Spec.Paused:
@@ -114,7 +123,7 @@ func planDeployment(d *appsv1.Deployment, owned, orphans []*appsv1.ReplicaSet, t
 		}
 	}
 
-	plan := deploymentPlan{deployment: d, notes: r.notes}
+	plan := deploymentPlan{deployment: d, notes: r.notes, failure: r.failure}
 	plan.again = r.setStatus()
 	if r.created {
 		plan.create = r.current
@@ -169,6 +178,36 @@ func (r *rollout) sort(sets []*appsv1.ReplicaSet) {
 			r.old = append(r.old, rs)
 		}
 	}
+}
+
+// rollBack goes back to the newest template before when the rollout of the current
+// one has passed its deadline, if the Deployment asks for that. The failure was
+// committed first, for people to see. A template that failed so is never gone back
+// to.
+func (r *rollout) rollBack() {
+	c := progressing(&r.d.Status)
+	if r.d.Annotations[rollbackAnnotation] != "true" || r.d.Spec.Paused || r.current == nil || c == nil ||
+		c.Reason != reasonDeadlineExceeded || c.Message != timedOut(r.current) {
+		return
+	}
+	var target *appsv1.ReplicaSet
+	for _, rs := range r.old {
+		if !object.Deleting(rs) && rs.Annotations[rolledBackAnnotation] == "" && (target == nil || revisionOf(rs) > revisionOf(target)) {
+			target = rs
+		}
+	}
+	if target == nil {
+		return
+	}
+	r.current.Annotations = with(r.current.Annotations, rolledBackAnnotation, r.now.UTC().Format(time.RFC3339))
+	r.touched[r.current] = true
+	r.failure = fmt.Sprintf("rolled back to revision %d: ReplicaSet %s has not progressed within %d s", revisionOf(target), r.current.Name, *r.d.Spec.ProgressDeadlineSeconds)
+	r.d.Spec.Template = *target.Spec.Template.DeepCopy()
+	delete(r.d.Spec.Template.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
+	r.d.Generation++
+	r.old = append(slices.DeleteFunc(r.old, func(rs *appsv1.ReplicaSet) bool { return rs == target }), r.current)
+	r.current = target
+	r.progress(reasonUpdated, fmt.Sprintf("ReplicaSet %s is progressing: %s", target.Name, r.failure))
 }
 
 // all returns d's ReplicaSets, oldest first, the current one last.
@@ -267,7 +306,7 @@ func (r *rollout) syncRevision() {
 	}
 	for k, v := range r.d.Annotations {
 		switch k {
-		case RevisionAnnotation, desiredAnnotation, maxAnnotation, lastAppliedAnnotation:
+		case RevisionAnnotation, desiredAnnotation, maxAnnotation, lastAppliedAnnotation, rolledBackAnnotation:
 		default:
 			annotations[k] = v
 		}
@@ -581,6 +620,9 @@ func (p deploymentPlan) outcome() outcome {
 	}
 	if p.create != nil {
 		o.create(p.create)
+	}
+	if p.failure != "" {
+		o.warn(p.deployment, "DeploymentRollback", "%s", p.failure)
 	}
 	for _, note := range p.notes {
 		o.tell(p.deployment, "ScalingReplicaSet", "%s", note)

@@ -70,7 +70,8 @@ func (r *rollout) setReplicaFailure() {
 
 // setProgressing says how the rollout goes: progress is any count that moved the
 // right way since before; without any for progressDeadlineSeconds it is stuck.
-// Nothing is undone then; the condition is what tools wait for.
+// The condition is what tools wait for; nothing is undone then, unless the
+// Deployment asks for it (rollBack).
 func (r *rollout) setProgressing(before *appsv1.DeploymentStatus) (again time.Duration) {
 	d, s := r.d, &r.d.Status
 	deadline := d.Spec.ProgressDeadlineSeconds
@@ -95,6 +96,10 @@ func (r *rollout) setProgressing(before *appsv1.DeploymentStatus) (again time.Du
 	c = progressing(s)
 	switch {
 	case complete(d, s):
+		if r.current.Annotations[rolledBackAnnotation] != "" { // it came back, and works now
+			delete(r.current.Annotations, rolledBackAnnotation)
+			r.touched[r.current] = true
+		}
 		if c == nil || c.Reason != reasonComplete {
 			r.progress(reasonComplete, fmt.Sprintf("ReplicaSet %s has successfully progressed.", name))
 		}
@@ -113,10 +118,17 @@ func (r *rollout) setProgressing(before *appsv1.DeploymentStatus) (again time.Du
 	}
 	left := c.LastUpdateTime.Add(time.Duration(*deadline) * time.Second).Sub(r.now)
 	if left <= 0 {
-		r.setCondition(r.progressCondition(corev1.ConditionFalse, reasonDeadlineExceeded, fmt.Sprintf("ReplicaSet %s has timed out progressing.", name)))
+		r.setCondition(r.progressCondition(corev1.ConditionFalse, reasonDeadlineExceeded, timedOut(r.current)))
+		if d.Annotations[rollbackAnnotation] == "true" {
+			return 1 // the way back is the next step
+		}
 		return 0
 	}
 	return left
+}
+
+func timedOut(rs *appsv1.ReplicaSet) string {
+	return fmt.Sprintf("ReplicaSet %s has timed out progressing.", rs.Name)
 }
 
 // complete reports whether all of d's pods are of the current template and

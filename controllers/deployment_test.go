@@ -71,6 +71,9 @@ func describeDeploymentPlan(p deploymentPlan, before map[string]*appsv1.ReplicaS
 	for _, rs := range p.remove {
 		fmt.Fprintf(&b, "remove %s\n", rs.Name)
 	}
+	if p.failure != "" {
+		fmt.Fprintf(&b, "template image=%s\nevent %s\n", p.deployment.Spec.Template.Spec.Containers[0].Image, p.failure)
+	}
 	for _, note := range p.notes {
 		if p.create != nil {
 			note = strings.ReplaceAll(note, p.create.Name, "NEW")

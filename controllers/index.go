@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -30,7 +31,7 @@ type index struct {
 	dependents  map[types.UID]keySet                      // by the uid of any owner
 	orphans     map[string]keySet                         // pods, replica sets and revisions without controller, by their prefix in the namespace
 	onNode      map[string]keySet                         // pods, by node
-	selecting   map[string]map[object.Key]labels.Selector // owners that adopt, by their prefix in the namespace
+	selecting   map[string]map[object.Key]labels.Selector // owners that adopt, budgets and quotas, by their prefix in the namespace
 	nodes       map[string]nodeFacts                      // by name
 	terminating map[string]bool                           // namespaces that are being deleted
 	waiting     map[types.UID]object.Key                  // what is being deleted and waits for its dependents
@@ -240,8 +241,9 @@ func nonNil(m map[string]string) map[string]string {
 	return m
 }
 
-// selectorOf returns the selector of an owner that adopts, nil for anything
-// else, and for one whose selector cannot be used.
+// selectorOf returns the selector of an owner that adopts, or of what watches over
+// objects of its namespace, nil for anything else, and for one whose selector cannot
+// be used.
 func selectorOf(obj object.Object) labels.Selector {
 	var of *metav1.LabelSelector
 	switch obj := obj.(type) {
@@ -257,6 +259,13 @@ func selectorOf(obj object.Object) labels.Selector {
 		of = obj.Spec.Selector
 	case *corev1.ReplicationController:
 		of = &metav1.LabelSelector{MatchLabels: obj.Spec.Selector}
+	case *policyv1.PodDisruptionBudget: // an empty one selects all, none nothing
+		if selector, err := metav1.LabelSelectorAsSelector(obj.Spec.Selector); err == nil {
+			return selector
+		}
+		return nil
+	case *corev1.ResourceQuota:
+		return labels.Everything()
 	default:
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -251,7 +252,12 @@ func sumOf(a, b corev1.ResourceList) corev1.ResourceList {
 // changed.
 const refusedAgain = 5 * time.Second
 
-// refusal is the message about a creation that was refused.
+// refusal is the message about a creation that was refused. It is the same for every
+// attempt, whatever name the object would have got.
 func refusal(obj object.Object, err error) string {
-	return fmt.Sprintf("create %s %s: %v", object.ResourceOf(obj).Kind, obj.GetName(), err)
+	text := fmt.Sprintf("create %s %s: %v", object.ResourceOf(obj).Kind, obj.GetName(), err)
+	if prefix := obj.GetGenerateName(); prefix != "" {
+		text = strings.ReplaceAll(text, obj.GetName(), prefix+"*")
+	}
+	return text
 }

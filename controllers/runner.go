@@ -35,6 +35,8 @@ type controller struct {
 	affected func(x *index, c change) []object.Key
 	// plan decides about one key. It is pure but for fresh uids and names.
 	plan func(s state, key object.Key, now time.Time) outcome
+	// delay is how long a change may wait for others that the same look answers.
+	delay time.Duration
 
 	queue *queue
 }
@@ -189,7 +191,7 @@ func (r *runner) note(ev raftstore.Event, now time.Time) {
 	}
 	for _, c := range r.controllers {
 		for _, key := range c.affected(r.index, ch) {
-			c.queue.add(key, now)
+			c.queue.add(key, now.Add(c.delay))
 		}
 	}
 }

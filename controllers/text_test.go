@@ -264,6 +264,9 @@ func (l *line) replicaSet() *appsv1.ReplicaSet {
 			rs.Annotations = with(rs.Annotations, annotation, v)
 		}
 	}
+	if l.has("rolled-back") {
+		rs.Annotations = with(rs.Annotations, rolledBackAnnotation, "before")
+	}
 	if l.has("failing") {
 		rs.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: "PodsFailed", Message: "2 pods failed"}}
 	}
@@ -462,7 +465,7 @@ func (l *line) revision() *appsv1.ControllerRevision {
 // deployment reads a Deployment: replicas=3 image=v2 surge=1 unavailable=0
 // Recreate paused deadline=600 history=10 minReady=0 revision=1
 // status=replicas/ready/available updated=3 collisions=1
-// progressing=Reason@age.
+// progressing=Reason@age of=web-2 (that has timed out) rollback.
 func (l *line) deployment() *appsv1.Deployment {
 	l.t.Helper()
 	d := &appsv1.Deployment{ObjectMeta: l.meta()}
@@ -482,6 +485,9 @@ func (l *line) deployment() *appsv1.Deployment {
 	if v, ok := l.get("revision"); ok {
 		d.Annotations = map[string]string{RevisionAnnotation: v}
 	}
+	if l.has("rollback") {
+		d.Annotations = with(d.Annotations, rollbackAnnotation, "true")
+	}
 	s := &d.Status
 	s.Replicas, s.ReadyReplicas, s.AvailableReplicas = l.counts("status")
 	s.UpdatedReplicas = int32(l.num("updated", 0))
@@ -496,6 +502,9 @@ func (l *line) deployment() *appsv1.Deployment {
 		}
 		at := metav1.NewTime(testNow.Add(-ago))
 		s.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentProgressing, Status: corev1.ConditionTrue, Reason: reason, LastUpdateTime: at, LastTransitionTime: at}}
+		if rs, ok := l.get("of"); ok {
+			s.Conditions[0].Message = "ReplicaSet " + rs + " has timed out progressing."
+		}
 	}
 	l.done()
 	return d
