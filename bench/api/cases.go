@@ -210,7 +210,7 @@ func applies(ctx context.Context, r *run, out *result) error {
 	return r.batches(ctx, out, "create_pods_apply", 4, func(ctx context.Context, c conn, names []string) error {
 		req := &holdfastv1.ApplyRequest{FieldManager: "bench"}
 		for _, name := range names {
-			req.Objects = append(req.Objects, &holdfastv1.Object{Data: protobuf(newPod(name))})
+			req.Objects = append(req.Objects, &holdfastv1.Object{Data: jsonOf(newPod(name))})
 		}
 		_, err := c.(connectConn).objects.Apply(ctx, req)
 		return err

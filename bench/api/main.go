@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -92,7 +93,7 @@ func mainE(args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	r.peers = &rig.Peers{Dir: dir, Binary: product}
+	r.peers = &rig.Peers{Dir: dir, Binary: product, Patience: rig.CallTimeout}
 	defer func() {
 		r.peers.Stop()
 		err = errors.Join(err, os.RemoveAll(dir))
@@ -121,9 +122,9 @@ func (r *run) all(ctx context.Context, match *regexp.Regexp, out string) error {
 			return fmt.Errorf("interrupted in %q: the cases before it are kept", c.name)
 		}
 		if err != nil {
-			last.Error = err.Error()
+			last.Error, _, _ = strings.Cut(err.Error(), "\n")
 			failed++
-			fmt.Fprintf(os.Stderr, "        %v\n", err)
+			fmt.Fprintf(os.Stderr, "        %s\n", last.Error)
 		}
 		if err := keep(out, r.results, r.cases()); err != nil { // after each case: an hour's work does not hang on its last minute
 			return err

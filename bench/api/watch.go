@@ -268,7 +268,7 @@ func (r *run) agent(ctx context.Context, peer int, token pki.Token, name string,
 	if err != nil {
 		return nil, nil, err
 	}
-	c := client.New(client.Config{Peers: r.peers.Addresses[peer : peer+1], Credentials: joined.Credentials, OnlyThese: true})
+	c := client.New(client.Config{Peers: r.peers.Addresses[peer : peer+1], Credentials: joined.Credentials, OnlyThese: true, PingTimeout: r.peers.Patience})
 	node := &corev1.Node{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: name},
 		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: address}}},

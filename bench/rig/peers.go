@@ -24,6 +24,9 @@ type Peers struct {
 	Dir, Binary string
 	// Begin starts a process instead of its own Start, if set.
 	Begin func(cmd *exec.Cmd) error
+	// Patience is for how long clients wait for a peer that is silent before they take
+	// it for dead; 0: as the product's clients do, which on a busy machine may be wrong.
+	Patience time.Duration
 	// Addresses are those of the API, Credentials an administrator's, once started.
 	Addresses   []string
 	Credentials *pki.Credentials
@@ -121,7 +124,7 @@ func (h *Peers) Client(to ...int) *client.Client {
 	for _, i := range to {
 		peers = append(peers, h.Addresses[i])
 	}
-	return client.New(client.Config{Peers: peers, Credentials: h.Credentials})
+	return client.New(client.Config{Peers: peers, Credentials: h.Credentials, PingTimeout: h.Patience})
 }
 
 // Token makes a join token.

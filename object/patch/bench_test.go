@@ -143,3 +143,15 @@ func TestBytes(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkNew: an apply of a Deployment that does not exist yet.
+func BenchmarkNew(b *testing.B) {
+	by := By{Manager: "kubectl", Now: time.Unix(1e9, 0)}
+	config := benchConfig(b, 2)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Apply(object.Builtin(), nil, config, false, by); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -45,6 +46,24 @@ func TestEveryKind(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			// There was nothing to merge with, which is faster; merging says the same.
+			m, err := managerFor(wanted, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var fields map[string]any
+			if err := utiljson.Unmarshal(config, &fields); err != nil {
+				t.Fatal(err)
+			}
+			live := object.New(r)
+			live.SetName(wanted.GetName())
+			live.SetNamespace(wanted.GetNamespace())
+			merged, err := m.merge(nil, live, fields, false, by)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, "merged", encoded(t, got), encoded(t, merged))
+
 			entries := got.GetManagedFields()
 			if len(entries) != 1 {
 				t.Fatalf("managed fields are %v", entries)
@@ -183,5 +202,47 @@ func fill(v reflect.Value, depth int) {
 				fill(v.Field(i), depth+1)
 			}
 		}
+	}
+}
+
+// TestFirst: what is applied where there is nothing is what merging it into nothing
+// makes, also of values that say little, and of a status, which nobody owns that way.
+func TestFirst(t *testing.T) {
+	by := By{Manager: "alice", Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	for _, config := range []string{
+		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`,
+		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"b","labels":null,"annotations":{},"uid":"","generation":3},"data":{"k":""},"binaryData":null}`,
+		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","creationTimestamp":null,"finalizers":["a/b"],"ownerReferences":[]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c","image":"i","env":[],"resources":{},"ports":null}],"nodeSelector":{},"hostNetwork":false,"volumes":null}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":null},"status":{"phase":"Running"}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":1,"memory":"1Gi"}}},{"name":"d","resources":{"requests":{"cpu":"1500m"}}}]}}`,
+		`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{"replicas":null,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"creationTimestamp":null},"spec":{"containers":[]}}}}`,
+		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"port":80,"targetPort":"web"},{"port":80,"protocol":"UDP","targetPort":81}]}}`,
+		`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"},"data":{"k":"aGVsbG8="},"stringData":{"l":"m"}}`,
+	} {
+		obj, err := object.Decode([]byte(config), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := managerFor(obj, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]any
+		if err := utiljson.Unmarshal([]byte(config), &fields); err != nil {
+			t.Fatal(err)
+		}
+		live := object.New(object.ResourceOf(obj))
+		live.SetName(obj.GetName())
+		live.SetNamespace(obj.GetNamespace())
+		want, err := m.merge(nil, live, fields, false, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Apply(object.Builtin(), nil, []byte(config), false, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, config, encoded(t, got), encoded(t, want))
 	}
 }

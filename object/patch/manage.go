@@ -13,6 +13,7 @@ import (
 	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,7 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/holdfast-io/holdfast/object"
 )
@@ -90,7 +92,16 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 	if err != nil {
 		return nil, err
 	}
-	if live, err = spelledOut(live); err != nil {
+	if old == nil && m.mergesIntoNothing(wanted) {
+		return m.first(wanted, fields, by)
+	}
+	return m.merge(old, live, fields, force, by)
+}
+
+// merge merges fields into live, which is old or, without one, an empty object.
+func (m *manager) merge(old, live object.Object, fields map[string]any, force bool, by By) (object.Object, error) {
+	live, err := spelledOut(live)
+	if err != nil {
 		return nil, err
 	}
 	times := timesOf(live)
@@ -111,6 +122,63 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 	}
 	return next, nil
 }
+
+// mergesIntoNothing reports whether wanted, of which there is no object yet, is what
+// comes out when it is merged. It is not if it carries what kubectl applied on the
+// client's side, which merging brings up to date; of a custom kind and of a part of an
+// object merging is left to say.
+func (m *manager) mergesIntoNothing(wanted object.Object) bool {
+	_, custom := wanted.(*object.Custom)
+	_, applied := wanted.GetAnnotations()[corev1.LastAppliedConfigAnnotation]
+	return !custom && !applied && m.subresource == ""
+}
+
+// first is merge where there is nothing to merge with: the object is wanted, and its
+// manager owns what was given. It is much faster. fields are wanted as it was
+// given; wanted becomes the result.
+func (m *manager) first(wanted object.Object, fields map[string]any, by By) (object.Object, error) {
+	given, err := m.types.ObjectToTyped(&unstructured.Unstructured{Object: fields})
+	if err != nil {
+		return nil, applyError(fmt.Errorf("failed to create typed patch object (%s): %w", wanted.GetName(), err))
+	}
+	owned, err := given.ToFieldSet()
+	if err != nil {
+		return nil, err
+	}
+	if m.filter != nil {
+		owned = m.filter.Filter(owned)
+	}
+	if owned = owned.Difference(ownedByNobody); !owned.Empty() {
+		text, err := owned.ToJSON()
+		if err != nil {
+			return nil, err
+		}
+		now := metav1.NewTime(by.Now.UTC().Truncate(time.Second))
+		wanted.SetManagedFields([]metav1.ManagedFieldsEntry{{
+			Manager: by.Manager, Operation: metav1.ManagedFieldsOperationApply, APIVersion: m.gvk.GroupVersion().String(), Time: &now,
+			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(string(text)),
+		}})
+	}
+	keep(m.empty, wanted, "")
+	object.Default(wanted)
+	return wanted, nil
+}
+
+// ownedByNobody are the fields that apimachinery leaves out of managed fields.
+var ownedByNobody = fieldpath.NewSet(
+	fieldpath.MakePathOrDie("apiVersion"),
+	fieldpath.MakePathOrDie("kind"),
+	fieldpath.MakePathOrDie("metadata"),
+	fieldpath.MakePathOrDie("metadata", "name"),
+	fieldpath.MakePathOrDie("metadata", "namespace"),
+	fieldpath.MakePathOrDie("metadata", "creationTimestamp"),
+	fieldpath.MakePathOrDie("metadata", "selfLink"),
+	fieldpath.MakePathOrDie("metadata", "uid"),
+	fieldpath.MakePathOrDie("metadata", "clusterName"),
+	fieldpath.MakePathOrDie("metadata", "generation"),
+	fieldpath.MakePathOrDie("metadata", "managedFields"),
+	fieldpath.MakePathOrDie("metadata", "resourceVersion"),
+)
 
 // Track notes in next.managedFields who owns the fields that it has not from
 // old, which is nil if next is new. What next itself has in managedFields

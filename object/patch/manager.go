@@ -29,6 +29,11 @@ type manager struct {
 	empty  object.Object // of the kind; never changed
 	gvk    schema.GroupVersionKind
 	fields *managedfields.FieldManager
+
+	// What fields is made of:
+	types       managedfields.TypeConverter
+	filter      fieldpath.Filter // of the fields that somebody can own; nil: all
+	subresource string
 }
 
 // managers keeps one for each kind, version and subresource: managerKey ->
@@ -87,12 +92,14 @@ func customTypes(r object.Resource) managedfields.TypeConverter {
 }
 
 func newManager(r object.Resource, subresource string) (*manager, error) {
-	m := &manager{empty: object.New(r), gvk: schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}}
-	var types managedfields.TypeConverter
+	m := &manager{
+		empty: object.New(r), gvk: schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind},
+		filter: filterOf(r, subresource), subresource: subresource,
+	}
 	var err error
 	if r.Custom {
-		types = customTypes(r)
-	} else if types, err = typesOf(r.Group); err != nil {
+		m.types = customTypes(r)
+	} else if m.types, err = typesOf(r.Group); err != nil {
 		return nil, err
 	}
 	filters := map[fieldpath.APIVersion]fieldpath.Filter{}
@@ -101,7 +108,7 @@ func newManager(r object.Resource, subresource string) (*manager, error) {
 			filters[fieldpath.APIVersion(v.APIVersion())] = f
 		}
 	}
-	m.fields, err = managedfields.NewDefaultFieldManager(types, m, m, m, m.gvk, m.gvk.GroupVersion(), subresource, filters)
+	m.fields, err = managedfields.NewDefaultFieldManager(m.types, m, m, m, m.gvk, m.gvk.GroupVersion(), subresource, filters)
 	return m, err
 }
 
