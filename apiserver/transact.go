@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"time"
 
 	"connectrpc.com/connect/v2"
 
@@ -17,6 +18,8 @@ const (
 	maxAttempts = 10
 	// maxNameAttempts bounds how often a generated name that is taken is replaced.
 	maxNameAttempts = 8
+	// settlePause is the pause before the store is asked again what became of a write.
+	settlePause = 100 * time.Millisecond
 )
 
 // change is what a write wants: operations under conditions. Without operations
@@ -90,7 +93,7 @@ func (s *Server) transact(ctx context.Context, what, reason string, early bool, 
 		if len(c.ops) == 0 {
 			return view.Revision(), nil
 		}
-		result, err := s.store.Txn(ctx, raftstore.Txn{If: c.conditions, Then: c.ops, Actor: actor(ctx), Reason: reason, ID: newTxnID()})
+		result, err := s.settle(ctx, raftstore.Txn{If: c.conditions, Then: c.ops, Actor: actor(ctx), Reason: reason, ID: newTxnID()})
 		if err == nil {
 			return result.Revision, nil
 		}
@@ -100,6 +103,30 @@ func (s *Server) transact(ctx context.Context, what, reason string, early bool, 
 		early = false
 	}
 	return 0, connect.Errorf(connect.CodeAborted, "%s: it changed %d times while this was tried; retry", what, maxAttempts)
+}
+
+// settle commits t, which has an id, and asks what became of it until that is known or
+// the call's time is up. The store itself asks for as long as an election takes; beyond
+// that its "outcome unknown" would be the end for who could have waited.
+func (s *Server) settle(ctx context.Context, t raftstore.Txn) (raftstore.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	result, err := s.store.Txn(ctx, t)
+	for unknown := err; errors.Is(unknown, raftstore.ErrOutcomeUnknown); {
+		if ctx.Err() != nil || errors.Is(err, raftstore.ErrClosed) || s.store.Refusal() != nil {
+			return result, unknown
+		}
+		select {
+		case <-time.After(settlePause): // a busy leader refuses at once
+		case <-ctx.Done():
+		}
+		result, err = s.store.Txn(ctx, t)
+		if err == nil || errors.Is(err, raftstore.ErrConflict) {
+			return result, err // that of the first attempt, if it was committed
+		}
+		// Whatever refuses the repetition says nothing of the first.
+	}
+	return result, err
 }
 
 // newTxnID returns an id that no other transaction has.
