@@ -56,8 +56,10 @@ type Client struct {
 	peers   []*peer    // in the order in which they are tried, but for failures
 	current *conn      // nil: the next call dials
 	conns   map[*conn]struct{}
-	last    string // address of the last connection, to log a move
-	learned string // the newest list of peers that one of them sent
+	last    string   // address of the last connection, to log a move
+	learned string   // the newest list of peers that one of them sent
+	named   []string // the list of peers, by whoever has the say
+	hints   []string // by Suggest
 
 	seen   atomic.Int64 // the highest revision that an answer showed
 	closed bool
@@ -147,14 +149,26 @@ func (c *Client) SetPeers(addresses []string) {
 	c.setPeers(addresses)
 }
 
+// Suggest names addresses at which there may be peers, as gossip sees them. They are
+// tried beside those of the list, whoever changes that, until the next suggestion.
+func (c *Client) Suggest(addresses []string) {
+	c.mu.Lock()
+	c.hints = slices.Clone(addresses)
+	named := c.named
+	c.mu.Unlock()
+	c.setPeers(named)
+}
+
 func (c *Client) setPeers(addresses []string) {
+	c.mu.Lock()
 	if len(addresses) == 0 {
+		c.mu.Unlock()
 		return
 	}
-	c.mu.Lock()
 	old := c.peers
-	c.peers = make([]*peer, 0, len(addresses))
-	for _, address := range addresses {
+	c.named = slices.Clone(addresses)
+	c.peers = make([]*peer, 0, len(addresses)+len(c.hints))
+	for _, address := range slices.Concat(addresses, c.hints) {
 		if slices.ContainsFunc(c.peers, func(p *peer) bool { return p.address == address }) {
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"log"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -708,4 +709,26 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// TestSuggestedPeersAreTried: a client goes to a peer that only gossip knows when
+// those of its list are dead, and a new list forgets no suggestion.
+func TestSuggestedPeersAreTried(t *testing.T) {
+	ca := testCA(t)
+	peers := startPeers(t, ca, 2)
+	c := newTestClient(t, ca, addresses(peers[:1]))
+	c.Suggest([]string{peers[1].addr, peers[0].addr})
+	c.SetPeers([]string{peers[0].addr})
+	if got, want := c.Peers(), addresses(peers); !slices.Equal(got, want) {
+		t.Fatalf("it tries %v, want %v: the list first, each once", got, want)
+	}
+	peers[0].Kill()
+	res, err := c.Objects().Get(t.Context(), &holdfastv1.GetRequest{})
+	if err != nil || res.GetAnswer().GetServedBy() != "p2" {
+		t.Errorf("answered by %q, %v; want p2", res.GetAnswer().GetServedBy(), err)
+	}
+	c.Suggest(nil)
+	if got := c.Peers(); !slices.Equal(got, addresses(peers[:1])) {
+		t.Errorf("without a suggestion it tries %v", got)
+	}
 }

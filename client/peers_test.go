@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,7 @@ type testPeer struct {
 	revision int64                         // that answers show
 	peers    string                        // the header Holdfast-Peers
 	store    *fakeStore                    // of its sessions; nil: refuse them
+	plain    http.HandlerFunc              // what is no call of a service
 	join     func(ctx context.Context, req *holdfastv1.JoinRequest) (*holdfastv1.JoinResponse, error)
 }
 
@@ -128,9 +130,13 @@ func startPeerWith(t *testing.T, creds *pki.Credentials, name string) *testPeer 
 		if p.peers != "" {
 			w.Header().Set(peersHeader, p.peers)
 		}
+		if p.plain != nil && strings.HasPrefix(r.URL.Path, "/plain") {
+			p.plain(w, r)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	})
-	p.server = &http.Server{Handler: told, ErrorLog: discardLog, TLSConfig: creds.ServerTLS("h2")}
+	p.server = &http.Server{Handler: told, ErrorLog: discardLog, TLSConfig: creds.ServerTLS("h2", "http/1.1")}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)

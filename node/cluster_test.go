@@ -2,15 +2,22 @@ package node_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/internal/testcluster"
+	"github.com/holdfast-io/holdfast/node"
 	"github.com/holdfast-io/holdfast/object"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 const web = `
@@ -108,6 +115,62 @@ func TestNodeLoss(t *testing.T) {
 		return n == 3, fmt.Sprintf("%d pods", n)
 	})
 	waitReady(t, c, 3, "")
+}
+
+// TestNodeFindsPeersByGossip: a node all of whose known peers are dead, as when the
+// only one that it was told of dies right after it has joined, goes to those that
+// gossip shows.
+func TestNodeFindsPeersByGossip(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Config{Peers: 3})
+	ctx, cancel := context.WithTimeout(t.Context(), testcluster.Patience)
+	defer cancel()
+	token, err := c.Client().Cluster().CreateToken(ctx, &holdfastv1.CreateTokenRequest{Role: holdfastv1.Role_ROLE_NODE, Ttl: durationpb.New(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := c.Peers[0]
+	address := dead.Address[:strings.LastIndex(dead.Address, ".")+1] + "200"
+	cfg := node.Config{
+		DataDir: t.TempDir(), Name: "n1", Advertise: address, Gossip: address + ":7946", Version: "test",
+		Join: []string{dead.Address + ":7443"}, Token: token.GetToken(),
+	}
+	n, err := node.Prepare(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Close()
+	path := filepath.Join(cfg.DataDir, "node.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rec map[string]any
+	if err := json.Unmarshal(data, &rec); err != nil {
+		t.Fatal(err)
+	}
+	rec["peers"] = cfg.Join
+	if data, err = json.Marshal(rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dead.Stop()
+
+	if n, err = node.Prepare(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	life, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(life, fake.New(fake.Config{}), fake.NewNetwork()) }()
+	defer func() {
+		stop()
+		<-ended
+	}()
+	c.WaitFor(ctx, "the node to register with a peer that it was not told of", func() (bool, string) {
+		nodes := c.List("Node", "")
+		return len(nodes) == 1 && object.NodeReady(nodes[0].(*corev1.Node)), fmt.Sprintf("%d nodes", len(nodes))
+	})
 }
 
 // TestAgentRestart: pods do not notice that their agent, or every peer, was away.

@@ -166,7 +166,12 @@ func (n *Node) join(ctx context.Context) error {
 		return err
 	}
 	n.creds, n.gossipKey = got.Credentials, got.GossipKey
-	n.rec = record{Version: layoutVersion, ClusterID: got.ClusterID, Name: n.cfg.Name, Peers: got.Peers, Gossip: got.Gossip}
+	n.rec = record{Version: layoutVersion, ClusterID: got.ClusterID, Name: n.cfg.Name, Peers: slices.Clone(got.Peers), Gossip: got.Gossip}
+	for _, address := range n.cfg.Join { // one of them works from here
+		if !slices.Contains(n.rec.Peers, address) {
+			n.rec.Peers = append(n.rec.Peers, address)
+		}
+	}
 	n.log.Info("joined cluster", "cluster", n.rec.ClusterID, "node", n.rec.Name)
 	return datadir.WriteJSON(n.recordPath(), n.rec)
 }
@@ -256,17 +261,19 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.Run(ctx) })
 	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { return n.rememberPeers(ctx, g) })
+	group.Go(func() error { return n.rememberPeers(ctx, g, peers) })
 	return group.Wait()
 }
 
-// rememberPeers writes down where gossip sees peers, for the next start, in which
-// all that this node knows today may have moved.
-func (n *Node) rememberPeers(ctx context.Context, g *gossip.Gossip) error {
+// rememberPeers tells the client where gossip sees peers, and writes it down for the
+// next start: all that this node knows today may have moved by then, and the peers
+// that it was told of when it joined may be gone before one has named the others.
+func (n *Node) rememberPeers(ctx context.Context, g *gossip.Gossip, known *client.Client) error {
 	written := n.rec
 	for {
 		changed := g.Changed()
 		if peers, addresses := peersOf(g.Members()); len(peers) > 0 {
+			known.Suggest(peers)
 			rec := written
 			rec.Peers, rec.Gossip = peers, addresses
 			if !slices.Equal(rec.Peers, written.Peers) || !slices.Equal(rec.Gossip, written.Gossip) {

@@ -303,11 +303,11 @@ func (a *app) await(ctx context.Context, r *remote, tracker *rollout.Tracker, ap
 		fmt.Fprintf(out, "done in %s\n", elapsed)
 		return nil
 	case err == nil:
-		return failf(exitRollout, "the rollout failed after %s: %s%s", elapsed, verdict.Reason, rest(tracker))
+		return failf(exitRollout, "the rollout failed after %s: %s%s", elapsed, verdict.Reason, rest(tracker)+a.lastWords(ctx, r, tracker))
 	case ctx.Err() != nil:
 		return failf(exitInterrupted, "no longer waiting; the change goes on. `%s` shows how far it is", followCommand(applied))
 	case errors.Is(err, context.DeadlineExceeded):
-		return failf(exitTimeout, "not there after %s: %s; the change goes on%s", elapsed, strings.Join(tracker.Summary(), ", "), rest(tracker))
+		return failf(exitTimeout, "not there after %s: %s; the change goes on%s", elapsed, strings.Join(tracker.Summary(), ", "), rest(tracker)+a.lastWords(ctx, r, tracker))
 	}
 	return err
 }
@@ -320,6 +320,30 @@ func rest(tracker *rollout.Tracker) string {
 	}
 	return "\n  " + strings.Join(obstacles, "\n  ")
 }
+
+// lastWords returns the end of the log of a container that crashed, on lines of its
+// own. A log that cannot be had is not worth another error.
+func (a *app) lastWords(ctx context.Context, r *remote, tracker *rollout.Tracker) string {
+	c, crashed := tracker.Crash()
+	if !crashed {
+		return ""
+	}
+	ctx, cancel := a.request(context.WithoutCancel(ctx))
+	defer cancel()
+	for _, previous := range []bool{c.Previous, !c.Previous} { // it may have begun again meanwhile
+		var log strings.Builder
+		_, err := (&resumableLog{out: &lineWriter{w: &log}, prefix: "  | "}).once(ctx, r, &holdfastv1.LogsRequest{
+			Namespace: c.Namespace, Pod: c.Pod, Container: c.Container, Previous: previous, TailLines: lastLines, Timestamps: true,
+		})
+		if err == nil && log.Len() > 0 {
+			return fmt.Sprintf("\nThe last lines of container %s of pod/%s:\n%s", c.Container, c.Pod, strings.TrimRight(log.String(), "\n"))
+		}
+	}
+	return ""
+}
+
+// lastLines is how many lines of a crashed container's log are shown.
+const lastLines = 10
 
 // followCommand is how to look at a change later.
 func followCommand(applied []object.Object) string {

@@ -282,6 +282,43 @@ func TestListsComeInPages(t *testing.T) {
 	}
 }
 
+// TestCrashShowsTheEndOfTheLog: who waits for what crashes reads the last lines of
+// its log, of the run before if another one has begun.
+func TestCrashShowsTheEndOfTheLog(t *testing.T) {
+	crashing := pod("web", 7, func(p *corev1.Pod) {
+		p.Spec.NodeName = "n1"
+		p.Status.ContainerStatuses = []corev1.ContainerStatus{{
+			Name: "main", RestartCount: 3,
+			State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 2, Reason: "Error"}},
+		}}
+	})
+	f := &fakeCluster{
+		apply: func(*holdfastv1.ApplyRequest) (*holdfastv1.ApplyResponse, error) {
+			return &holdfastv1.ApplyResponse{Results: []*holdfastv1.ApplyResult{{Object: wire(t, crashing), Action: holdfastv1.ApplyAction_APPLY_ACTION_CREATED}}}, nil
+		},
+		watch: func(ctx context.Context, req *holdfastv1.WatchRequest, send func(*holdfastv1.WatchResponse) error) error {
+			res := &holdfastv1.WatchResponse{Revision: 7, Synced: true}
+			if req.GetKind().GetKind() == "Pod" {
+				res.Changes = []*holdfastv1.Change{{Type: holdfastv1.ChangeType_CHANGE_TYPE_ADDED, Object: wire(t, crashing)}}
+			}
+			if err := send(res); err != nil {
+				return err
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		},
+		logs: func(req *holdfastv1.LogsRequest, send func(string) error) error {
+			if !req.GetPrevious() || req.GetTailLines() != 10 || req.GetContainer() != "main" || req.GetPod() != "web" {
+				t.Errorf("asked for %v", req)
+			}
+			return send("2026-01-02T15:04:05Z panic: no such table\n2026-01-02T15:04:05Z goroutine 1\n")
+		},
+	}
+	f.run(t.Context(), nil, "apply", "-f", manifest(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: main, image: web}]}\n")).
+		check(t, exitRollout, "container main of pod/web has crashed 4 times", "The last lines of container main of pod/web:\n  | panic: no such table\n  | goroutine 1\n")
+}
+
 // TestInterruptedApplySaysThatTheChangeGoesOn.
 func TestInterruptedApplySaysThatTheChangeGoesOn(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())

@@ -183,8 +183,18 @@ spec:
 		}
 	}
 
-	// Without a quorum every command says so, and none hangs.
+	// A peer's death is no business of who types.
 	c.Peers[1].Stop()
+	for range 3 {
+		var out strings.Builder
+		app := newApp()
+		app.stdout, app.stderr = &out, &out
+		if code := app.run(t.Context(), []string{"get", "nodes", "-o", "name"}); code != exitOK || out.String() != "node/n1\nnode/n2\n" {
+			t.Errorf("with a dead peer: exit code %d\n%s", code, out.String())
+		}
+	}
+
+	// Without a quorum every command says so, and none hangs.
 	c.Peers[2].Stop()
 	for _, line := range []string{"cluster status", "get pods --request-timeout 5s"} {
 		var out strings.Builder
@@ -193,5 +203,12 @@ spec:
 		if code := app.run(t.Context(), strings.Fields(line)); code != exitUnavailable || !strings.Contains(out.String(), "NO QUORUM") {
 			t.Errorf("holdfast %s without a quorum: exit code %d, want %d and the reason\n%s", line, code, exitUnavailable, out.String())
 		}
+	}
+	var out, errs strings.Builder
+	app := newApp()
+	app.stdout, app.stderr = &out, &errs
+	code := app.run(t.Context(), []string{"get", "nodes", "-o", "name", "--consistency", "local"})
+	if code != exitOK || out.String() != "node/n1\nnode/n2\n" || !regexp.MustCompile(`(?m)^(Served by p1, cut off from the quorum for .*, as of|As peer p1 has it at) revision \d+`).MatchString(errs.String()) {
+		t.Errorf("a local read without a quorum: exit code %d\n%s%s", code, out.String(), errs.String())
 	}
 }

@@ -282,6 +282,37 @@ func (t *Tracker) Obstacles() []string {
 	return out
 }
 
+// Crashed is a run of a container that ended badly and left no last words.
+type Crashed struct {
+	Pod, Namespace, Container string
+	Previous                  bool // another run has begun, or waits to
+}
+
+// Crash returns one that stands between the targets and their goal, if there is any.
+func (t *Tracker) Crash() (Crashed, bool) {
+	for _, target := range t.targets {
+		obj, ok := t.objects[target.key]
+		if !ok || converged(obj, target.generation) {
+			continue
+		}
+		for _, pod := range t.podsOf(obj) {
+			if object.PodReady(pod) || object.Deleting(pod) || !t.isCurrent(obj, pod) {
+				continue
+			}
+			for _, s := range statuses(pod) {
+				ended, previous := s.State.Terminated, false
+				if ended == nil {
+					ended, previous = s.LastTerminationState.Terminated, true
+				}
+				if ended != nil && ended.ExitCode != 0 && ended.Message == "" {
+					return Crashed{pod.Name, pod.Namespace, s.Name, previous}, true
+				}
+			}
+		}
+	}
+	return Crashed{}, false
+}
+
 func troublesOf(title string, obj object.Object) []string {
 	var out []string
 	for _, trouble := range troubles(obj) {

@@ -62,6 +62,9 @@ func TestTracker(t *testing.T) {
 		for _, obstacle := range tracker.Obstacles() {
 			fmt.Fprintf(&out, "obstacle: %s\n", obstacle)
 		}
+		if c, crashed := tracker.Crash(); crashed {
+			fmt.Fprintf(&out, "crash: container %s of %s, previous run: %t\n", c.Container, c.Pod, c.Previous)
+		}
 		return out.String()
 	})
 }
