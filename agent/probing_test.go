@@ -268,3 +268,36 @@ func TestActiveDeadline(t *testing.T) {
 		}
 	})
 }
+
+// TestTerminationMessages: the containers of a pod share 12 KiB of last words
+// equally, and none has more than 4 KiB.
+func TestTerminationMessages(t *testing.T) {
+	for containers, most := range map[int]int{1: 4096, 2: 4096, 6: 2048} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newPeer("a")
+			n := newNode(t, a)
+			long := strings.Repeat("x", 5000)
+			var all []corev1.Container
+			for i := range containers {
+				c := corev1.Container{Name: "c" + string(rune('a'+i)), Image: "web:1", TerminationMessagePath: "/dev/termination-log"}
+				c.Command = []string{"sh", "-c", "echo " + long + " > /dev/termination-log; exit 1"}
+				if i%2 == 1 { // the other way
+					c.Command = []string{"sh", "-c", "echo " + long + "; exit 1"}
+					c.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
+				}
+				all = append(all, c)
+			}
+			pod := newPod("web", all...)
+			pod.Spec.RestartPolicy = corev1.RestartPolicyNever
+			a.says(complete(t, 10, pod))
+			n.start()
+			settle(5 * time.Second)
+			s, _ := a.status(t, pod.UID)
+			for _, c := range s.ContainerStatuses {
+				if c.State.Terminated == nil || len(c.State.Terminated.Message) != most {
+					t.Errorf("of %d: %s ended as %.200v, want %d bytes of last words", containers, c.Name, c.State.Terminated, most)
+				}
+			}
+		})
+	}
+}

@@ -50,7 +50,7 @@ func TestStaticPods(t *testing.T) {
 		n.stop()
 		a.setDown(true)
 		n.static = t.TempDir()
-		n.file("dns.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: dns}\nspec: {containers: [{name: main, image: \"dns:1\"}]}\n")
+		n.file("dns.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: dns}\nspec: {terminationGracePeriodSeconds: 10, containers: [{name: main, image: \"fake/stubborn:1\"}]}\n")
 		n.file("bad.yaml", "kind: Nonsense\n")
 		n.file(".hidden", "nonsense")
 		n.start()
@@ -100,6 +100,8 @@ func TestStaticPods(t *testing.T) {
 
 		a.setDown(true)
 		n.file("dns.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: dns}\nspec: {containers: [{name: main, image: \"dns:2\"}]}\n")
+		settle(8 * time.Second)
+		n.wantRunning("while the pod before it ends", uid+"/main/0")
 		settle(20 * time.Second)
 		next := n.names()["default/dns-n1"]
 		if next == "" || next == uid || len(n.names()) != 1 {
