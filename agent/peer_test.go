@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-io/holdfast/agent"
 	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/object"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
@@ -454,7 +455,7 @@ func (n *testNode) start() {
 		rt = n.rt
 	}
 	a, err := agent.New(agent.Config{
-		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, DataDir: n.dir, Socket: "none",
+		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: volume.Folders{}, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
 		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
 	})
