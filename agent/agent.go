@@ -82,6 +82,7 @@ type Agent struct {
 
 	reports  *reporter
 	pods     *pods
+	claims   *claims
 	session  *session
 	sessions *sessions
 	usage    *usage
@@ -164,6 +165,7 @@ func New(cfg Config) (*Agent, error) {
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 	})
 	a.static = &staticPods{dir: cfg.StaticPods, node: cfg.Node, client: cfg.Client, pods: a.pods, log: a.log}
+	a.claims = newClaims(cfg.Node, a.pods.volumes, cfg.Client, a.log)
 	a.session = newSession(a)
 	a.sessions = newSessions(a)
 	a.usage = newUsage(a)
@@ -219,6 +221,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.routes.run(ctx) })
 		g.Go(func() error { return a.pods.run(ctx) })
 		g.Go(func() error { return a.reports.run(ctx) })
+		g.Go(func() error { return a.claims.run(ctx) })
 		g.Go(func() error { return a.session.run(ctx) })
 		g.Go(func() error { return a.session.heartbeats(ctx) })
 		g.Go(func() error { return a.usage.run(ctx) })

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -247,6 +248,68 @@ func TestLeftVolumes(t *testing.T) {
 		settle(time.Minute)
 		if _, err := os.Stat(filepath.Join(n.dir, "volumes", "uid-left")); !os.IsNotExist(err) {
 			t.Errorf("volumes of a pod that nobody knows are left (%v)", err)
+		}
+	})
+}
+
+// TestClaimLife: a pod waits for its claim to be bound, its data outlives it, and
+// goes when a peer says so, and not because saved state does.
+func TestClaimLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		pod := newPod("db", corev1.Container{
+			Name: "main", Image: "busybox:1", Command: []string{"sh", "-c", "echo precious > /data/file; sleep 36000"},
+			VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
+		})
+		pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data", UID: "c1"}}
+		a.says(with(t, complete(t, 10, pod), claim))
+		n.start()
+		settle(time.Minute)
+		n.wantRunning("before the claim is bound")
+
+		claim.Spec.VolumeName, claim.Status.Phase = "pvc-c1", corev1.ClaimBound
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-c1", UID: "v1", Finalizers: []string{object.LocalVolumeFinalizer}}}
+		pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
+		pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "default", Name: "data", UID: "c1"}
+		pv.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: object.LocalProvisioner, VolumeHandle: "pvc-c1", VolumeAttributes: map[string]string{"node": "n1"}}
+		pv.Status.Phase = corev1.VolumeBound
+		a.send(t, with(t, &agentv1.DesiredResponse{Revision: 11}, claim, pv))
+		settle(time.Second)
+		n.wantRunning("once it is bound", "uid-db/main/0")
+		file := filepath.Join(n.dir, "volumes", "claims", "pvc-c1", "data", "file")
+		if got := n.read(t, file); got != "precious\n" {
+			t.Errorf("the volume holds %q", got)
+		}
+
+		released := pv.DeepCopy()
+		released.Status.Phase = corev1.VolumeReleased
+		released.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		a.send(t, with(t, increment(t, 12, deleted(pod, 1)), released))
+		settle(100 * time.Millisecond)
+		if got := n.read(t, file); got != "precious\n" {
+			t.Errorf("while a pod has it the volume holds %q", got)
+		}
+		n.stop()
+		a.setDown(true)
+		n.start()
+		settle(time.Minute) // the pod ends meanwhile
+		n.wantRunning("with a new agent and no peer")
+		if got := n.read(t, file); got != "precious\n" {
+			t.Errorf("by saved state alone the volume was removed: %q", got)
+		}
+		a.says(with(t, complete(t, 13), released))
+		a.setDown(false)
+		settle(time.Minute)
+		if got := n.read(t, file); got != "unreadable" {
+			t.Errorf("after the word of a peer the volume holds %q", got)
+		}
+		if got := fmt.Sprint(a.removed); got != "[pvc-c1/v1]" {
+			t.Errorf("reported removals are %s, want one", got)
+		}
+		if left, _ := os.ReadDir(filepath.Join(n.dir, "volumes", "claims")); len(left) > 0 {
+			t.Errorf("left are %v", left)
 		}
 	})
 }

@@ -53,6 +53,7 @@ type testPeer struct {
 	usage      []*agentv1.ReportUsageRequest
 	usageAt    []time.Time
 	reports    []*agentv1.PodStatusReport // in order
+	removed    []string                   // volumes, as name/uid
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall
 }
@@ -182,6 +183,9 @@ func (p *testPeer) ReportStatus(_ context.Context, req *agentv1.ReportStatusRequ
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reports = append(p.reports, req.GetPods()...)
+	for _, v := range req.GetRemovedVolumes() {
+		p.removed = append(p.removed, v.GetName()+"/"+v.GetUid())
+	}
 	if p.loseAcks > 0 {
 		p.loseAcks--
 		return nil, errDown

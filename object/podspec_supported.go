@@ -66,6 +66,7 @@ const supportedButInit = `
 	volumes[].emptyDir.sizeLimit
 	volumes[].emptyDir.mode
 	volumes[].hostPath
+	volumes[].persistentVolumeClaim
 	volumes[].configMap
 	volumes[].secret
 	volumes[].downwardAPI
