@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	containers "github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 )
 
@@ -38,6 +39,8 @@ type Config struct {
 	Client  Client             // required
 	Runtime containers.Runtime // required; Run of the agent runs it
 	Network Network            // required
+	// Mounts is what makes volumes in memory and the like. Optional; the kernel.
+	Mounts volume.Mounts
 	// DataDir keeps the desired state, and the agent's socket. Required; made if
 	// it is missing. One agent at a time.
 	DataDir string
@@ -79,6 +82,7 @@ type Agent struct {
 
 	reports  *reporter
 	pods     *pods
+	claims   *claims
 	session  *session
 	sessions *sessions
 	usage    *usage
@@ -151,12 +155,17 @@ func New(cfg Config) (*Agent, error) {
 	a.reports = newReporter(cfg.Client, a.log, a.metrics)
 	a.metrics.watch(a.reports)
 	a.routes = newRoutes(cfg.Network, a.log)
+	if cfg.Mounts == nil {
+		cfg.Mounts = volume.Kernel{}
+	}
 	a.pods = newPods(podsConfig{
-		runtime: cfg.Runtime, network: cfg.Network, networkReady: a.routes.wait, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
+		runtime: cfg.Runtime, network: cfg.Network,
+		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 	})
 	a.static = &staticPods{dir: cfg.StaticPods, node: cfg.Node, client: cfg.Client, pods: a.pods, log: a.log}
+	a.claims = newClaims(cfg.Node, a.pods.volumes, cfg.Client, a.log)
 	a.session = newSession(a)
 	a.sessions = newSessions(a)
 	a.usage = newUsage(a)
@@ -212,6 +221,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.routes.run(ctx) })
 		g.Go(func() error { return a.pods.run(ctx) })
 		g.Go(func() error { return a.reports.run(ctx) })
+		g.Go(func() error { return a.claims.run(ctx) })
 		g.Go(func() error { return a.session.run(ctx) })
 		g.Go(func() error { return a.session.heartbeats(ctx) })
 		g.Go(func() error { return a.usage.run(ctx) })

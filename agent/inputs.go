@@ -213,9 +213,13 @@ func anyContainer(pod *corev1.Pod, name string) *corev1.Container {
 	return nil
 }
 
-// inputsChanged lets what failed for the pod's configuration be tried again at
-// once: what was missing may be there now.
+// inputsChanged lets what failed for the pod's configuration or its volumes be
+// tried again at once: what was missing may be there now.
 func inputsChanged(m *podMemory) {
+	m.Volumes.At = time.Time{}
+	if m.Network.Reason == reasonMount {
+		m.Network.At = time.Time{}
+	}
 	for _, c := range m.Containers {
 		if c.Start.Reason == reasonConfigError {
 			c.Start.At = time.Time{}

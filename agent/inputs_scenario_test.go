@@ -3,6 +3,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,4 +130,186 @@ func (n *testNode) stopOne(t *testing.T, pod *corev1.Pod) {
 	}
 	cancel()
 	<-ended
+}
+
+// volumeOn returns the path of a pod's volume on the node.
+func (n *testNode) volumeOn(uid, name string) string {
+	return filepath.Join(n.dir, "volumes", uid, "volumes", name)
+}
+
+func (n *testNode) read(t *testing.T, path ...string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		return "unreadable"
+	}
+	return string(data)
+}
+
+// TestVolumes: a pod waits for what its volumes show, sees each change of it
+// while it runs, and leaves nothing.
+func TestVolumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		pod := newPod("web", corev1.Container{
+			Name: "main", Image: "busybox:1", Command: []string{"sh", "-c", "cat /etc/app/color; echo; cat /etc/one; echo; sleep 36000"},
+			Env: []corev1.EnvVar{{Name: "WHICH", Value: "color"}},
+			VolumeMounts: []corev1.VolumeMount{
+				{Name: "settings", MountPath: "/etc/app"},
+				{Name: "settings", MountPath: "/etc/one", SubPathExpr: "$(WHICH)"},
+				{Name: "work", MountPath: "/work"},
+			},
+		})
+		pod.Labels = map[string]string{"tier": "one"}
+		pod.Spec.Volumes = []corev1.Volume{
+			{Name: "settings", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}},
+			{Name: "self", VolumeSource: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{{Path: "labels", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels"}}}}}},
+			{Name: "work", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		}
+		a.says(complete(t, 10, pod))
+		n.start()
+		settle(5 * time.Minute)
+		n.wantRunning("without the config map")
+		s, _ := a.status(t, pod.UID)
+		if w := s.ContainerStatuses[0].State.Waiting; w == nil || w.Reason != "ContainerCreating" || !strings.Contains(w.Message, `volume "settings": configmap "settings" not found`) {
+			t.Errorf("status is %+v, want ContainerCreating and what is missing", s.ContainerStatuses)
+		}
+		if got := a.events(); !strings.Contains(got, `FailedMount: volumes: volume "settings": configmap "settings" not found`) {
+			t.Errorf("events are %s", got)
+		}
+
+		a.send(t, with(t, &agentv1.DesiredResponse{Revision: 11}, configMap("settings", "color", "red")))
+		settle(time.Second)
+		n.wantRunning("with the config map", "uid-web/main/0")
+		var log bytes.Buffer
+		if err := n.rt.Logs(context.Background(), runtime.ContainerID{PodUID: "uid-web", Name: "main"}, runtime.LogOptions{TailLines: -1}, &log); err != nil || log.String() != "red\nred\n" {
+			t.Errorf("the container saw %q (%v)", log.String(), err)
+		}
+
+		color := func() string { return n.read(t, n.volumeOn("uid-web", "settings"), "color") }
+		a.send(t, with(t, &agentv1.DesiredResponse{Revision: 12}, configMap("settings", "color", "green")))
+		settle(100 * time.Millisecond)
+		if got := color(); got != "green" {
+			t.Errorf("after a change the volume shows %q", got)
+		}
+		labeled := pod.DeepCopy()
+		labeled.Labels["tier"] = "two"
+		a.send(t, increment(t, 13, labeled))
+		settle(100 * time.Millisecond)
+		if got := n.read(t, n.volumeOn("uid-web", "self"), "labels"); got != `tier="two"` {
+			t.Errorf("after another label the volume shows %q", got)
+		}
+
+		// A source that goes is told of, and disturbs nothing.
+		a.send(t, &agentv1.DesiredResponse{Revision: 14, RemovedInputs: []string{"configmaps/default/settings"}})
+		settle(time.Hour)
+		n.wantRunning("without the config map again", "uid-web/main/0")
+		if got := color(); got != "green" {
+			t.Errorf("without its config map the volume shows %q", got)
+		}
+
+		// What changes while no agent runs is seen by the next.
+		n.stop()
+		a.says(with(t, complete(t, 20, labeled), configMap("settings", "color", "blue")))
+		n.start()
+		settle(time.Second)
+		n.wantRunning("with another agent", "uid-web/main/0")
+		if got := color(); got != "blue" {
+			t.Errorf("after a restart of the agent the volume shows %q", got)
+		}
+
+		a.send(t, increment(t, 21, deleted(labeled, 1)))
+		settle(time.Minute)
+		if left, _ := os.ReadDir(filepath.Join(n.dir, "volumes")); len(left) > 0 {
+			t.Errorf("the pod has left %v", left)
+		}
+	})
+}
+
+// TestLeftVolumes: volumes of pods that nobody knows go away once a peer has said
+// which pods there are.
+func TestLeftVolumes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		left := filepath.Join(n.dir, "volumes", "uid-left", "volumes", "work")
+		if err := os.MkdirAll(left, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		a.setDown(true)
+		n.start()
+		settle(time.Minute)
+		if _, err := os.Stat(left); err != nil {
+			t.Errorf("before any peer was heard: %v", err)
+		}
+		a.says(complete(t, 10))
+		a.setDown(false)
+		settle(time.Minute)
+		if _, err := os.Stat(filepath.Join(n.dir, "volumes", "uid-left")); !os.IsNotExist(err) {
+			t.Errorf("volumes of a pod that nobody knows are left (%v)", err)
+		}
+	})
+}
+
+// TestClaimLife: a pod waits for its claim to be bound, its data outlives it, and
+// goes when a peer says so, and not because saved state does.
+func TestClaimLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		pod := newPod("db", corev1.Container{
+			Name: "main", Image: "busybox:1", Command: []string{"sh", "-c", "echo precious > /data/file; sleep 36000"},
+			VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}},
+		})
+		pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data", UID: "c1"}}
+		a.says(with(t, complete(t, 10, pod), claim))
+		n.start()
+		settle(time.Minute)
+		n.wantRunning("before the claim is bound")
+
+		claim.Spec.VolumeName, claim.Status.Phase = "pvc-c1", corev1.ClaimBound
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-c1", UID: "v1", Finalizers: []string{object.LocalVolumeFinalizer}}}
+		pv.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
+		pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "default", Name: "data", UID: "c1"}
+		pv.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: object.LocalProvisioner, VolumeHandle: "pvc-c1", VolumeAttributes: map[string]string{"node": "n1"}}
+		pv.Status.Phase = corev1.VolumeBound
+		a.send(t, with(t, &agentv1.DesiredResponse{Revision: 11}, claim, pv))
+		settle(time.Second)
+		n.wantRunning("once it is bound", "uid-db/main/0")
+		file := filepath.Join(n.dir, "volumes", "claims", "pvc-c1", "data", "file")
+		if got := n.read(t, file); got != "precious\n" {
+			t.Errorf("the volume holds %q", got)
+		}
+
+		released := pv.DeepCopy()
+		released.Status.Phase = corev1.VolumeReleased
+		released.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		a.send(t, with(t, increment(t, 12, deleted(pod, 1)), released))
+		settle(100 * time.Millisecond)
+		if got := n.read(t, file); got != "precious\n" {
+			t.Errorf("while a pod has it the volume holds %q", got)
+		}
+		n.stop()
+		a.setDown(true)
+		n.start()
+		settle(time.Minute) // the pod ends meanwhile
+		n.wantRunning("with a new agent and no peer")
+		if got := n.read(t, file); got != "precious\n" {
+			t.Errorf("by saved state alone the volume was removed: %q", got)
+		}
+		a.says(with(t, complete(t, 13), released))
+		a.setDown(false)
+		settle(time.Minute)
+		if got := n.read(t, file); got != "unreadable" {
+			t.Errorf("after the word of a peer the volume holds %q", got)
+		}
+		if got := fmt.Sprint(a.removed); got != "[pvc-c1/v1]" {
+			t.Errorf("reported removals are %s, want one", got)
+		}
+		if left, _ := os.ReadDir(filepath.Join(n.dir, "volumes", "claims")); len(left) > 0 {
+			t.Errorf("left are %v", left)
+		}
+	})
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast-io/holdfast/agent"
 	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/object"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
@@ -52,6 +53,7 @@ type testPeer struct {
 	usage      []*agentv1.ReportUsageRequest
 	usageAt    []time.Time
 	reports    []*agentv1.PodStatusReport // in order
+	removed    []string                   // volumes, as name/uid
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall
 }
@@ -181,6 +183,9 @@ func (p *testPeer) ReportStatus(_ context.Context, req *agentv1.ReportStatusRequ
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reports = append(p.reports, req.GetPods()...)
+	for _, v := range req.GetRemovedVolumes() {
+		p.removed = append(p.removed, v.GetName()+"/"+v.GetUid())
+	}
 	if p.loseAcks > 0 {
 		p.loseAcks--
 		return nil, errDown
@@ -454,7 +459,7 @@ func (n *testNode) start() {
 		rt = n.rt
 	}
 	a, err := agent.New(agent.Config{
-		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, DataDir: n.dir, Socket: "none",
+		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: volume.Folders{}, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
 		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/volume"
 )
 
 const (
@@ -31,6 +32,7 @@ const (
 type podsConfig struct {
 	runtime runtime.Runtime
 	network Network
+	volumes *volume.Manager
 	// networkReady waits until pods can be attached.
 	networkReady func(context.Context) error
 	// confirm returns nil if a quorum says that the pod is not to run here.
@@ -71,6 +73,7 @@ type pods struct {
 	listedAt  time.Time
 	listErr   error
 	attached  map[string]Attachment
+	held      []string // uids of pods that have volumes on the disk
 	seq, done uint64
 	// complete: the desired pods are known from a peer, so others may go.
 	complete bool
@@ -248,6 +251,9 @@ func (p *pods) reconcile() {
 	for uid := range p.attached {
 		p.startUnknown(uid)
 	}
+	for _, uid := range p.held {
+		p.startUnknown(uid)
+	}
 }
 
 // startUnknown starts the worker that takes away a pod nobody wants.
@@ -277,6 +283,7 @@ func (p *pods) start(uid string, pod *corev1.Pod) *worker {
 		// What was listed before is out of date, and would start another worker.
 		delete(p.listed, uid)
 		delete(p.attached, uid)
+		p.held = slices.DeleteFunc(p.held, func(held string) bool { return held == uid })
 		p.reports.forget(uid)
 		if ctx.Err() == nil {
 			p.reconcile() // it may be desired again
@@ -354,9 +361,13 @@ func (p *pods) list(ctx context.Context, withNetwork bool) bool {
 	defer cancel()
 	start := time.Now()
 	var attached map[string]Attachment
+	var held []string
 	states, err := p.runtime.List(lctx)
 	if err == nil && withNetwork {
 		attached, err = p.network.List(lctx)
+	}
+	if err == nil && withNetwork {
+		held, err = p.volumes.List()
 	}
 	p.metrics.listSeconds.Observe(time.Since(start).Seconds())
 
@@ -378,7 +389,7 @@ func (p *pods) list(ctx context.Context, withNetwork bool) bool {
 		p.listed[s.UID] = s
 	}
 	if attached != nil {
-		p.attached = attached
+		p.attached, p.held = attached, held
 	}
 	p.listErr, p.listedAt, p.done = nil, time.Now(), seq
 	p.reconcile()

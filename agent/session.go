@@ -269,6 +269,7 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 		s.applyNetwork(next)
 	}
 	s.a.pods.set(next, true)
+	s.a.claims.set(next, msg.GetComplete())
 	return nil
 }
 

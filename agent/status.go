@@ -29,6 +29,7 @@ const (
 	reasonRunContainerError = "RunContainerError"
 	reasonConfigError       = "CreateContainerConfigError"
 	reasonSandbox           = "FailedCreatePodSandBox"
+	reasonMount             = "FailedMount" // of events only
 	reasonStatusUnknown     = "ContainerStatusUnknown"
 )
 

@@ -56,6 +56,8 @@ type podInput struct {
 	Memory *podMemory
 	// Static: the pod is from a folder of the node, whose word suffices to end it.
 	Static bool
+	// VolumesKey identifies what the pod's volumes should show.
+	VolumesKey string
 	// Hold: start nothing yet, no peer was heard since the agent started.
 	Hold bool
 	// Probes holds what probes have found out: no entry, not enough yet.
@@ -71,8 +73,11 @@ type podMemory struct {
 	// began. What init containers did before is gone with the network before.
 	AttachedAt time.Time
 	// Created: CreatePod has succeeded since the worker began.
-	Created    bool
-	Network    retry // of Attach and CreatePod
+	Created bool
+	Network retry // of Attach and CreatePod
+	// Shown is the VolumesKey of what the volumes show, as far as the worker knows.
+	Shown      string
+	Volumes    retry // of bringing them up to date
 	Containers map[string]*containerMemory
 	// Confirmed: a quorum has confirmed that the pod is to end. Confirm is about the
 	// tries to learn that.
@@ -168,6 +173,8 @@ const (
 	doAttach actionKind = "attach"
 	// doCreate makes what the pod's containers share.
 	doCreate actionKind = "create-pod"
+	// doVolumes brings what the pod's volumes show up to date.
+	doVolumes actionKind = "update-volumes"
 	// doPull makes the image of Container present for run Attempt.
 	doPull actionKind = "pull"
 	// doRun creates and starts run Attempt of Container.
@@ -338,6 +345,9 @@ func next(in podInput, now time.Time) action {
 	case finished(in):
 		return nextFinished(in, now)
 	default:
+		if a, ok := nextVolumes(in, now); ok {
+			return a
+		}
 		return nextRunning(in, now)
 	}
 }
@@ -797,7 +807,11 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 		m.Confirmed, m.StoppingSince, m.Confirm = true, now, retry{}
 	case doAttach, doCreate:
 		if err != nil {
-			m.Network.fail(now, reasonSandbox, err.Error(), time.Second, cleanupBackoffMax)
+			reason := reasonSandbox
+			if errors.Is(err, errVolumes) {
+				reason = reasonMount
+			}
+			m.Network.fail(now, reason, err.Error(), time.Second, cleanupBackoffMax)
 			return
 		}
 		m.Network = retry{}
@@ -805,6 +819,12 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 			m.AttachedAt = now
 		}
 		m.Created = m.Created || a.Kind == doCreate
+	case doVolumes:
+		if err != nil {
+			m.Volumes.fail(now, reasonMount, err.Error(), time.Second, retryBackoffMax)
+			return
+		}
+		m.Volumes = retry{}
 	case doPull:
 		if err != nil {
 			reason := reasonErrImagePull
@@ -894,7 +914,7 @@ func (m *podMemory) cleaned(err error, now time.Time) {
 // another is due now. Calls for one pod never overlap, so it ends first.
 func preempts(due, underWay action) bool {
 	switch underWay.Kind {
-	case doAttach, doCreate, doPull, doRun, doPostStart:
+	case doAttach, doCreate, doVolumes, doPull, doRun, doPostStart:
 		switch due.Kind {
 		case doConfirm, doStop, doRemovePod, doDetach, doFinish:
 			return true

@@ -75,6 +75,7 @@ type outcome struct {
 	broken  bool // off, for something more urgent
 	attach  *Attachment
 	image   runtime.Image
+	shown   string // by the volumes
 	message string
 }
 
@@ -149,7 +150,7 @@ func (w *worker) run(ctx context.Context) {
 	for {
 		observed, seq, hold := w.p.observed(w.uid)
 		pod, gone := w.desired()
-		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results()}
+		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results(), VolumesKey: w.volumesKey(pod)}
 		w.address.Store(podAddress(in, w.p.hostIP))
 		now := time.Now()
 		var at time.Time
@@ -251,7 +252,16 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 				return err
 			}
 			defer w.p.release()
+			var err error
+			if out.shown, err = w.setUpVolumes(ctx, pod); err != nil {
+				return err
+			}
 			return w.createPod(ctx, pod)
+		})
+	case doVolumes:
+		call(createTimeout, func(ctx context.Context) (err error) {
+			out.shown, err = w.setUpVolumes(ctx, pod)
+			return err
 		})
 	case doPull:
 		spec := containerSpec(pod, a.Container)
@@ -311,6 +321,9 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 			if err := w.p.runtime.RemovePod(ctx, w.uid); err != nil {
 				return err
 			}
+			if err := w.p.volumes.TearDown(w.uid); err != nil {
+				return err
+			}
 			return os.RemoveAll(w.dir())
 		})
 	case doDetach:
@@ -353,6 +366,11 @@ func (w *worker) runContainer(ctx context.Context, pod *corev1.Pod, a action) er
 	if err != nil {
 		return err
 	}
+	volumes, err := w.volumeMounts(pod, spec)
+	if err != nil {
+		return err
+	}
+	mounts = append(mounts, volumes...)
 	c, err := runtimeContainer(pod, spec, a.Attempt, w.image[a.Container], w.env(pod), mounts)
 	if err != nil {
 		return err
@@ -424,6 +442,9 @@ func (w *worker) apply(out outcome, now time.Time) {
 	if out.attach != nil {
 		w.memory.Attached = out.attach
 	}
+	if (a.Kind == doCreate || a.Kind == doVolumes) && out.err == nil {
+		w.memory.Shown = out.shown
+	}
 	if a.Kind == doMessage {
 		w.memory.Messages[a.IDs[0]] = out.message
 	}
@@ -449,6 +470,8 @@ func (w *worker) tell(out outcome) {
 		image = containerSpec(pod, a.Container).Image
 	}
 	switch {
+	case errors.Is(out.err, errVolumes):
+		w.event(corev1.EventTypeWarning, reasonMount, out.err.Error())
 	case a.Kind == doAttach && out.err != nil, a.Kind == doCreate && out.err != nil:
 		w.event(corev1.EventTypeWarning, reasonSandbox, out.err.Error())
 	case a.Kind == doPull && out.err != nil:

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/holdfast-io/holdfast/object"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
@@ -327,6 +328,53 @@ func TestDesiredInputs(t *testing.T) {
 		d.want("+persistentvolumes/pv")
 		c.remove(claim)
 		d.want("-persistentvolumeclaims/default/data -persistentvolumes/pv")
+	})
+}
+
+// TestRemovedVolume: a node is told of the local volumes whose data it is to
+// remove, of no other node's, and its word lets go of them.
+func TestRemovedVolume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		volume := func(name, node string) *corev1.PersistentVolume {
+			now := metav1.Now()
+			return &corev1.PersistentVolume{
+				ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name), DeletionTimestamp: &now, Finalizers: []string{object.LocalVolumeFinalizer}},
+				Spec: corev1.PersistentVolumeSpec{
+					PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimDelete,
+					PersistentVolumeSource:        corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: object.LocalProvisioner, VolumeHandle: name, VolumeAttributes: map[string]string{"node": node}}},
+				},
+				Status: corev1.PersistentVolumeStatus{Phase: corev1.VolumeReleased},
+			}
+		}
+		bound := volume("bound", "n1")
+		bound.Status.Phase = corev1.VolumeBound
+		kept := volume("kept", "n1")
+		kept.Finalizers = append(kept.Finalizers, "example.com/mine")
+		c.put(newNode("n1", "10.1.0.1"), newNode("n2", "10.1.0.2"), volume("a", "n1"), volume("other", "n2"), bound, kept)
+		agent := c.agent("peer-1", "n1")
+		d := startDesired(t, agent, 0)
+		d.want("complete +persistentvolumes/a +persistentvolumes/kept own[] 1 peers")
+
+		removed := func(name string) *agentv1.RemovedVolume { return &agentv1.RemovedVolume{Name: name, Uid: "uid-" + name} }
+		for range 2 { // an answer may be lost
+			_, err := agent.ReportStatus(t.Context(), &agentv1.ReportStatusRequest{RemovedVolumes: []*agentv1.RemovedVolume{
+				removed("a"), removed("other"), removed("bound"), removed("none"), removed("kept"), {Name: "kept", Uid: "another"},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		var left []string
+		for _, pv := range object.List[*corev1.PersistentVolume](c.store.View(), "") {
+			left = append(left, fmt.Sprint(pv.Name, pv.Finalizers))
+		}
+		if want := "[bound[holdfast.dev/local-volume] kept[example.com/mine] other[holdfast.dev/local-volume]]"; fmt.Sprint(left) != want {
+			t.Errorf("volumes left are %v, want %s", left, want)
+		}
+		for seen := ""; !strings.Contains(seen, "-persistentvolumes/a"); {
+			seen += " " + desiredText(t, d.next())
+		}
 	})
 }
 

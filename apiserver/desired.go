@@ -185,6 +185,7 @@ func (d *desiredIndex) apply(events []raftstore.Event, upTo int64) {
 			} else {
 				d.inputs.remove(object.Key(e.Key))
 			}
+			maps.Copy(users, d.inputs.users(object.Key(e.Key)))
 			for node := range users {
 				d.wake(node)
 			}
@@ -303,7 +304,7 @@ func (d *desiredIndex) snapshot(node string) snapshot {
 		d.wakes[node] = ch
 	}
 	_, known := d.nodes[node]
-	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), inputs: d.inputs.of(d.byNode[node]), routes: d.routes, peers: d.peers, woken: ch}
+	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), inputs: d.inputs.of(node, d.byNode[node]), routes: d.routes, peers: d.peers, woken: ch}
 }
 
 // network returns the node's own CIDRs and all other nodes' routes, by name.

@@ -11,8 +11,8 @@ import (
 )
 
 // inputIndex is the part of the desired index about what pods name: every
-// ConfigMap, Secret, claim and volume as it is stored, none of them decoded but
-// claims, and the nodes whose pods name each. The values are the store's own
+// ConfigMap, Secret, claim and volume as it is stored, ConfigMaps and Secrets
+// not decoded, and the nodes whose pods name each. The values are the store's own
 // bytes. The desired index's lock guards it.
 type inputIndex struct {
 	objects map[object.Key]input
@@ -20,6 +20,10 @@ type inputIndex struct {
 	volume map[object.Key]object.Key
 	claims map[object.Key][]object.Key
 	named  map[object.Key]map[string]int // by node: how many of its pods name it
+	// remove are the local volumes of which a node is to remove the data, by node,
+	// and the node of each.
+	removals map[string]map[object.Key]bool
+	removeBy map[object.Key]string
 }
 
 // input is an object that pods may name.
@@ -31,8 +35,9 @@ type input struct {
 var (
 	claimPrefix    = object.ResourceOf(&corev1.PersistentVolumeClaim{}).Prefix("")
 	volumeResource = object.ResourceOf(&corev1.PersistentVolume{})
+	volumePrefix   = volumeResource.Prefix("")
 	inputPrefixes  = []string{
-		object.ResourceOf(&corev1.ConfigMap{}).Prefix(""), object.ResourceOf(&corev1.Secret{}).Prefix(""), claimPrefix, volumeResource.Prefix(""),
+		object.ResourceOf(&corev1.ConfigMap{}).Prefix(""), object.ResourceOf(&corev1.Secret{}).Prefix(""), claimPrefix, volumePrefix,
 	}
 )
 
@@ -44,25 +49,54 @@ func newInputIndex() inputIndex {
 	return inputIndex{
 		objects: make(map[object.Key]input), volume: make(map[object.Key]object.Key),
 		claims: make(map[object.Key][]object.Key), named: make(map[object.Key]map[string]int),
+		removals: make(map[string]map[object.Key]bool), removeBy: make(map[object.Key]string),
 	}
 }
 
 // set takes in an object that is new or has changed.
 func (x *inputIndex) set(key object.Key, value []byte, revision int64) {
 	x.objects[key] = input{revision: revision, value: value}
-	if !strings.HasPrefix(string(key), claimPrefix) {
+	isClaim, isVolume := strings.HasPrefix(string(key), claimPrefix), strings.HasPrefix(string(key), volumePrefix)
+	if !isClaim && !isVolume {
 		return
 	}
 	obj, err := object.Decode(value, revision)
 	if err != nil {
 		panic(fmt.Sprintf("apiserver: stored object %s: %v", key, err)) // it was valid when it was written
 	}
-	x.bind(key, obj.(*corev1.PersistentVolumeClaim).Spec.VolumeName)
+	switch obj := obj.(type) {
+	case *corev1.PersistentVolumeClaim:
+		x.bind(key, obj.Spec.VolumeName)
+	case *corev1.PersistentVolume:
+		node := ""
+		if object.LocalVolumeToRemove(obj) {
+			node = object.LocalVolumeNode(obj)
+		}
+		x.toRemove(key, node)
+	}
 }
 
 func (x *inputIndex) remove(key object.Key) {
 	delete(x.objects, key)
 	x.bind(key, "")
+	x.toRemove(key, "")
+}
+
+// toRemove notes the node that is to remove the data of a volume; "": none.
+func (x *inputIndex) toRemove(volume object.Key, node string) {
+	if before, ok := x.removeBy[volume]; ok {
+		delete(x.removeBy, volume)
+		if delete(x.removals[before], volume); len(x.removals[before]) == 0 {
+			delete(x.removals, before)
+		}
+	}
+	if node != "" {
+		x.removeBy[volume] = node
+		if x.removals[node] == nil {
+			x.removals[node] = make(map[object.Key]bool)
+		}
+		x.removals[node][volume] = true
+	}
 }
 
 // bind notes the volume that a claim names; "": none.
@@ -107,16 +141,23 @@ func (x *inputIndex) users(key object.Key) map[string]bool {
 			nodes[node] = true
 		}
 	}
+	if node, ok := x.removeBy[key]; ok {
+		nodes[node] = true
+	}
 	return nodes
 }
 
-// of returns what the pods name, as far as it exists.
-func (x *inputIndex) of(pods map[string]pod) map[object.Key]input {
+// of returns what the node's pods name, as far as it exists, and the volumes whose
+// data it is to remove.
+func (x *inputIndex) of(node string, pods map[string]pod) map[object.Key]input {
 	found := make(map[object.Key]input)
 	add := func(key object.Key) {
 		if in, ok := x.objects[key]; ok {
 			found[key] = in
 		}
+	}
+	for key := range x.removals[node] {
+		add(key)
 	}
 	for _, p := range pods {
 		for _, key := range p.names {

@@ -71,6 +71,9 @@ func (s agentService) ReportStatus(ctx context.Context, req *agentv1.ReportStatu
 			return nil
 		})
 	}
+	for _, v := range req.GetRemovedVolumes() {
+		group.Go(func() error { return s.volumeRemoved(groupCtx, node, v) })
+	}
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
@@ -124,6 +127,29 @@ func (s agentService) reportPod(ctx context.Context, node string, report *agentv
 	}
 	return nil, 0, connect.Errorf(connect.CodeAborted, "pod %s changed %d times while its status was recorded; report it again",
 		joinName(report.GetNamespace(), report.GetName()), maxAttempts)
+}
+
+// volumeRemoved lets go of a local volume of which the node has removed the data.
+// A volume that is gone, another's, or not to be removed, is left alone: the
+// report is late, or is repeated.
+func (s agentService) volumeRemoved(ctx context.Context, node string, v *agentv1.RemovedVolume) error {
+	key := volumeResource.Key("", v.GetName())
+	_, err := s.transact(ctx, "let go of volume "+v.GetName(), "removed", false, func(view raftstore.View) (change, error) {
+		var c change
+		pv, ok := object.Get[*corev1.PersistentVolume](view, key)
+		if !ok || string(pv.UID) != v.GetUid() || !object.LocalVolumeToRemove(pv) || object.LocalVolumeNode(pv) != node {
+			return c, nil
+		}
+		revision := revisionOf(pv)
+		pv.Finalizers = slices.DeleteFunc(pv.Finalizers, func(f string) bool { return f == object.LocalVolumeFinalizer })
+		if len(pv.Finalizers) == 0 {
+			c.remove(string(key), revision)
+			return c, nil
+		}
+		_, err := c.put(pv, revision)
+		return c, err
+	})
+	return err
 }
 
 // planReport decides what a report changes. A terminating pod of which nothing is

@@ -135,6 +135,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),
+			newVolumes(c.cfg.NewUID),
 			newCollector(),
 			newDefinitions(),
 		},

@@ -36,6 +36,8 @@ type index struct {
 	terminating map[string]bool                           // namespaces that are being deleted
 	waiting     map[types.UID]object.Key                  // what is being deleted and waits for its dependents
 	unsettled   map[string]bool                           // definitions of custom kinds that are being deleted, or wait for a name
+	claimUsers  map[object.Key]keySet                     // pods that have not finished, by the claims they use
+	unbound     keySet                                    // claims that name no volume
 }
 
 type keySet map[object.Key]struct{}
@@ -54,6 +56,9 @@ type entry struct {
 	waitsFor   string      // see waitsFor
 	node       string      // a pod's
 	labels     labels.Set  // of what can be adopted
+	// volumes are the claims of a pod that has not finished, the volume that a claim
+	// names, the claim that a volume names.
+	volumes []object.Key
 }
 
 // nodeFacts is what plans about all nodes need to know of each.
@@ -89,6 +94,8 @@ func newIndex() *index {
 		terminating: map[string]bool{},
 		waiting:     map[types.UID]object.Key{},
 		unsettled:   map[string]bool{},
+		claimUsers:  map[object.Key]keySet{},
+		unbound:     keySet{},
 	}
 }
 
@@ -108,6 +115,16 @@ func (x *index) put(key object.Key, obj object.Object) change {
 	}
 	if now.waitsFor != "" {
 		x.waiting[now.uid] = key
+	}
+	switch obj := obj.(type) {
+	case *corev1.Pod:
+		for _, claim := range now.volumes {
+			add(x.claimUsers, claim, key)
+		}
+	case *corev1.PersistentVolumeClaim:
+		if obj.Spec.VolumeName == "" {
+			x.unbound[key] = struct{}{}
+		}
 	}
 	if now.labels != nil && now.controller == "" {
 		add(x.orphans, now.resource.Prefix(now.namespace), key)
@@ -157,6 +174,10 @@ func (x *index) forget(key object.Key) entry {
 	if old.waitsFor != "" {
 		delete(x.waiting, old.uid)
 	}
+	for _, claim := range old.volumes {
+		drop(x.claimUsers, claim, key)
+	}
+	delete(x.unbound, key)
 	prefix := old.resource.Prefix(old.namespace)
 	drop(x.orphans, prefix, key)
 	if owners := x.selecting[prefix]; owners != nil {
@@ -227,11 +248,34 @@ func (x *index) entryOf(obj object.Object) entry {
 	switch obj := obj.(type) {
 	case *corev1.Pod:
 		e.node = obj.Spec.NodeName
+		e.volumes = claimsOf(obj)
 		e.labels = labels.Set(nonNil(obj.Labels))
 	case *appsv1.ReplicaSet, *appsv1.ControllerRevision:
 		e.labels = labels.Set(nonNil(obj.GetLabels()))
+	case *corev1.PersistentVolumeClaim:
+		if obj.Spec.VolumeName != "" {
+			e.volumes = []object.Key{pvResource.Key("", obj.Spec.VolumeName)}
+		}
+	case *corev1.PersistentVolume:
+		if ref := obj.Spec.ClaimRef; ref != nil {
+			e.volumes = []object.Key{pvcResource.Key(ref.Namespace, ref.Name)}
+		}
 	}
 	return e
+}
+
+// claimsOf returns the claims that a pod uses, none once it has finished.
+func claimsOf(pod *corev1.Pod) []object.Key {
+	if object.PodPhaseFinal(pod) {
+		return nil
+	}
+	var keys []object.Key
+	for i := range pod.Spec.Volumes {
+		if name := object.ClaimName(pod, &pod.Spec.Volumes[i]); name != "" {
+			keys = append(keys, pvcResource.Key(pod.Namespace, name))
+		}
+	}
+	return keys
 }
 
 func nonNil(m map[string]string) map[string]string {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/agent"
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/gossip"
 	"github.com/holdfast-io/holdfast/internal/datadir"
@@ -44,6 +45,9 @@ type Config struct {
 	StaticPods string
 	// Labels are put on the Node beside the well-known ones. Optional.
 	Labels map[string]string
+	// Mounts is what makes pods' volumes. Optional: the kernel; volume.Folders with a
+	// runtime that is not one.
+	Mounts volume.Mounts
 
 	Version string       // optional; shown as the node's version
 	Logger  *slog.Logger // optional; discards
@@ -246,6 +250,7 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 		Client:     peers,
 		Runtime:    rt,
 		Network:    network,
+		Mounts:     n.cfg.Mounts,
 		DataDir:    filepath.Join(n.cfg.DataDir, "agent"),
 		Address:    n.address,
 		Peers:      n.rec.Peers,

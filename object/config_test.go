@@ -534,20 +534,18 @@ func TestConfigDefaultsOnce(t *testing.T) {
 // who writes what is for reading and writing is not.
 func TestInertConfig(t *testing.T) {
 	want := map[string]string{
-		"Service":               "Service default/x is stored, but nothing in this version sends traffic to its pods yet",
-		"EndpointSlice":         "EndpointSlice default/x is stored, but nothing in this version acts on it yet",
-		"ServiceAccount":        "",
-		"PersistentVolume":      "PersistentVolume x is stored, but nothing in this version acts on it yet",
-		"PersistentVolumeClaim": "PersistentVolumeClaim default/x is stored, but nothing in this version acts on it yet",
-		"StorageClass":          "StorageClass x is stored, but nothing in this version acts on it yet",
-		"Ingress":               "Ingress default/x is stored, but nothing in this version acts on it yet",
-		"IngressClass":          "IngressClass x is stored, but nothing in this version acts on it yet",
-		"NetworkPolicy":         "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
-		"Role":                  "Role default/x is stored, but access is not decided by roles in this version yet",
-		"RoleBinding":           "RoleBinding default/x is stored, but access is not decided by roles in this version yet",
-		"ClusterRole":           "ClusterRole x is stored, but access is not decided by roles in this version yet",
-		"ClusterRoleBinding":    "ClusterRoleBinding x is stored, but access is not decided by roles in this version yet",
-		"ResourceQuota":         "", "LimitRange": "", "ConfigMap": "", "Secret": "", "Lease": "", "Event": "", "Namespace": "", "Node": "",
+		"Service":            "Service default/x is stored, but nothing in this version sends traffic to its pods yet",
+		"EndpointSlice":      "EndpointSlice default/x is stored, but nothing in this version acts on it yet",
+		"ServiceAccount":     "",
+		"Ingress":            "Ingress default/x is stored, but nothing in this version acts on it yet",
+		"IngressClass":       "IngressClass x is stored, but nothing in this version acts on it yet",
+		"NetworkPolicy":      "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
+		"Role":               "Role default/x is stored, but access is not decided by roles in this version yet",
+		"RoleBinding":        "RoleBinding default/x is stored, but access is not decided by roles in this version yet",
+		"ClusterRole":        "ClusterRole x is stored, but access is not decided by roles in this version yet",
+		"ClusterRoleBinding": "ClusterRoleBinding x is stored, but access is not decided by roles in this version yet",
+		"PersistentVolume":   "", "PersistentVolumeClaim": "", "StorageClass": "",
+		"ResourceQuota": "", "LimitRange": "", "ConfigMap": "", "Secret": "", "Lease": "", "Event": "", "Namespace": "", "Node": "",
 	}
 	for _, r := range Resources() {
 		text, ok := want[r.Kind]

@@ -507,7 +507,7 @@ func TestInert(t *testing.T) {
 			inert = append(inert, r.Kind)
 		}
 	}
-	want := "Service HorizontalPodAutoscaler PersistentVolume PersistentVolumeClaim StorageClass Ingress IngressClass NetworkPolicy EndpointSlice Role RoleBinding ClusterRole ClusterRoleBinding"
+	want := "Service HorizontalPodAutoscaler Ingress IngressClass NetworkPolicy EndpointSlice Role RoleBinding ClusterRole ClusterRoleBinding"
 	if got := strings.Join(inert, " "); got != want {
 		t.Errorf("inert are %s, want %s", got, want)
 	}

@@ -21,7 +21,6 @@ import (
 var kindPersistentVolume = define(Resource{Version: "v1", Kind: "PersistentVolume", Plural: "persistentvolumes", Singular: "persistentvolume", ShortNames: []string{"pv"}, Status: true},
 	func() *corev1.PersistentVolume { return new(corev1.PersistentVolume) },
 	rules[*corev1.PersistentVolume]{
-		inert: nothingActs,
 		supported: `
 			spec.capacity
 			spec.accessModes

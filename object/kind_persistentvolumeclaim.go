@@ -16,7 +16,6 @@ import (
 var kindPersistentVolumeClaim = define(Resource{Version: "v1", Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", Singular: "persistentvolumeclaim", ShortNames: []string{"pvc"}, Namespaced: true, Status: true},
 	func() *corev1.PersistentVolumeClaim { return new(corev1.PersistentVolumeClaim) },
 	rules[*corev1.PersistentVolumeClaim]{
-		inert: nothingActs,
 		supported: supportedClaimSpec + `
 			status
 		`,

@@ -17,7 +17,6 @@ import (
 var kindStorageClass = define(Resource{Group: "storage.k8s.io", Version: "v1", Kind: "StorageClass", Plural: "storageclasses", Singular: "storageclass", ShortNames: []string{"sc"}},
 	func() *storagev1.StorageClass { return new(storagev1.StorageClass) },
 	rules[*storagev1.StorageClass]{
-		inert: nothingActs,
 		supported: `
 			provisioner
 			parameters

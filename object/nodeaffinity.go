@@ -19,6 +19,12 @@ func PodMayRunOn(spec *corev1.PodSpec, name string, nodeLabels map[string]string
 		return true
 	}
 	terms := spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	return anyTermMatches(terms, name, nodeLabels)
+}
+
+// anyTermMatches reports whether one of terms selects the node called name, with
+// these labels.
+func anyTermMatches(terms []corev1.NodeSelectorTerm, name string, nodeLabels map[string]string) bool {
 	return slices.ContainsFunc(terms, func(term corev1.NodeSelectorTerm) bool {
 		if len(term.MatchExpressions)+len(term.MatchFields) == 0 {
 			return false // as in Kubernetes: an empty term matches nothing

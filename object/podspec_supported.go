@@ -54,7 +54,26 @@ const supportedButInit = `
 	containers[].securityContext.runAsNonRoot = false
 	containers[].securityContext.procMount = Default
 	containers[].securityContext.seccompProfile.type = RuntimeDefault
+	containers[].volumeMounts[].name
+	containers[].volumeMounts[].mountPath
+	containers[].volumeMounts[].readOnly
+	containers[].volumeMounts[].recursiveReadOnly = Disabled IfPossible
+	containers[].volumeMounts[].mountPropagation
+	containers[].volumeMounts[].subPath
+	containers[].volumeMounts[].subPathExpr
 	volumes[].name
+	volumes[].emptyDir.medium = Memory
+	volumes[].emptyDir.sizeLimit
+	volumes[].emptyDir.mode
+	volumes[].hostPath
+	volumes[].persistentVolumeClaim
+	volumes[].configMap
+	volumes[].secret
+	volumes[].downwardAPI
+	volumes[].projected.defaultMode
+	volumes[].projected.sources[].configMap
+	volumes[].projected.sources[].secret
+	volumes[].projected.sources[].downwardAPI
 	restartPolicy
 	terminationGracePeriodSeconds
 	activeDeadlineSeconds

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +23,10 @@ type Mounts interface {
 	// unmounted, and returns the path at which it does. What was at target is
 	// replaced; its parents are made.
 	Bind(f *os.File, target string) (path string, err error)
+	// MakeImage makes a file that holds an empty file system of size bytes.
+	MakeImage(ctx context.Context, path string, size int64) error
+	// Image mounts such a file at target, unless it is already.
+	Image(ctx context.Context, image, target string) error
 	// Unmount undoes all mounts at dir and below, whoever made them. It returns an
 	// error if any is left.
 	Unmount(dir string) error

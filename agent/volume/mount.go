@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // ContainerMounts returns how the pod's volumes are mounted in a container, after
@@ -47,6 +48,15 @@ func (m *Manager) containerMount(pod *corev1.Pod, c *corev1.Container, i int, sr
 	switch {
 	case v.HostPath != nil:
 		mount.HostPath = v.HostPath.Path
+	case object.ClaimName(pod, v) != "":
+		pv, err := claimed(pod, v, src)
+		if err != nil {
+			return mount, err
+		}
+		if mount.HostPath, err = m.claimPath(pv); err != nil {
+			return mount, err
+		}
+		mount.ReadOnly = mount.ReadOnly || claimReadOnly(v)
 	default:
 		mount.HostPath = m.path(pod, v.Name)
 	}

@@ -9,8 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/holdfast-io/holdfast/object"
 )
 
 // ErrMissing is in the error of SetUp when an object that a volume shows does
@@ -43,6 +46,7 @@ type Manager struct {
 	dir    string
 	node   string
 	mounts Mounts
+	claims sync.Mutex // pods may share a local volume
 }
 
 // New returns a Manager. It touches nothing.
@@ -75,7 +79,7 @@ func (m *Manager) SetUp(ctx context.Context, pod *corev1.Pod, src Sources) error
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := m.setUp(pod, v, src); err != nil {
+		if err := m.setUp(ctx, pod, v, src); err != nil {
 			faults = append(faults, fmt.Errorf("volume %q: %w", v.Name, err))
 		}
 	}
@@ -94,7 +98,7 @@ func inOneLine(faults []error) error {
 	return err
 }
 
-func (m *Manager) setUp(pod *corev1.Pod, v *corev1.Volume, src Sources) error {
+func (m *Manager) setUp(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Sources) error {
 	switch {
 	case v.EmptyDir != nil:
 		return m.emptyDir(pod, v)
@@ -116,6 +120,8 @@ func (m *Manager) setUp(pod *corev1.Pod, v *corev1.Volume, src Sources) error {
 		}
 		_, err = write(path, files, fsGroup(pod))
 		return err
+	case object.ClaimName(pod, v) != "":
+		return m.setUpClaim(ctx, pod, v, src)
 	default:
 		return errors.New("volumes of this type are not supported")
 	}
@@ -239,6 +245,9 @@ func (m *Manager) TearDown(uid string) error {
 	}
 	if err := m.mounts.Unmount(dir); err != nil {
 		return fmt.Errorf("unmount volumes: %w", err)
+	}
+	if err := m.rest(uid); err != nil {
+		return fmt.Errorf("unmount volumes of claims: %w", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove volumes: %w", err)

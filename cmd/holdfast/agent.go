@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/agent/network"
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/internal/devcluster"
 	"github.com/holdfast-io/holdfast/node"
 )
@@ -94,6 +95,9 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 	case "fake":
 	default:
 		return failf(exitUsage, "--runtime %s: want embedded or fake", f.runtime)
+	}
+	if f.runtime == "fake" {
+		f.config.Mounts = volume.Folders{}
 	}
 	n, err := node.Prepare(ctx, f.config)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/agent/fake"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/internal/devcluster"
 	"github.com/holdfast-io/holdfast/node"
@@ -275,7 +276,7 @@ func (d *devRun) runInProcess(ctx context.Context, spec devcluster.Spec, boot de
 	if spec.Role == devcluster.RoleNode {
 		n, err := node.Prepare(ctx, node.Config{
 			DataDir: dataDir, Name: spec.Name, Advertise: spec.Address.String(), Gossip: at(spec.Gossip),
-			Join: boot.Join, Token: boot.Token, Version: version, Logger: log,
+			Join: boot.Join, Token: boot.Token, Version: version, Logger: log, Mounts: volume.Folders{},
 		})
 		if err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/agent/fake"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/node"
 	"github.com/holdfast-io/holdfast/object"
@@ -157,7 +158,7 @@ func (c *Cluster) node(name, address string) *Machine {
 		}
 		cfg := node.Config{
 			DataDir: dir, Name: name, Advertise: address, Gossip: address + ":7946", Version: "test", Logger: c.logger(name),
-			Join: apiAddresses(c.Peers[:1]), Token: token,
+			Join: apiAddresses(c.Peers[:1]), Token: token, Mounts: volume.Folders{},
 		}
 		n, err := node.Prepare(ctx, cfg)
 		if err != nil {

@@ -217,8 +217,8 @@ type DesiredResponse struct {
 	// API addresses of all peers. Present in complete messages and when changed.
 	Peers []string `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
 	// What the node's pods name: ConfigMaps, Secrets, PersistentVolumeClaims and the
-	// PersistentVolumes that these are bound to; new or changed. A node is sent
-	// nothing else of these kinds. What a pod names and this message, or one before,
+	// PersistentVolumes that these are bound to; and the node's local volumes whose
+	// data is to be removed. New or changed. A node is sent nothing else of these kinds. What a pod names and this message, or one before,
 	// does not hold, does not exist at this revision.
 	Inputs []*Input `protobuf:"bytes,9,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// Keys of inputs that no longer exist, or that no pod of the node names any more.
@@ -552,10 +552,13 @@ func (x *HeartbeatResponse) GetPeriod() *durationpb.Duration {
 }
 
 type ReportStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pods          []*PodStatusReport     `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pods  []*PodStatusReport     `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	// Local volumes of the node whose data was to be removed, and is gone: their
+	// objects go away on this word.
+	RemovedVolumes []*RemovedVolume `protobuf:"bytes,2,rep,name=removed_volumes,json=removedVolumes,proto3" json:"removed_volumes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReportStatusRequest) Reset() {
@@ -595,6 +598,65 @@ func (x *ReportStatusRequest) GetPods() []*PodStatusReport {
 	return nil
 }
 
+func (x *ReportStatusRequest) GetRemovedVolumes() []*RemovedVolume {
+	if x != nil {
+		return x.RemovedVolumes
+	}
+	return nil
+}
+
+type RemovedVolume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedVolume) Reset() {
+	*x = RemovedVolume{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedVolume) ProtoMessage() {}
+
+func (x *RemovedVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedVolume.ProtoReflect.Descriptor instead.
+func (*RemovedVolume) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RemovedVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemovedVolume) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
 // PodStatusReport is one pod's status, complete.
 type PodStatusReport struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -614,7 +676,7 @@ type PodStatusReport struct {
 
 func (x *PodStatusReport) Reset() {
 	*x = PodStatusReport{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +688,7 @@ func (x *PodStatusReport) String() string {
 func (*PodStatusReport) ProtoMessage() {}
 
 func (x *PodStatusReport) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +701,7 @@ func (x *PodStatusReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatusReport.ProtoReflect.Descriptor instead.
 func (*PodStatusReport) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PodStatusReport) GetNamespace() string {
@@ -698,7 +760,7 @@ type PodEvent struct {
 
 func (x *PodEvent) Reset() {
 	*x = PodEvent{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +772,7 @@ func (x *PodEvent) String() string {
 func (*PodEvent) ProtoMessage() {}
 
 func (x *PodEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +785,7 @@ func (x *PodEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodEvent.ProtoReflect.Descriptor instead.
 func (*PodEvent) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PodEvent) GetType() string {
@@ -759,7 +821,7 @@ type ReportStatusResponse struct {
 
 func (x *ReportStatusResponse) Reset() {
 	*x = ReportStatusResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +833,7 @@ func (x *ReportStatusResponse) String() string {
 func (*ReportStatusResponse) ProtoMessage() {}
 
 func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +846,7 @@ func (x *ReportStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReportStatusResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReportStatusResponse) GetRevision() int64 {
@@ -810,7 +872,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +884,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +897,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConfirmRequest) GetUids() []string {
@@ -857,7 +919,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +931,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +944,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConfirmResponse) GetRevision() int64 {
@@ -910,7 +972,7 @@ type MirrorRequest struct {
 
 func (x *MirrorRequest) Reset() {
 	*x = MirrorRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +984,7 @@ func (x *MirrorRequest) String() string {
 func (*MirrorRequest) ProtoMessage() {}
 
 func (x *MirrorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +997,7 @@ func (x *MirrorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MirrorRequest.ProtoReflect.Descriptor instead.
 func (*MirrorRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MirrorRequest) GetPods() [][]byte {
@@ -953,7 +1015,7 @@ type MirrorResponse struct {
 
 func (x *MirrorResponse) Reset() {
 	*x = MirrorResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1027,7 @@ func (x *MirrorResponse) String() string {
 func (*MirrorResponse) ProtoMessage() {}
 
 func (x *MirrorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1040,7 @@ func (x *MirrorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MirrorResponse.ProtoReflect.Descriptor instead.
 func (*MirrorResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 type SessionsRequest struct {
@@ -989,7 +1051,7 @@ type SessionsRequest struct {
 
 func (x *SessionsRequest) Reset() {
 	*x = SessionsRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1063,7 @@ func (x *SessionsRequest) String() string {
 func (*SessionsRequest) ProtoMessage() {}
 
 func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1076,7 @@ func (x *SessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsRequest.ProtoReflect.Descriptor instead.
 func (*SessionsRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 type SessionsResponse struct {
@@ -1034,7 +1096,7 @@ type SessionsResponse struct {
 
 func (x *SessionsResponse) Reset() {
 	*x = SessionsResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1108,7 @@ func (x *SessionsResponse) String() string {
 func (*SessionsResponse) ProtoMessage() {}
 
 func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1121,7 @@ func (x *SessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionsResponse.ProtoReflect.Descriptor instead.
 func (*SessionsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SessionsResponse) GetSessionId() string {
@@ -1158,7 +1220,7 @@ type SessionRequest struct {
 
 func (x *SessionRequest) Reset() {
 	*x = SessionRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1232,7 @@ func (x *SessionRequest) String() string {
 func (*SessionRequest) ProtoMessage() {}
 
 func (x *SessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1245,7 @@ func (x *SessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
 func (*SessionRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SessionRequest) GetMessage() isSessionRequest_Message {
@@ -1319,7 +1381,7 @@ type SessionError struct {
 
 func (x *SessionError) Reset() {
 	*x = SessionError{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1393,7 @@ func (x *SessionError) String() string {
 func (*SessionError) ProtoMessage() {}
 
 func (x *SessionError) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1406,7 @@ func (x *SessionError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionError.ProtoReflect.Descriptor instead.
 func (*SessionError) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SessionError) GetCode() string {
@@ -1374,7 +1436,7 @@ type SessionResponse struct {
 
 func (x *SessionResponse) Reset() {
 	*x = SessionResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1448,7 @@ func (x *SessionResponse) String() string {
 func (*SessionResponse) ProtoMessage() {}
 
 func (x *SessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1461,7 @@ func (x *SessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
 func (*SessionResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionResponse) GetExec() *v1.ExecRequest {
@@ -1435,7 +1497,7 @@ type ReportUsageRequest struct {
 
 func (x *ReportUsageRequest) Reset() {
 	*x = ReportUsageRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1509,7 @@ func (x *ReportUsageRequest) String() string {
 func (*ReportUsageRequest) ProtoMessage() {}
 
 func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1522,7 @@ func (x *ReportUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageRequest.ProtoReflect.Descriptor instead.
 func (*ReportUsageRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReportUsageRequest) GetNode() *v1.NodeUsage {
@@ -1487,7 +1549,7 @@ type ReportUsageResponse struct {
 
 func (x *ReportUsageResponse) Reset() {
 	*x = ReportUsageResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1561,7 @@ func (x *ReportUsageResponse) String() string {
 func (*ReportUsageResponse) ProtoMessage() {}
 
 func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1574,7 @@ func (x *ReportUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportUsageResponse.ProtoReflect.Descriptor instead.
 func (*ReportUsageResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportUsageResponse) GetPeriod() *durationpb.Duration {
@@ -1562,9 +1624,13 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"F\n" +
 	"\x11HeartbeatResponse\x121\n" +
-	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\"M\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\"\x98\x01\n" +
 	"\x13ReportStatusRequest\x126\n" +
-	"\x04pods\x18\x01 \x03(\v2\".holdfast.agent.v1.PodStatusReportR\x04pods\"\xbc\x01\n" +
+	"\x04pods\x18\x01 \x03(\v2\".holdfast.agent.v1.PodStatusReportR\x04pods\x12I\n" +
+	"\x0fremoved_volumes\x18\x02 \x03(\v2 .holdfast.agent.v1.RemovedVolumeR\x0eremovedVolumes\"5\n" +
+	"\rRemovedVolume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\"\xbc\x01\n" +
 	"\x0fPodStatusReport\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -1644,7 +1710,7 @@ func file_holdfast_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_holdfast_agent_v1_agent_proto_rawDescData
 }
 
-var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*RegisterRequest)(nil),        // 0: holdfast.agent.v1.RegisterRequest
 	(*RegisterResponse)(nil),       // 1: holdfast.agent.v1.RegisterResponse
@@ -1655,80 +1721,82 @@ var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*HeartbeatRequest)(nil),       // 6: holdfast.agent.v1.HeartbeatRequest
 	(*HeartbeatResponse)(nil),      // 7: holdfast.agent.v1.HeartbeatResponse
 	(*ReportStatusRequest)(nil),    // 8: holdfast.agent.v1.ReportStatusRequest
-	(*PodStatusReport)(nil),        // 9: holdfast.agent.v1.PodStatusReport
-	(*PodEvent)(nil),               // 10: holdfast.agent.v1.PodEvent
-	(*ReportStatusResponse)(nil),   // 11: holdfast.agent.v1.ReportStatusResponse
-	(*ConfirmRequest)(nil),         // 12: holdfast.agent.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),        // 13: holdfast.agent.v1.ConfirmResponse
-	(*MirrorRequest)(nil),          // 14: holdfast.agent.v1.MirrorRequest
-	(*MirrorResponse)(nil),         // 15: holdfast.agent.v1.MirrorResponse
-	(*SessionsRequest)(nil),        // 16: holdfast.agent.v1.SessionsRequest
-	(*SessionsResponse)(nil),       // 17: holdfast.agent.v1.SessionsResponse
-	(*SessionRequest)(nil),         // 18: holdfast.agent.v1.SessionRequest
-	(*SessionError)(nil),           // 19: holdfast.agent.v1.SessionError
-	(*SessionResponse)(nil),        // 20: holdfast.agent.v1.SessionResponse
-	(*ReportUsageRequest)(nil),     // 21: holdfast.agent.v1.ReportUsageRequest
-	(*ReportUsageResponse)(nil),    // 22: holdfast.agent.v1.ReportUsageResponse
-	(*durationpb.Duration)(nil),    // 23: google.protobuf.Duration
-	(*v1.LogsRequest)(nil),         // 24: holdfast.v1.LogsRequest
-	(*v1.ExecStart)(nil),           // 25: holdfast.v1.ExecStart
-	(*v1.AttachStart)(nil),         // 26: holdfast.v1.AttachStart
-	(*v1.PortForwardStart)(nil),    // 27: holdfast.v1.PortForwardStart
-	(*v1.LogsResponse)(nil),        // 28: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),        // 29: holdfast.v1.ExecResponse
-	(*v1.AttachResponse)(nil),      // 30: holdfast.v1.AttachResponse
-	(*v1.PortForwardResponse)(nil), // 31: holdfast.v1.PortForwardResponse
-	(*v1.ExecRequest)(nil),         // 32: holdfast.v1.ExecRequest
-	(*v1.AttachRequest)(nil),       // 33: holdfast.v1.AttachRequest
-	(*v1.PortForwardRequest)(nil),  // 34: holdfast.v1.PortForwardRequest
-	(*v1.NodeUsage)(nil),           // 35: holdfast.v1.NodeUsage
-	(*v1.PodUsage)(nil),            // 36: holdfast.v1.PodUsage
+	(*RemovedVolume)(nil),          // 9: holdfast.agent.v1.RemovedVolume
+	(*PodStatusReport)(nil),        // 10: holdfast.agent.v1.PodStatusReport
+	(*PodEvent)(nil),               // 11: holdfast.agent.v1.PodEvent
+	(*ReportStatusResponse)(nil),   // 12: holdfast.agent.v1.ReportStatusResponse
+	(*ConfirmRequest)(nil),         // 13: holdfast.agent.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),        // 14: holdfast.agent.v1.ConfirmResponse
+	(*MirrorRequest)(nil),          // 15: holdfast.agent.v1.MirrorRequest
+	(*MirrorResponse)(nil),         // 16: holdfast.agent.v1.MirrorResponse
+	(*SessionsRequest)(nil),        // 17: holdfast.agent.v1.SessionsRequest
+	(*SessionsResponse)(nil),       // 18: holdfast.agent.v1.SessionsResponse
+	(*SessionRequest)(nil),         // 19: holdfast.agent.v1.SessionRequest
+	(*SessionError)(nil),           // 20: holdfast.agent.v1.SessionError
+	(*SessionResponse)(nil),        // 21: holdfast.agent.v1.SessionResponse
+	(*ReportUsageRequest)(nil),     // 22: holdfast.agent.v1.ReportUsageRequest
+	(*ReportUsageResponse)(nil),    // 23: holdfast.agent.v1.ReportUsageResponse
+	(*durationpb.Duration)(nil),    // 24: google.protobuf.Duration
+	(*v1.LogsRequest)(nil),         // 25: holdfast.v1.LogsRequest
+	(*v1.ExecStart)(nil),           // 26: holdfast.v1.ExecStart
+	(*v1.AttachStart)(nil),         // 27: holdfast.v1.AttachStart
+	(*v1.PortForwardStart)(nil),    // 28: holdfast.v1.PortForwardStart
+	(*v1.LogsResponse)(nil),        // 29: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 30: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 31: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 32: holdfast.v1.PortForwardResponse
+	(*v1.ExecRequest)(nil),         // 33: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 34: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 35: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 36: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 37: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
-	23, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
+	24, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
 	4,  // 2: holdfast.agent.v1.DesiredResponse.inputs:type_name -> holdfast.agent.v1.Input
-	23, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
-	9,  // 4: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
-	10, // 5: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	24, // 6: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	25, // 7: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	26, // 8: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
-	27, // 9: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	28, // 10: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	29, // 11: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
-	19, // 12: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	30, // 13: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	31, // 14: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	32, // 15: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	33, // 16: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	34, // 17: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	35, // 18: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	36, // 19: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	23, // 20: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
-	0,  // 21: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 22: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	6,  // 23: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	8,  // 24: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	12, // 25: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
-	14, // 26: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
-	21, // 27: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	16, // 28: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	18, // 29: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	1,  // 30: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 31: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	7,  // 32: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	11, // 33: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	13, // 34: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
-	15, // 35: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
-	22, // 36: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	17, // 37: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	20, // 38: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	30, // [30:39] is the sub-list for method output_type
-	21, // [21:30] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	24, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	10, // 4: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
+	9,  // 5: holdfast.agent.v1.ReportStatusRequest.removed_volumes:type_name -> holdfast.agent.v1.RemovedVolume
+	11, // 6: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
+	25, // 7: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	26, // 8: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	27, // 9: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	28, // 10: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	29, // 11: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	30, // 12: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	20, // 13: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
+	31, // 14: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	32, // 15: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	33, // 16: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	34, // 17: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	35, // 18: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	36, // 19: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	37, // 20: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	24, // 21: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	0,  // 22: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 23: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	6,  // 24: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	8,  // 25: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	13, // 26: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
+	15, // 27: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
+	22, // 28: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	17, // 29: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	19, // 30: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	1,  // 31: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 32: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 33: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	12, // 34: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	14, // 35: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
+	16, // 36: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
+	23, // 37: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	18, // 38: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	21, // 39: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	31, // [31:40] is the sub-list for method output_type
+	22, // [22:31] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
@@ -1736,13 +1804,13 @@ func file_holdfast_agent_v1_agent_proto_init() {
 	if File_holdfast_agent_v1_agent_proto != nil {
 		return
 	}
-	file_holdfast_agent_v1_agent_proto_msgTypes[17].OneofWrappers = []any{
+	file_holdfast_agent_v1_agent_proto_msgTypes[18].OneofWrappers = []any{
 		(*SessionsResponse_Logs)(nil),
 		(*SessionsResponse_Exec)(nil),
 		(*SessionsResponse_Attach)(nil),
 		(*SessionsResponse_PortForward)(nil),
 	}
-	file_holdfast_agent_v1_agent_proto_msgTypes[18].OneofWrappers = []any{
+	file_holdfast_agent_v1_agent_proto_msgTypes[19].OneofWrappers = []any{
 		(*SessionRequest_SessionId)(nil),
 		(*SessionRequest_Logs)(nil),
 		(*SessionRequest_Exec)(nil),
@@ -1757,7 +1825,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_agent_v1_agent_proto_rawDesc), len(file_holdfast_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
