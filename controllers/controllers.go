@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +55,7 @@ type Config struct {
 	Leader *raftstore.Leader // required: the leadership under which they run
 	Health Health            // required
 
+	Metrics    Metrics               // optional; without them autoscalers only say that they know nothing
 	Events     Events                // optional; discarded
 	Logger     *slog.Logger          // optional; discarded
 	Registerer prometheus.Registerer // optional; metrics are not exposed
@@ -117,6 +119,12 @@ func (c *Controllers) Run(ctx context.Context) error {
 	}
 	metrics := newMetrics(c.cfg.Registerer)
 	nodes := newNodes(c.cfg, metrics)
+	autoscalers := newAutoscalers(c.cfg.Metrics, c.cfg.Logger)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { autoscalers.run(ctx) })
 	r := &runner{
 		leader:  c.cfg.Leader,
 		events:  c.cfg.Events,
@@ -132,6 +140,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newCronJobs(c.cfg.NewUID),
 			newBudgets(),
 			newQuotas(),
+			autoscalers.controller(),
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),

@@ -1,5 +1,5 @@
 // Package controllers moves the cluster from what was declared toward what is:
-// deployments, replica sets, stateful sets, the life of nodes, the deletion of namespaces, and
+// every kind that owns pods, the life of nodes, the deletion of namespaces, and
 // the removal of objects whose owner is gone. It runs on the leader only, under
 // a context that ends with the leadership.
 //

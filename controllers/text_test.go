@@ -8,8 +8,10 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -448,6 +450,55 @@ func (l *line) cronJob() *batchv1.CronJob {
 	}
 	l.done()
 	return cron
+}
+
+// autoscaler reads a HorizontalPodAutoscaler: min=1 max=10 cpu=50 (percent of the
+// request) memory=100Mi (on average) container=c downWindow=0 up=Pods:2:60 (and
+// down=: pods or percent in a period).
+func (l *line) autoscaler() *autoscalingv2.HorizontalPodAutoscaler {
+	l.t.Helper()
+	hpa := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: l.meta()}
+	spec := &hpa.Spec
+	spec.MinReplicas, spec.MaxReplicas = new(int32(l.num("min", 1))), int32(l.num("max", 10))
+	if _, ok := l.get("cpu"); ok {
+		target := autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: new(int32(l.num("cpu", 0)))}
+		m := autoscalingv2.MetricSpec{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: corev1.ResourceCPU, Target: target}}
+		if container, ok := l.get("container"); ok {
+			m = autoscalingv2.MetricSpec{Type: autoscalingv2.ContainerResourceMetricSourceType, ContainerResource: &autoscalingv2.ContainerResourceMetricSource{Name: corev1.ResourceCPU, Container: container, Target: target}}
+		}
+		spec.Metrics = append(spec.Metrics, m)
+	}
+	if v, ok := l.get("memory"); ok {
+		spec.Metrics = append(spec.Metrics, autoscalingv2.MetricSpec{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{
+			Name: corev1.ResourceMemory, Target: autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: new(resource.MustParse(v))},
+		}})
+	}
+	rules := func(key string) *autoscalingv2.HPAScalingRules {
+		v, ok := l.get(key)
+		if !ok {
+			return nil
+		}
+		of := &autoscalingv2.HPAScalingRules{}
+		for text := range strings.SplitSeq(v, ",") {
+			parts := strings.Split(text, ":")
+			n, _ := strconv.Atoi(parts[1])
+			period, _ := strconv.Atoi(parts[2])
+			of.Policies = append(of.Policies, autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.HPAScalingPolicyType(parts[0]), Value: int32(n), PeriodSeconds: int32(period)})
+		}
+		return of
+	}
+	up, down := rules("up"), rules("down")
+	if _, ok := l.get("downWindow"); ok || up != nil || down != nil {
+		spec.Behavior = &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleUp: up, ScaleDown: down}
+		if ok && down == nil {
+			spec.Behavior.ScaleDown = &autoscalingv2.HPAScalingRules{Policies: []autoscalingv2.HPAScalingPolicy{{Type: autoscalingv2.PercentScalingPolicy, Value: 100, PeriodSeconds: 15}}}
+		}
+		if ok {
+			spec.Behavior.ScaleDown.StabilizationWindowSeconds = new(int32(l.num("downWindow", 0)))
+		}
+	}
+	l.done()
+	return hpa
 }
 
 // revision reads a ControllerRevision: image=v1 revision=1.

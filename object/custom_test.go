@@ -507,14 +507,14 @@ func TestInert(t *testing.T) {
 			inert = append(inert, r.Kind)
 		}
 	}
-	want := "Service HorizontalPodAutoscaler Ingress IngressClass NetworkPolicy EndpointSlice Role RoleBinding ClusterRole ClusterRoleBinding"
+	want := "Service Ingress IngressClass NetworkPolicy EndpointSlice Role RoleBinding ClusterRole ClusterRoleBinding"
 	if got := strings.Join(inert, " "); got != want {
 		t.Errorf("inert are %s, want %s", got, want)
 	}
-	set := New(mustFor(t, Builtin(), "hpa"))
+	set := New(mustFor(t, Builtin(), "ing"))
 	set.SetNamespace("default")
 	set.SetName("db")
-	if got, want := Inert(set), "HorizontalPodAutoscaler default/db is stored, but nothing in this version acts on it yet"; got != want {
+	if got, want := Inert(set), "Ingress default/db is stored, but nothing in this version acts on it yet"; got != want {
 		t.Errorf("warning is %q, want %q", got, want)
 	}
 }

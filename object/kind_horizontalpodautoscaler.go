@@ -16,9 +16,15 @@ import (
 var kindHorizontalPodAutoscaler = define(Resource{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers", Singular: "horizontalpodautoscaler", ShortNames: []string{"hpa"}, Namespaced: true, Categories: inAll, Status: true},
 	func() *autoscalingv2.HorizontalPodAutoscaler { return new(autoscalingv2.HorizontalPodAutoscaler) },
 	rules[*autoscalingv2.HorizontalPodAutoscaler]{
-		inert: nothingActs,
+		// What neither cpu nor memory is, nobody measures.
 		supported: `
-			spec
+			spec.scaleTargetRef
+			spec.minReplicas
+			spec.maxReplicas
+			spec.behavior
+			spec.metrics[].type
+			spec.metrics[].resource
+			spec.metrics[].containerResource
 			status
 		`,
 		defaults: defaultAutoscaler,

@@ -15,7 +15,9 @@ import (
 
 	"connectrpc.com/connect/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/holdfast-io/holdfast/apiserver"
@@ -26,6 +28,7 @@ import (
 	"github.com/holdfast-io/holdfast/object"
 	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
 	"github.com/holdfast-io/holdfast/scheduler"
 )
@@ -269,6 +272,7 @@ func (p *Peer) lead(ctx context.Context, leader *raftstore.Leader, api *apiserve
 	parts.start("controllers", controllers.New(controllers.Config{
 		Leader:      leader,
 		Health:      health{api.Heartbeats(), p.gossip},
+		Metrics:     podMetrics{api},
 		Events:      events.Recorder("controllers", p.rec.ID),
 		Logger:      p.log.With("part", "controllers"),
 		Registerer:  p.registry,
@@ -320,6 +324,30 @@ func (m members) Members() []apiserver.Member {
 }
 
 // health joins the two witnesses of a node's health.
+// podMetrics is what pods use, for autoscalers.
+type podMetrics struct{ api *apiserver.Server }
+
+// PodUsage returns what the agents have told any peer that answers.
+func (m podMetrics) PodUsage(ctx context.Context) (map[types.UID]controllers.PodUsage, error) {
+	answer, err := m.api.Usage().ListPodUsage(ctx, &holdfastv1.ListPodUsageRequest{})
+	if err != nil {
+		return nil, err
+	}
+	usage := make(map[types.UID]controllers.PodUsage, len(answer.GetPods()))
+	now := time.Now()
+	for _, pod := range answer.GetPods() {
+		u := controllers.PodUsage{At: now.Add(-pod.GetAge().AsDuration()), Window: pod.GetWindow().AsDuration(), Containers: map[string]corev1.ResourceList{}}
+		for _, c := range pod.GetContainers() {
+			u.Containers[c.GetName()] = corev1.ResourceList{
+				corev1.ResourceCPU:    *resource.NewScaledQuantity(c.GetCpuNanocores(), resource.Nano),
+				corev1.ResourceMemory: *resource.NewQuantity(c.GetMemoryBytes(), resource.BinarySI),
+			}
+		}
+		usage[types.UID(pod.GetUid())] = u
+	}
+	return usage, nil
+}
+
 type health struct {
 	*apiserver.Heartbeats
 	gossip *gossip.Gossip
