@@ -71,6 +71,8 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.AccessServiceWhoAmIProcedure: {pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 	holdfastv1connect.AccessServiceCanIProcedure:   {pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
+	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin},
+
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
 	agentv1connect.AgentServiceRegisterProcedure:     {pki.RoleNode},

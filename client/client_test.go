@@ -657,6 +657,7 @@ func TestRepeatable(t *testing.T) {
 		"/holdfast.v1.ObjectService/Kinds": true, "/holdfast.v1.ObjectService/Schema": true,
 		"/holdfast.v1.ClusterService/Status": true,
 		"/holdfast.v1.AccessService/WhoAmI":  true, "/holdfast.v1.AccessService/CanI": true,
+		"/holdfast.v1.WhyService/Pod":                  true,
 		"/holdfast.agent.v1.AgentService/Register":     true,
 		"/holdfast.agent.v1.AgentService/Heartbeat":    true,
 		"/holdfast.agent.v1.AgentService/ReportStatus": true,

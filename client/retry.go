@@ -28,6 +28,7 @@ var repeatable = map[string]bool{
 	holdfastv1connect.ClusterServiceStatusProcedure: true,
 	holdfastv1connect.AccessServiceWhoAmIProcedure:  true,
 	holdfastv1connect.AccessServiceCanIProcedure:    true,
+	holdfastv1connect.WhyServicePodProcedure:        true,
 	agentv1connect.AgentServiceRegisterProcedure:    true, // brings the Node up to date
 	agentv1connect.AgentServiceHeartbeatProcedure:   true, // renews a lease
 	// Complete statuses; the agent sends them in order, one report at a time.
