@@ -75,6 +75,8 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.AccessServiceIssueTokenProcedure:  {pki.RoleAdmin, pki.RoleNode},
 	holdfastv1connect.AccessServiceReviewTokenProcedure: {pki.RoleAdmin},
 
+	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin},
+
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
 	agentv1connect.AgentServiceRegisterProcedure:     {pki.RoleNode},

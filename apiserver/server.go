@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/peer/v1/peerv1connect"
 	"github.com/holdfast-io/holdfast/proto/holdfast/store/v1/storev1connect"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -98,6 +99,9 @@ type Config struct {
 	// that nothing else here answers, and those for /healthz and /readyz. Optional. Callers are authenticated; whether
 	// they may do what they ask for is for the handler to find out, by Authorize.
 	Kube func(*Server) http.Handler
+	// WhyPod says why the pod under key, which r has, is where it is or nowhere: the
+	// scheduler's own answer. Optional; without it WhyService is not implemented.
+	WhyPod func(r object.Reader, key object.Key) (*holdfastv1.PodResponse, error)
 	// ServiceCIDRs are the networks that Services have their addresses from, one of
 	// each family at most. Optional; object.DefaultServiceCIDR.
 	ServiceCIDRs []netip.Prefix
@@ -206,6 +210,7 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterJoinServiceHandler(s.rpc, joinService{s})
 	holdfastv1connect.RegisterOperationsServiceHandler(s.rpc, operationsService{s})
 	holdfastv1connect.RegisterAccessServiceHandler(s.rpc, accessService{s})
+	holdfastv1connect.RegisterWhyServiceHandler(s.rpc, whyService{s})
 	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())

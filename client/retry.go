@@ -34,6 +34,7 @@ var repeatable = map[string]bool{
 	agentv1connect.AgentServiceHeartbeatProcedure:       true, // renews a lease
 	agentv1connect.AgentServiceConfirmProcedure:         true,
 	agentv1connect.AgentServiceMirrorProcedure:          true, // the whole set, each time
+	holdfastv1connect.WhyServicePodProcedure:            true,
 	// Complete statuses; the agent sends them in order, one report at a time.
 	agentv1connect.AgentServiceReportStatusProcedure: true,
 

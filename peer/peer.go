@@ -147,6 +147,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		Registerer: p.registry,
 		Gatherer:   p.registry,
 		Kube:       p.kubeHandler,
+		WhyPod:     whyPod,
 	})
 	if err != nil {
 		return err

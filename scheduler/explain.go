@@ -48,15 +48,15 @@ func Explain(r object.Reader, key object.Key) (Explanation, error) {
 	case e.Bound:
 		return e, nil
 	case object.Deleting(pod):
-		e.Held = "is being deleted"
+		e.Held = "being deleted"
 	case len(pod.Spec.SchedulingGates) > 0:
 		var names []string
 		for _, gate := range pod.Spec.SchedulingGates {
 			names = append(names, gate.Name)
 		}
-		e.Held = "is held by its scheduling gates: " + strings.Join(names, ", ")
+		e.Held = "held by its scheduling gates: " + strings.Join(names, ", ")
 	case !ours(pod):
-		e.Held = "is left to the scheduler " + pod.Spec.SchedulerName
+		e.Held = "left to the scheduler " + pod.Spec.SchedulerName
 	}
 	if e.Held != "" {
 		return e, nil
@@ -151,6 +151,9 @@ func (e Explanation) Remedies() []string {
 		for _, r := range v.Reasons {
 			parts = append(parts, r.remedy(v.Node))
 		}
+		if slices.Contains(parts, "") {
+			continue
+		}
 		remedy := strings.Join(parts, " and ")
 		if r := v.Reasons[0]; fewest == 1 && r.Filter == "Resources" && r.Detail != string(corev1.ResourcePods) {
 			i, known := at[r.Detail]
@@ -174,7 +177,8 @@ func (e Explanation) Remedies() []string {
 	return out[:min(len(out), enough)]
 }
 
-// remedy says what would have to be so that r does not speak against node.
+// remedy says what would have to be so that r does not speak against node; "" if
+// nothing that one would do.
 func (r Reason) remedy(node string) string {
 	switch r.Filter {
 	case "Unschedulable":
@@ -186,6 +190,9 @@ func (r Reason) remedy(node string) string {
 	case "NodeSelector":
 		return fmt.Sprintf("%s gets the label %s", node, r.Detail)
 	case "NodeAffinity":
+		if strings.Contains(r.Detail, "name=") || strings.Contains(r.Detail, "name!=") {
+			return "" // it is what it is
+		}
 		return fmt.Sprintf("%s gets labels for %s", node, r.Detail)
 	case "HostPort":
 		return fmt.Sprintf("port %s on %s becomes free", r.Detail, node)

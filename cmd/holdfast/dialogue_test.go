@@ -31,6 +31,7 @@ var changing = []struct {
 	{regexp.MustCompile(`\b([a-z]+)-[bcdf0-9][bcdfghjklmnpqrstvwxz0-9]{5,9}(-[bcdfghjklmnpqrstvwxz2456789]{5})?\b`), "$1-X"},
 	{regexp.MustCompile(`revision \d{2,}`), "revision R"},
 	{regexp.MustCompile(`holdfast-[0-9a-f]{6}\b`), "holdfast-X"},
+	{regexp.MustCompile(`score -?\d+`), "score S"},
 	{regexp.MustCompile(`newest is \d+`), "newest is R"},
 	{regexp.MustCompile(`in \d+(\.\d)? s\b`), "in T s"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UID"},

@@ -31,6 +31,7 @@ type remote struct {
 	usage   holdfastv1connect.UsageServiceClient
 	cluster holdfastv1connect.ClusterServiceClient
 	access  holdfastv1connect.AccessServiceClient
+	why     holdfastv1connect.WhyServiceClient
 	store   storev1connect.StoreServiceClient
 	ops     holdfastv1connect.OperationsServiceClient
 	name    string          // of the context
@@ -46,6 +47,7 @@ func newRemote(conn *connect.Client) *remote {
 		usage:   holdfastv1connect.NewUsageServiceClient(conn),
 		cluster: holdfastv1connect.NewClusterServiceClient(conn),
 		access:  holdfastv1connect.NewAccessServiceClient(conn),
+		why:     holdfastv1connect.NewWhyServiceClient(conn),
 		store:   storev1connect.NewStoreServiceClient(conn),
 		ops:     holdfastv1connect.NewOperationsServiceClient(conn),
 		peer:    func() string { return "" },
