@@ -2,8 +2,8 @@ package object
 
 import (
 	"encoding/hex"
-	"net"
 	"net/mail"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -24,9 +24,9 @@ var stringFormats = map[string]func(string) bool{
 	"email":        func(s string) bool { a, err := mail.ParseAddress(s); return err == nil && a.Address != "" },
 	"hostname":     isHostname,
 	"ipv4":         func(s string) bool { return netutils.ParseIPSloppy(s) != nil && strings.Contains(s, ".") },
-	"ipv6":         func(s string) bool { return net.ParseIP(s) != nil && strings.Contains(s, ":") },
+	"ipv6":         func(s string) bool { ip, err := netip.ParseAddr(s); return err == nil && ip.Is6() && ip.Zone() == "" },
 	"cidr":         func(s string) bool { _, _, err := netutils.ParseCIDRSloppy(s); return err == nil },
-	"mac":          func(s string) bool { _, err := net.ParseMAC(s); return err == nil },
+	"mac":          matching(`(?i)^(?:` + hardwareAddress(":") + `|` + hardwareAddress("-") + `|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}(?:\.[0-9a-f]{4}(?:(?:\.[0-9a-f]{4}){6})?)?)$`),
 	"uuid":         matching(`(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$`),
 	"uuid3":        matching(`(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?3[0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}$`),
 	"uuid4":        matching(`(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$`),
@@ -65,6 +65,12 @@ var (
 	})
 	durationPart = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`((\d+)\s*([A-Za-zµ]+))`) })
 )
+
+// hardwareAddress is the pattern of 6, 8 or 20 bytes, as net.ParseMAC takes them.
+func hardwareAddress(separator string) string {
+	next := "(?:" + separator + "[0-9a-f]{2})"
+	return "[0-9a-f]{2}" + next + "{5}(?:" + next + "{2}(?:" + next + "{12})?)?"
+}
 
 // matching reports whether a string matches a pattern, which is compiled when it is
 // first needed.
