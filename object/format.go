@@ -26,7 +26,7 @@ var stringFormats = map[string]func(string) bool{
 	"ipv4":         func(s string) bool { return netutils.ParseIPSloppy(s) != nil && strings.Contains(s, ".") },
 	"ipv6":         func(s string) bool { ip, err := netip.ParseAddr(s); return err == nil && ip.Is6() && ip.Zone() == "" },
 	"cidr":         func(s string) bool { _, _, err := netutils.ParseCIDRSloppy(s); return err == nil },
-	"mac":          matching(`(?i)^(?:` + hardwareAddress(":") + `|` + hardwareAddress("-") + `|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}(?:\.[0-9a-f]{4}(?:(?:\.[0-9a-f]{4}){6})?)?)$`),
+	"mac":          matching(`(?i)^(?:` + hardwareAddress(":") + `|` + hardwareAddress("-") + `|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}(?:\.[0-9a-f]{4}(?:(?:\.[0-9a-f]{4}){6})?)?|[0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{40})$`),
 	"uuid":         matching(`(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$`),
 	"uuid3":        matching(`(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?3[0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}$`),
 	"uuid4":        matching(`(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$`),
