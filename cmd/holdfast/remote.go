@@ -235,7 +235,7 @@ func (r *remote) watchQuorum(ctx context.Context, patience time.Duration, note f
 				if !answered {
 					why = "no peer of context " + r.name + " can be reached"
 				}
-				note("No answer yet: %s; waiting up to %v more.", why, quorumPatience*patience)
+				note("No answer yet, and %s; waiting up to %v more.", why, quorumPatience*patience)
 			}
 		}
 	}
