@@ -41,7 +41,9 @@ func TestHTTP(t *testing.T) {
 	asked := make(chan *http.Request, 10)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/ok", func(_ http.ResponseWriter, r *http.Request) { asked <- r })
-	mux.HandleFunc("/bad", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "database is away", 503) })
+	mux.HandleFunc("/bad", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "database is away", http.StatusServiceUnavailable)
+	})
 	mux.HandleFunc("/here", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/bad", http.StatusFound) })
 	mux.HandleFunc("/there", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://example.invalid/", http.StatusFound)
