@@ -84,6 +84,12 @@ sim: ## Play SEEDS simulated histories of the store against random faults (FIRST
 	grep -h 'histories, \|faults, ' $(SIM_DIR)/*.log; \
 	if [ $$failed = 1 ]; then grep -h '^    --- FAIL\|P[0-9]*: \|^panic' $(SIM_DIR)/*.log | head -50; echo "logs and histories of what failed: $(SIM_DIR)"; exit 1; fi
 
+HISTORIES ?= 1000
+
+.PHONY: sim-controllers
+sim-controllers: ## Play HISTORIES simulated histories of each kind of workload, with changes of leader
+	CGO_ENABLED=0 go test ./controllers -count=1 -timeout 2h -run '^Test(Rollouts|StatefulSets|DaemonSets|Jobs)' -controllers.histories=$(HISTORIES)
+
 # make chaos ROWS="1 3 4" REPEAT=5 SECONDS=60: without ROWS all of the fault matrix.
 # OLD is an older version's binary for row 19; without it one is built from history.
 ROWS    ?=

@@ -366,8 +366,6 @@ func meantFor(pod *corev1.Pod, node string) {
 	pod.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
 		MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: []string{node}}},
 	}}}
-	// For schedulers that do not read node affinity. Agents label their nodes so.
-	pod.Spec.NodeSelector = with(pod.Spec.NodeSelector, corev1.LabelHostname, node)
 	tolerations := slices.Clone(daemonTolerations)
 	if pod.Spec.HostNetwork {
 		tolerations = append(tolerations, corev1.Toleration{Key: corev1.TaintNodeNetworkUnavailable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})

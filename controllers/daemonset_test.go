@@ -104,11 +104,7 @@ func TestDaemonPod(t *testing.T) {
 // at most maxUnavailable are not, and with surge none; without surge, no node ever
 // has two pods.
 func TestDaemonSetsKeepTheirBounds(t *testing.T) {
-	runs := 12
-	if testing.Short() {
-		runs = 5
-	}
-	for seed := range runs {
+	for seed := range historiesOr(12) {
 		s := newSim(t, uint64(4000+seed))
 		surge := s.rand.IntN(2)
 		set := one(t, fmt.Appendf(nil, "web image=v0 surge=%d unavailable=%d history=2", surge, 1-surge)).daemonSet()

@@ -97,11 +97,7 @@ func TestIndexSets(t *testing.T) {
 // node, with plans that are committed late. In the end the job is complete, and its
 // status has counted every pod that there ever was exactly once.
 func TestJobsCountEachPodOnce(t *testing.T) {
-	runs := 20
-	if testing.Short() {
-		runs = 5
-	}
-	for seed := range runs {
+	for seed := range historiesOr(20) {
 		s := newSim(t, uint64(5000+seed))
 		completions := 1 + s.rand.IntN(6)
 		mode := []string{"", "Indexed"}[s.rand.IntN(2)]

@@ -18,10 +18,7 @@ import (
 	"github.com/holdfast-io/holdfast/object"
 )
 
-var (
-	revisionResource = object.ResourceOf(&appsv1.ControllerRevision{})
-	revisionKind     = appsv1.SchemeGroupVersion.WithKind("ControllerRevision")
-)
+var revisionResource = object.ResourceOf(&appsv1.ControllerRevision{})
 
 // revisions are the templates that a StatefulSet or DaemonSet has had, as
 // ControllerRevisions. The form of their data is Kubernetes', so that its tools

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"flag"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -43,6 +44,20 @@ type lateCommit struct {
 	c       *controller
 	key     object.Key
 	outcome outcome
+}
+
+// histories is how many random histories each simulation plays: make sim-controllers
+// plays many, the suite a few.
+var histories = flag.Int("controllers.histories", 0, "random histories that each simulation plays; 0: a few")
+
+func historiesOr(few int) int {
+	if *histories > 0 {
+		return *histories
+	}
+	if testing.Short() {
+		return (few + 2) / 3
+	}
+	return few
 }
 
 // simView is the state machine's newest root as the plans read it.
@@ -189,6 +204,23 @@ func (s *sim) commitLate() bool {
 // brokenImage is what never becomes ready.
 const brokenImage = "broken"
 
+// newLeader ends the leadership and begins the next one. Of what was on its way, each
+// transaction has been committed or never will be; the new leader knows nothing but
+// the state.
+func (s *sim) newLeader() {
+	s.t.Helper()
+	for _, l := range s.late {
+		if s.rand.IntN(2) == 0 {
+			s.txn(l.outcome.txn)
+		}
+	}
+	s.late = nil
+	for _, c := range s.r.controllers {
+		c.queue = nil
+	}
+	s.r.load(s.view(), s.now)
+}
+
 // agent moves one pod a step on: bound, running, ready; or ended and gone.
 func (s *sim) agent() bool {
 	s.t.Helper()
@@ -267,15 +299,11 @@ func simDeployment(t testing.TB, text string) *appsv1.Deployment {
 }
 
 // TestRolloutsKeepTheirBounds plays random rollouts: new templates at any moment,
-// plans that are committed late, agents of any speed. At every revision, the pods
+// plans that are committed late, agents of any speed, new leaders. At every revision, the pods
 // that are not being deleted are at most replicas + maxSurge, and from the first
 // time that all are available, at least replicas − maxUnavailable of them stay so.
 func TestRolloutsKeepTheirBounds(t *testing.T) {
-	runs := 30
-	if testing.Short() {
-		runs = 10
-	}
-	for seed := range runs {
+	for seed := range historiesOr(30) {
 		s := newSim(t, uint64(seed))
 		replicas := 1 + s.rand.IntN(6)
 		surge, unavailable := s.rand.IntN(4), s.rand.IntN(3)
@@ -303,6 +331,9 @@ func TestRolloutsKeepTheirBounds(t *testing.T) {
 		}
 		s.put(d)
 		for step := range 600 {
+			if step%150 == 149 {
+				s.newLeader()
+			}
 			switch n := s.rand.IntN(20); {
 			case n < 9:
 				s.controllers(true)
@@ -325,11 +356,7 @@ func TestRolloutsKeepTheirBounds(t *testing.T) {
 // are deleted, with scaling and pausing. The bound above follows the largest
 // replicas so far; the one below cannot hold. In the end all is as declared.
 func TestRolloutsSurviveAnything(t *testing.T) {
-	runs := 30
-	if testing.Short() {
-		runs = 10
-	}
-	for seed := range runs {
+	for seed := range historiesOr(30) {
 		s := newSim(t, uint64(1000+seed))
 		d := simDeployment(t, fmt.Sprintf("web replicas=3 image=v0 surge=%d unavailable=%d deadline=30 history=1", s.rand.IntN(3), s.rand.IntN(3)))
 		strategies := []appsv1.DeploymentStrategyType{appsv1.RollingUpdateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType, appsv1.RecreateDeploymentStrategyType}
@@ -355,6 +382,9 @@ func TestRolloutsSurviveAnything(t *testing.T) {
 		}
 		s.put(d)
 		for step := range 600 {
+			if step%150 == 149 {
+				s.newLeader()
+			}
 			switch n := s.rand.IntN(24); {
 			case n < 9:
 				s.controllers(true)

@@ -42,6 +42,8 @@ func (s *sim) change(name string, change func(*appsv1.StatefulSet)) {
 // step lets somebody, drawn by lot, do something.
 func (s *sim) step() {
 	switch n := s.rand.IntN(19); {
+	case n == 0 && s.rand.IntN(15) == 0:
+		s.newLeader()
 	case n < 9:
 		s.controllers(true)
 	case n < 11:
@@ -59,11 +61,7 @@ func (s *sim) step() {
 // store would refuse otherwise. A broken template may come in between: the next one
 // repairs it.
 func TestStatefulSetsKeepTheirBounds(t *testing.T) {
-	runs := 12
-	if testing.Short() {
-		runs = 5
-	}
-	for seed := range runs {
+	for seed := range historiesOr(12) {
 		s := newSim(t, uint64(2000+seed))
 		replicas, unavailable := 1+s.rand.IntN(5), 1+s.rand.IntN(2)
 		parallel := []string{"", "Parallel"}[s.rand.IntN(2)]
@@ -100,11 +98,7 @@ func TestStatefulSetsKeepTheirBounds(t *testing.T) {
 // TestStatefulSetsSurviveAnything plays the same with scaling, and with pods that
 // fail, become unready or are deleted. In the end all is as declared.
 func TestStatefulSetsSurviveAnything(t *testing.T) {
-	runs := 12
-	if testing.Short() {
-		runs = 5
-	}
-	for seed := range runs {
+	for seed := range historiesOr(12) {
 		s := newSim(t, uint64(3000+seed))
 		parallel := []string{"", "Parallel"}[s.rand.IntN(2)]
 		s.put(simStatefulSet(t, fmt.Sprintf("db replicas=3 image=v0 history=1 claims=data %s", parallel)))
