@@ -125,6 +125,10 @@ bench-idle: deps build images ## Measure start, memory, CPU and log growth of an
 bench-failover: deps build images ## Measure how long writes stop when the leader is killed (root; QUICK=1)
 	@bench/failover | tee bench/results/failover.txt
 
+.PHONY: bench-scheduler
+bench-scheduler: ## Measure the scheduler without a store: 10,000 pods on 5,000 nodes (QUICK=1: once each)
+	@CGO_ENABLED=0 go test ./scheduler -run '^$$' -bench '^BenchmarkShapes$$' -benchtime $(if $(QUICK),1x,5x) -timeout 30m | bench/scheduler | tee bench/results/scheduler.txt
+
 .PHONY: bench-store
 bench-store: build ## Measure the replicated store beside etcd (about 20 minutes; QUICK=1)
 	cd bench && CGO_ENABLED=0 go build -o ../bin/bench-store ./store
