@@ -130,7 +130,8 @@ func (m *manager) merge(old, live object.Object, fields map[string]any, force bo
 func (m *manager) mergesIntoNothing(wanted object.Object) bool {
 	_, custom := wanted.(*object.Custom)
 	_, applied := wanted.GetAnnotations()[corev1.LastAppliedConfigAnnotation]
-	return !custom && !applied && m.subresource == ""
+	_, service := wanted.(*corev1.Service) // its ports get what the cluster decides; left to merging
+	return !custom && !applied && !service && m.subresource == ""
 }
 
 // first is merge where there is nothing to merge with: the object is wanted, and its
