@@ -78,9 +78,9 @@ func TestCompletion(t *testing.T) {
 		{"get nothing |", ""},
 		{"completion |", "bash zsh fish powershell"},
 	} {
-		line, begun, _ := strings.Cut(tc.typed, "|")
+		line, begun := strings.TrimSuffix(tc.typed, "|"), ""
 		words := strings.Fields(line)
-		if begun = ""; !strings.HasSuffix(line, " ") {
+		if !strings.HasSuffix(line, " ") {
 			begun, words = words[len(words)-1], words[:len(words)-1]
 		}
 		got := f.run(t.Context(), nil, append(append([]string{"__complete"}, words...), begun)...)
