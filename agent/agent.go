@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,7 @@ type Config struct {
 	// StaticPods is a folder with manifests of pods that the node runs whatever the
 	// peers say. Optional; it is read every 5 s.
 	StaticPods string
+	Limits     Limits // optional; of what pods may use
 	// ResolvConf is the file that pods' resolv.conf is made from. Optional;
 	// /etc/resolv.conf.
 	ResolvConf string
@@ -72,6 +74,18 @@ type Config struct {
 	Registerer prometheus.Registerer // optional; served on the socket if it is a Gatherer too
 }
 
+// Limits bound what pods may use of a node.
+type Limits struct {
+	// Reserved is what the machine needs for itself: pods are given the rest.
+	// Optional; nothing.
+	Reserved corev1.ResourceList
+	// MaxPodPIDs bounds the processes and threads of each pod. Optional; not bounded.
+	MaxPodPIDs int64
+	// ImageHighPercent and ImageLowPercent: when the disk with the images is fuller than
+	// the first, unused images go until it is no fuller than the second. Optional; 85 and 80.
+	ImageHighPercent, ImageLowPercent int64
+}
+
 // Agent runs one node. See [New].
 type Agent struct {
 	cfg      Config
@@ -86,6 +100,7 @@ type Agent struct {
 	session  *session
 	sessions *sessions
 	usage    *usage
+	images   *imageCollector
 	routes   *routes
 	static   *staticPods
 }
@@ -114,6 +129,8 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.New("agent: Config.DataDir is empty")
 	case !cfg.Address.IsValid():
 		return nil, errors.New("agent: Config.Address is not set")
+	case cfg.Limits.ImageHighPercent > 100, cfg.Limits.ImageLowPercent < 0, cfg.Limits.ImageLowPercent > cmp.Or(cfg.Limits.ImageHighPercent, defaultImageHigh):
+		return nil, errors.New("agent: the disk with the images: want percents, the low one not above the high one")
 	}
 	dir, err := filepath.Abs(cfg.DataDir)
 	if err != nil {
@@ -158,17 +175,23 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Mounts == nil {
 		cfg.Mounts = volume.Kernel{}
 	}
+	memory := quantity(a.machine.capacity(cfg), corev1.ResourceMemory)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
 		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
+		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),
 	})
 	a.static = &staticPods{dir: cfg.StaticPods, node: cfg.Node, client: cfg.Client, pods: a.pods, log: a.log}
 	a.claims = newClaims(cfg.Node, a.pods.volumes, cfg.Client, a.log)
 	a.session = newSession(a)
 	a.sessions = newSessions(a)
 	a.usage = newUsage(a)
+	a.images = &imageCollector{
+		runtime: cfg.Runtime, log: a.log, pods: a.pods.known,
+		high: cmp.Or(cfg.Limits.ImageHighPercent, defaultImageHigh), low: cmp.Or(cfg.Limits.ImageLowPercent, defaultImageLow),
+	}
 	return a, nil
 }
 
@@ -226,6 +249,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.session.heartbeats(ctx) })
 		g.Go(func() error { return a.usage.run(ctx) })
 		g.Go(func() error { return a.static.run(ctx) })
+		g.Go(func() error { return a.images.run(ctx) })
 		return a.sessions.run(ctx)
 	})
 	err = g.Wait()

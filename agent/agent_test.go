@@ -1246,3 +1246,45 @@ func TestConfirm(t *testing.T) {
 		n.wantRunning("long after", "uid-second/main/0")
 	})
 }
+
+// TestImagesGo: when the disk fills up the images go that no container was made from,
+// and those stay that one was.
+func TestImagesGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		pod := newPod("web")
+		a.says(complete(t, 10, pod))
+		n.start()
+		settle(time.Second)
+		for _, ref := range []string{"job:1", "old:1"} {
+			if _, err := n.rt.EnsureImage(t.Context(), ref, corev1.PullIfNotPresent, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		names := func() string {
+			t.Helper()
+			images, err := n.rt.Images(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all []string
+			for _, i := range images {
+				all = append(all, i.Names...)
+			}
+			slices.Sort(all)
+			return strings.Join(all, " ")
+		}
+		used := pod.Spec.Containers[0].Image
+		settle(time.Hour)
+		if got, want := names(), "job:1 old:1 "+used; got != want {
+			t.Errorf("on a disk with room there are %q, want %q", got, want)
+		}
+		n.rt.FillDisk(99 << 30)
+		settle(2 * time.Minute)
+		if got := names(); got != used {
+			t.Errorf("on a full disk there are %q, want %q alone", got, used)
+		}
+		n.stop()
+	})
+}

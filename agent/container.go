@@ -17,7 +17,7 @@ import (
 )
 
 // errConfig marks a container that cannot be made from its spec.
-var errConfig = errors.New("container configuration")
+var errConfig = runtime.ErrConfig
 
 // podEnv is what a container's environment may refer to beside its own spec.
 type podEnv struct {
@@ -29,6 +29,10 @@ type podEnv struct {
 	inputs podInputs
 	// allocatable is what the node has to give.
 	allocatable corev1.ResourceList
+	// seccompDir has the profiles that pods name (seccompProfile.localhostProfile).
+	seccompDir string
+	// memoryBytes is what the node has.
+	memoryBytes int64
 }
 
 // runtimeContainer builds what the runtime is asked to run. Its errors match
@@ -53,7 +57,8 @@ func runtimeContainer(pod *corev1.Pod, spec *corev1.Container, attempt int, imag
 		WorkingDir: spec.WorkingDir,
 		Env:        env.list(),
 		Mounts:     mounts,
-		Resources:  resources(spec.Resources),
+		Resources:  resources(pod, spec, at.memoryBytes),
+		Security:   securityOf(pod, spec, at.seccompDir),
 		SpecHash:   specHash(spec),
 		TTY:        spec.TTY,
 		Stdin:      spec.Stdin,
@@ -76,20 +81,6 @@ func stopSignal(spec *corev1.Container) string {
 func specHash(spec *corev1.Container) string {
 	sum := sha256.Sum256([]byte(spec.Name + "\x00" + spec.Image))
 	return hex.EncodeToString(sum[:8])
-}
-
-// resources converts requests to weights and limits to limits.
-func resources(r corev1.ResourceRequirements) runtime.Resources {
-	limitCPU, limitMemory := quantity(r.Limits, corev1.ResourceCPU), quantity(r.Limits, corev1.ResourceMemory)
-	request, ok := r.Requests[corev1.ResourceCPU]
-	if !ok {
-		request = limitCPU
-	}
-	return runtime.Resources{
-		CPUMillis:   limitCPU.MilliValue(),
-		CPUShares:   max(2, min(request.MilliValue()*1024/1000, 262144)),
-		MemoryBytes: limitMemory.Value(),
-	}
 }
 
 // variables is an environment in the order of definition.

@@ -130,7 +130,7 @@ func TestResources(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := resources(test.in); got != test.want {
+			if got := limits(test.in.Requests, test.in.Limits); got != test.want {
 				t.Errorf("resources are %+v, want %+v", got, test.want)
 			}
 			pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Resources: test.in}}}}

@@ -313,3 +313,25 @@ func TestClaimLife(t *testing.T) {
 		}
 	})
 }
+
+// TestPullSecret: an image whose registry asks for a credential comes once the pod's
+// secret holds it.
+func TestPullSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		pod := newPod("web", corev1.Container{Name: "main", Image: "fake/private:1"})
+		pod.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "registry"}}
+		a.says(complete(t, 10, pod))
+		n.start()
+		settle(time.Minute)
+		n.wantRunning("without the secret")
+		if got := a.events(); !strings.Contains(got, `FailedToRetrieveImagePullSecret: The image may not be pulled without: secret "registry" not found`) {
+			t.Errorf("events are %s", got)
+		}
+		a.send(t, with(t, &agentv1.DesiredResponse{Revision: 12},
+			secret("registry", corev1.DockerConfigJsonKey, `{"auths": {"docker.io": {"username": "fake", "password": "fake"}}}`)))
+		settle(5 * time.Minute)
+		n.wantRunning("with the secret", "uid-web/main/0")
+	})
+}

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +24,50 @@ type machine struct {
 	Kernel, OSImage               string
 	CPUs                          int
 	MemoryBytes                   int64
+}
+
+// capacity is what the machine has, where cfg does not say otherwise. Of the disk it
+// counts the file system that pods' data is on.
+func (m machine) capacity(cfg Config) corev1.ResourceList {
+	capacity := corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewQuantity(int64(m.CPUs), resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(m.MemoryBytes, resource.BinarySI),
+		corev1.ResourcePods:   *resource.NewQuantity(maxPods, resource.DecimalSI),
+	}
+	var disk unix.Statfs_t
+	if unix.Statfs(existing(cfg.DataDir), &disk) == nil {
+		capacity[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.Blocks)*disk.Bsize, resource.BinarySI)
+	}
+	maps.Copy(capacity, cfg.Capacity)
+	return capacity
+}
+
+// existing returns dir or the nearest one above it that is there.
+func existing(dir string) string {
+	for dir != filepath.Dir(dir) {
+		if _, err := os.Stat(dir); err == nil {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return dir
+}
+
+// allocatable is what pods may ask for: capacity without what is reserved, never
+// less than nothing.
+func allocatable(capacity, reserved corev1.ResourceList) corev1.ResourceList {
+	left := capacity.DeepCopy()
+	for name, q := range reserved {
+		have, ok := left[name]
+		if !ok {
+			continue
+		}
+		if have.Sub(q); have.Sign() < 0 {
+			have = *resource.NewQuantity(0, have.Format)
+		}
+		left[name] = have
+	}
+	return left
 }
 
 // thisMachine reads the machine's description. What is only informative may be
@@ -82,18 +128,13 @@ func nodeObject(cfg Config, m machine, runtimeVersion string) *corev1.Node {
 		corev1.LabelArchStable: runtime.GOARCH,
 	}
 	maps.Copy(labels, cfg.Labels)
-	capacity := corev1.ResourceList{
-		corev1.ResourceCPU:    *resource.NewQuantity(int64(m.CPUs), resource.DecimalSI),
-		corev1.ResourceMemory: *resource.NewQuantity(m.MemoryBytes, resource.BinarySI),
-		corev1.ResourcePods:   *resource.NewQuantity(maxPods, resource.DecimalSI),
-	}
-	maps.Copy(capacity, cfg.Capacity)
+	capacity := m.capacity(cfg)
 	return &corev1.Node{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
 		ObjectMeta: metav1.ObjectMeta{Name: cfg.Node, Labels: labels},
 		Status: corev1.NodeStatus{
 			Capacity:    capacity,
-			Allocatable: capacity.DeepCopy(),
+			Allocatable: allocatable(capacity, cfg.Limits.Reserved),
 			Addresses: []corev1.NodeAddress{
 				{Type: corev1.NodeInternalIP, Address: cfg.Address.String()},
 				{Type: corev1.NodeHostName, Address: cfg.Node},

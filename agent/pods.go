@@ -47,6 +47,8 @@ type podsConfig struct {
 	resolvConf  string
 	parallel    int
 	startHold   time.Duration
+	maxPIDs     int64 // of each pod; 0: not bounded
+	memoryBytes int64 // that the node has
 }
 
 // pods holds a worker for each pod that is desired or that is there, and tells
@@ -445,6 +447,12 @@ func (p *pods) all() []runtime.PodState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Collect(maps.Values(p.listed))
+}
+
+// known returns what all returns, and whether that is up to date.
+func (p *pods) known() ([]runtime.PodState, bool) {
+	at, err := p.health()
+	return p.all(), err == nil && !at.IsZero()
 }
 
 // health returns when the runtime was last listed, and the error since.

@@ -267,9 +267,15 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 		spec := containerSpec(pod, a.Container)
 		call(pullTimeout, func(ctx context.Context) error {
 			start := time.Now()
+			credentials, missing := pullCredentials(pod, spec.Image, func(name string) *corev1.Secret {
+				return lookInput[corev1.Secret](w.inputs(), pod.Namespace, name)
+			})
+			if len(missing) > 0 {
+				w.event(corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "The image may not be pulled without: "+strings.Join(missing, "; "))
+			}
 			image, err := w.p.runtime.EnsureImage(ctx, spec.Image, pullPolicy(spec), func(message string) {
 				w.event(corev1.EventTypeNormal, "Pulling", message)
-			})
+			}, credentials...)
 			if err != nil {
 				return fmt.Errorf("pull image %s: %w", spec.Image, err)
 			}
@@ -336,7 +342,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 func (w *worker) dir() string { return filepath.Join(w.p.dataDir, "pods", w.uid) }
 
 func (w *worker) createPod(ctx context.Context, pod *corev1.Pod) error {
-	p := runtime.Pod{UID: w.uid, Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname(pod)}
+	p := runtimePod(pod)
+	p.Resources = podResources(pod, w.p.maxPIDs)
 	at := w.env(pod)
 	if w.memory.Attached != nil {
 		p.NetNS = w.memory.Attached.NetNS
@@ -353,7 +360,10 @@ func (w *worker) createPod(ctx context.Context, pod *corev1.Pod) error {
 }
 
 func (w *worker) env(pod *corev1.Pod) podEnv {
-	at := podEnv{hostname: hostname(pod), nodeName: w.p.nodeName, hostIP: w.p.hostIP, inputs: w.inputs(), allocatable: w.p.allocatable}
+	at := podEnv{
+		hostname: hostname(pod), nodeName: w.p.nodeName, hostIP: w.p.hostIP, inputs: w.inputs(), allocatable: w.p.allocatable,
+		seccompDir: filepath.Join(w.p.dataDir, "seccomp"), memoryBytes: w.p.memoryBytes,
+	}
 	if w.memory.Attached != nil {
 		at.podIPs = w.memory.Attached.IPs
 	}

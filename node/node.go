@@ -48,6 +48,8 @@ type Config struct {
 	// Mounts is what makes pods' volumes. Optional: the kernel; volume.Folders with a
 	// runtime that is not one.
 	Mounts volume.Mounts
+	// Limits bound what pods may use of the machine. Optional.
+	Limits agent.Limits
 
 	Version string       // optional; shown as the node's version
 	Logger  *slog.Logger // optional; discards
@@ -256,6 +258,7 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 		Peers:      n.rec.Peers,
 		Labels:     n.cfg.Labels,
 		StaticPods: n.cfg.StaticPods,
+		Limits:     n.cfg.Limits,
 		Version:    n.cfg.Version,
 		Logger:     n.log.With("part", "agent"),
 		Registerer: registry,

@@ -237,7 +237,7 @@ func (d *describer) nodePods(node *corev1.Node, pods []*corev1.Pod) {
 		d.line(1, "---------", "----", "------------", "----------", "---------------", "-------------", "---")
 	}
 	for _, pod := range own {
-		r, l := PodResources(pod), podLimits(pod)
+		r, l := PodResources(pod), PodLimits(pod)
 		addResources(requests, r)
 		addResources(limits, l)
 		d.line(1, pod.Namespace, pod.Name,

@@ -24,6 +24,7 @@ const supportedButInit = `
 	containers[].ports[].name
 	containers[].ports[].containerPort
 	containers[].ports[].protocol
+	containers[].ports[].hostPort
 	containers[].resources.requests[cpu]
 	containers[].resources.requests[memory]
 	containers[].resources.limits[cpu]
@@ -48,12 +49,14 @@ const supportedButInit = `
 	containers[].restartPolicy
 	containers[].restartPolicyRules[].action = Restart
 	containers[].restartPolicyRules[].exitCodes
-	containers[].securityContext.privileged = false
-	containers[].securityContext.allowPrivilegeEscalation = true
-	containers[].securityContext.readOnlyRootFilesystem = false
-	containers[].securityContext.runAsNonRoot = false
+	containers[].securityContext.runAsUser
+	containers[].securityContext.runAsGroup
+	containers[].securityContext.runAsNonRoot
+	containers[].securityContext.capabilities
+	containers[].securityContext.privileged
+	containers[].securityContext.allowPrivilegeEscalation
+	containers[].securityContext.readOnlyRootFilesystem
 	containers[].securityContext.procMount = Default
-	containers[].securityContext.seccompProfile.type = RuntimeDefault
 	containers[].volumeMounts[].name
 	containers[].volumeMounts[].mountPath
 	containers[].volumeMounts[].readOnly
@@ -61,6 +64,7 @@ const supportedButInit = `
 	containers[].volumeMounts[].mountPropagation
 	containers[].volumeMounts[].subPath
 	containers[].volumeMounts[].subPathExpr
+	containers[].securityContext.seccompProfile
 	volumes[].name
 	volumes[].emptyDir.medium = Memory
 	volumes[].emptyDir.sizeLimit
@@ -75,6 +79,7 @@ const supportedButInit = `
 	volumes[].projected.sources[].secret
 	volumes[].projected.sources[].downwardAPI
 	restartPolicy
+	imagePullSecrets
 	terminationGracePeriodSeconds
 	activeDeadlineSeconds
 	readinessGates
@@ -94,14 +99,23 @@ const supportedButInit = `
 	dnsConfig
 	schedulerName
 	enableServiceLinks
-	securityContext.runAsNonRoot = false
+	securityContext.runAsUser
+	securityContext.runAsGroup
+	securityContext.runAsNonRoot
+	securityContext.supplementalGroups
+	securityContext.supplementalGroupsPolicy
+	securityContext.fsGroup
 	securityContext.fsGroupChangePolicy
-	securityContext.supplementalGroupsPolicy = Merge
-	securityContext.seccompProfile.type = RuntimeDefault
+	securityContext.seccompProfile
+	securityContext.sysctls[].value
+	securityContext.sysctls[].name = ` + safeSysctls + `
+	hostNetwork
+	hostPID
+	hostIPC
 	serviceAccountName = default
 	serviceAccount = default
 	automountServiceAccountToken = false
-	shareProcessNamespace = false
+	shareProcessNamespace
 	setHostnameAsFQDN = false
 	hostUsers = true
 	os.name = linux
@@ -122,6 +136,13 @@ func initContainerLines() string {
 	}
 	return b.String()
 }
+
+// safeSysctls are the kernel parameters that Kubernetes calls safe: of the pod's
+// own namespaces, and harmless to other pods. It lets nodes allow others, which
+// they do not here.
+const safeSysctls = "kernel.shm_rmid_forced net.ipv4.ip_local_port_range net.ipv4.ip_local_reserved_ports " +
+	"net.ipv4.ip_unprivileged_port_start net.ipv4.ping_group_range net.ipv4.tcp_fin_timeout net.ipv4.tcp_keepalive_intvl " +
+	"net.ipv4.tcp_keepalive_probes net.ipv4.tcp_keepalive_time net.ipv4.tcp_rmem net.ipv4.tcp_syncookies net.ipv4.tcp_wmem"
 
 // Below a template. A template's name has no effect in Kubernetes either: its
 // pods are named after their owner.
@@ -169,13 +190,6 @@ func derivedFrom(path string) string {
 	}
 	if spec, ok := strings.CutSuffix(path, ".serviceAccount"); ok {
 		return spec + ".serviceAccountName"
-	}
-	if strings.HasSuffix(path, ".hostPort") {
-		for _, list := range []string{".containers[", ".initContainers["} {
-			if spec, _, ok := strings.Cut(path, list); ok {
-				return spec + ".hostNetwork"
-			}
-		}
 	}
 	return ""
 }

@@ -131,15 +131,15 @@ func (s *podScope) validateHostNamespaces(path *field.Path) field.ErrorList {
 			}
 		}
 	}
-	if !spec.HostNetwork {
-		return errs
-	}
 	eachContainer(spec, func(c *corev1.Container, kind containerKind, i int) {
 		for j, port := range c.Ports {
+			at := path.Child(string(kind)).Index(i).Child("ports").Index(j).Child("hostPort")
+			switch {
+			case !spec.HostNetwork && port.HostPort != 0:
+				errs = append(errs, &field.Error{Type: notSupportedYet, Field: at.String(), Detail: "not supported yet without hostNetwork: use a Service"})
 			// A template's ports get their host ports when its pods are made.
-			if port.HostPort != port.ContainerPort && (s.pod != nil || port.HostPort != 0) {
-				errs = append(errs, field.Invalid(path.Child(string(kind)).Index(i).Child("ports").Index(j).Child("hostPort"), port.HostPort,
-					"must match `containerPort` when `hostNetwork` is true"))
+			case spec.HostNetwork && port.HostPort != port.ContainerPort && (s.pod != nil || port.HostPort != 0):
+				errs = append(errs, field.Invalid(at, port.HostPort, "must match `containerPort` when `hostNetwork` is true"))
 			}
 		}
 	})

@@ -126,9 +126,9 @@ func PodResources(pod *corev1.Pod) corev1.ResourceList {
 	return podSum(pod, containerRequests)
 }
 
-// podLimits returns the limits of pod, added up like [PodResources]. Only
+// PodLimits returns the limits of pod, added up like [PodResources]. Only
 // resources that every container limits are limits of the pod.
-func podLimits(pod *corev1.Pod) corev1.ResourceList {
+func PodLimits(pod *corev1.Pod) corev1.ResourceList {
 	sum := podSum(pod, func(c *corev1.Container) corev1.ResourceList { return c.Resources.Limits })
 	for name := range sum {
 		for i := range pod.Spec.Containers {

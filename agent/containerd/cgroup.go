@@ -3,6 +3,7 @@ package containerd
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
 // cgroupMounts returns where the machine's cgroup trees are mounted: one with
@@ -47,6 +50,99 @@ func parseCgroupMounts(mountinfo []byte) []string {
 func unifiedCgroups() bool {
 	var st unix.Statfs_t
 	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// cgroupSetting is a value of a cgroup's file.
+type cgroupSetting struct {
+	controller string // "cpu", "memory", "pids"
+	file       string
+	value      string
+}
+
+// cgroupSettings are a pod's bounds as the files of either version of cgroups have
+// them. What is not bounded is set too: it may have been before.
+func cgroupSettings(r runtime.Resources, unified bool) []cgroupSetting {
+	number := func(n int64, none string) string {
+		if n <= 0 {
+			return none
+		}
+		return strconv.FormatInt(n, 10)
+	}
+	quota := number(r.CPUMillis*cpuPeriod/1000, "")
+	if quota != "" {
+		quota = strconv.FormatInt(max(r.CPUMillis*cpuPeriod/1000, cpuMin), 10)
+	}
+	shares := min(max(r.CPUShares, 2), 262144)
+	if unified {
+		return []cgroupSetting{
+			{"cpu", "cpu.weight", strconv.FormatInt(1+(shares-2)*9999/262142, 10)},
+			{"cpu", "cpu.max", fmt.Sprintf("%s %d", cmp.Or(quota, "max"), cpuPeriod)},
+			{"memory", "memory.max", number(r.MemoryBytes, "max")},
+			{"pids", "pids.max", number(r.PIDs, "max")},
+		}
+	}
+	return []cgroupSetting{
+		{"cpu", "cpu.shares", strconv.FormatInt(shares, 10)},
+		{"cpu", "cpu.cfs_period_us", strconv.Itoa(cpuPeriod)},
+		{"cpu", "cpu.cfs_quota_us", cmp.Or(quota, "-1")},
+		{"memory", "memory.limit_in_bytes", number(r.MemoryBytes, "-1")},
+		{"pids", "pids.max", number(r.PIDs, "max")},
+	}
+}
+
+// setCgroup makes a cgroup that bounds what is in it and in those below it.
+// Controllers that the machine does not have bound nothing.
+func setCgroup(cgroup string, r runtime.Resources) error {
+	mounts, err := cgroupMounts()
+	if err != nil {
+		return err
+	}
+	unified := unifiedCgroups()
+	var failed error
+	for _, s := range cgroupSettings(r, unified) {
+		mount := controllerMount(mounts, s.controller, unified)
+		if mount == "" {
+			continue
+		}
+		if err := makeCgroup(mount, cgroup, unified); err != nil {
+			return err
+		}
+		err := os.WriteFile(filepath.Join(mount, cgroup, s.file), []byte(s.value), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // the kernel has no such control
+			failed = errors.Join(failed, fmt.Errorf("set %s of cgroup %s to %s: %w", s.file, cgroup, s.value, err))
+		}
+	}
+	return failed
+}
+
+// controllerMount returns the tree that a controller is in, "" for none.
+func controllerMount(mounts []string, controller string, unified bool) string {
+	for _, mount := range mounts {
+		if unified || slices.Contains(strings.Split(filepath.Base(mount), ","), controller) {
+			return mount
+		}
+	}
+	return ""
+}
+
+// makeCgroup makes a cgroup and those above it. In version 2 a cgroup has only the
+// controllers that the one above it hands on.
+func makeCgroup(mount, cgroup string, unified bool) error {
+	if !unified {
+		return os.MkdirAll(filepath.Join(mount, cgroup), 0o755)
+	}
+	dir := mount
+	for name := range strings.SplitSeq(strings.Trim(cgroup, "/"), "/") {
+		for _, controller := range []string{"cpu", "memory", "pids", "io"} {
+			// One that the kernel lacks, or does not hand on, is missed below.
+			_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
+		}
+		dir = filepath.Join(dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // oomKills returns how many processes of the cgroup the kernel has killed for

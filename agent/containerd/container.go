@@ -88,11 +88,19 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 	if err != nil {
 		return err
 	}
-	user, err := r.images.user(ctx, img)
+	user, err := r.images.user(ctx, img, userText(c.Security, img.config.User))
 	if err != nil {
 		return err
 	}
+	if user, err = userWith(user, c.Security); err != nil {
+		return err
+	}
 	files := r.filesOf(c.ID.PodUID)
+	if pod.SharePID {
+		if err := r.holdProcesses(pod.UID); err != nil {
+			return err
+		}
+	}
 	spec, err := newSpec(ctx, specInput{
 		container: c, pod: pod, files: files, image: img.config,
 		user: user, cgroup: r.cgroupOf(c.ID), unified: unifiedCgroups(),
@@ -112,6 +120,7 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 		return err
 	}
 	output := outputFor(c, files.logs(c.ID))
+	output.size = r.cfg.LogSize
 	if output.stdin != "" && r.server == nil {
 		return errors.New("it wants its stdin kept open (stdin: true), which only a containerd of the agent's own can do: start the agent without an address of another")
 	}
@@ -128,7 +137,7 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 	// refers to, containerd's garbage collector may take at any time.
 	record, err := store.Create(ctx, containers.Container{
 		ID: handle, Labels: labels, Image: img.name, Spec: specAny,
-		Runtime:     containers.RuntimeInfo{Name: r.shim, Options: optionsAny},
+		Runtime:     containers.RuntimeInfo{Name: r.programs.shim, Options: optionsAny},
 		Snapshotter: r.cfg.Snapshotter, SnapshotKey: handle,
 	})
 	if err != nil {
@@ -153,7 +162,7 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 	}
 	request := &tasks.CreateTaskRequest{
 		ContainerID: handle, Terminal: c.TTY,
-		Stdout: output.uri(r.logger), Stderr: output.uri(r.logger),
+		Stdout: output.uri(r.programs.logger), Stderr: output.uri(r.programs.logger),
 	}
 	for _, m := range rootfs {
 		request.Rootfs = append(request.Rootfs, &apitypes.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})

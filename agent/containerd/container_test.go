@@ -185,16 +185,47 @@ func TestPodShares(t *testing.T) {
 	}
 }
 
-func TestHostNetwork(t *testing.T) {
+func TestHostNamespaces(t *testing.T) {
 	n, _ := newNode(t)
-	n.pod("p")
+	n.pod("p", func(p *runtime.Pod) { p.HostPID, p.HostIPC = true, true })
 	id := n.run("p", "a", 0, forever)
-	home, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
+	for _, ns := range []string{"net", "pid", "ipc"} {
+		home, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := n.exec(id, "readlink", "/proc/self/ns/"+ns); got != home+"\n" {
+			t.Errorf("a pod that has the node's is in %q, want the node's %q", got, home)
+		}
+	}
+}
+
+// TestHolderDies: a pod whose containers share process ids loses them all with the
+// process that holds those, and runs again.
+func TestHolderDies(t *testing.T) {
+	n, _ := newNode(t)
+	n.pod("p", func(p *runtime.Pod) { p.NetNS, p.SharePID = testNetNS(t, "p"), true })
+	id := n.run("p", "a", 0, forever)
+	waitForLog(n, id, "ready")
+	holder := n.holder("p")
+	if holder == 0 {
+		t.Fatal("the pod has no holder")
+	}
+	// Nobody in the pod can end it, root neither.
+	n.exec(id, "sh", "-c", "kill -TERM 1; kill -INT 1; kill -9 1; ps")
+	if now := n.holder("p"); now != holder {
+		t.Fatalf("the holder is process %d, was %d before the pod sent it signals", now, holder)
+	}
+	if err := unix.Kill(holder, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if got := n.exec(id, "readlink", "/proc/self/ns/net"); got != home+"\n" {
-		t.Errorf("a pod without a network namespace is in %q, want the node's %q", got, home)
+	if s := n.awaitState(id, runtime.StateExited); s.ExitCode != 137 {
+		t.Errorf("the container ended with %d, want 137", s.ExitCode)
+	}
+	again := n.run("p", "a", 1, forever)
+	waitForLog(n, again, "ready")
+	if now := n.holder("p"); now == 0 || now == holder {
+		t.Errorf("the holder is process %d, was %d", now, holder)
 	}
 }
 
@@ -205,7 +236,7 @@ func TestSecurity(t *testing.T) {
 	log, _ := n.finished("p", "main", "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status; cat /proc/self/oom_score_adj; echo 1 > /proc/sys/kernel/pid_max; touch /sys/x; echo done")
 	for _, want := range []string{
 		"CapEff:\t00000000a80425fb\n", "CapBnd:\t00000000a80425fb\n", // the 14 that docker gives too
-		"NoNewPrivs:\t0\n", "Seccomp:\t2\n", "\n1000\n",
+		"NoNewPrivs:\t0\n", "Seccomp:\t2\n", "\n0\n",
 		"/proc/sys/kernel/pid_max: Read-only file system", "/sys/x: Read-only file system",
 	} {
 		if !strings.Contains(log, want) {
@@ -294,9 +325,9 @@ func TestResources(t *testing.T) {
 	}
 	log, _ := n.finished("p", "limits", "cd /sys/fs/cgroup; cat cpu/cpu.cfs_quota_us cpu/cpu.shares memory/memory.limit_in_bytes pids/pids.max; cat /proc/self/oom_score_adj",
 		func(c *runtime.Container) {
-			c.Resources = runtime.Resources{CPUMillis: 250, CPUShares: 128, MemoryBytes: 64 << 20, PIDs: 77}
+			c.Resources = runtime.Resources{CPUMillis: 250, CPUShares: 128, MemoryBytes: 64 << 20, PIDs: 77, OOMScoreAdj: 321}
 		})
-	if want := "25000\n128\n67108864\n77\n500\n"; log != want {
+	if want := "25000\n128\n67108864\n77\n321\n"; log != want {
 		t.Errorf("limits in the container are %q, want %q", log, want)
 	}
 	// A container that outlives its child's death by memory was not killed. The
@@ -304,6 +335,54 @@ func TestResources(t *testing.T) {
 	_, s := n.finished("p", "child", "sh -c 'echo 1000 >/proc/self/oom_score_adj; x=$(yes | head -c 100000000)'; exit 0", func(c *runtime.Container) { c.Resources.MemoryBytes = 32 << 20 })
 	if s.ExitCode != 0 || s.OOMKilled {
 		t.Errorf("a container that ended well, but for a child killed for its memory, is %+v", s)
+	}
+}
+
+// TestPodCgroup covers what bounds all containers of a pod together, and where pods
+// of each class are.
+func TestPodCgroup(t *testing.T) {
+	n, _ := newNode(t)
+	bound := runtime.Resources{CPUMillis: 500, CPUShares: 256, MemoryBytes: 48 << 20, PIDs: 40}
+	for class, uid := range map[corev1.PodQOSClass]string{corev1.PodQOSGuaranteed: "g", corev1.PodQOSBurstable: "b", corev1.PodQOSBestEffort: "e"} {
+		n.pod(uid, func(p *runtime.Pod) { p.NetNS, p.QOS, p.Resources = testNetNS(t, uid), class, bound })
+	}
+	for uid, want := range map[string]string{"g": "/g", "b": "/burstable/b", "e": "/besteffort/e"} {
+		if got := n.podCgroup(uid); got != n.cgroup+want {
+			t.Errorf("pod %s is in %s, want %s below the node's", uid, got, want)
+		}
+	}
+	mounts, err := cgroupMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unified := unifiedCgroups()
+	for _, s := range cgroupSettings(bound, unified) {
+		path := filepath.Join(controllerMount(mounts, s.controller, unified), n.podCgroup("b"), s.file)
+		if data, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(data)) != s.value {
+			t.Errorf("%s is %q, error %v; want %q", path, data, err, s.value)
+		}
+	}
+	n.pod("b2", func(p *runtime.Pod) { p.NetNS, p.QOS, p.Resources = testNetNS(t, "b2"), corev1.PodQOSBurstable, bound })
+	weight := cgroupSettings(runtime.Resources{CPUShares: 512}, unified)[0]
+	if data, err := os.ReadFile(filepath.Join(controllerMount(mounts, "cpu", unified), n.cgroup, tierBurstable, weight.file)); err != nil || strings.TrimSpace(string(data)) != weight.value {
+		t.Errorf("two burstable pods weigh %q, error %v; want %s", data, err, weight.value)
+	}
+
+	log, s := n.finished("b", "forks", "i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done; echo $i; exit 0")
+	if !strings.Contains(log, "can't fork") {
+		t.Errorf("60 processes in a pod that may have 40: exit code %d, log %q", s.ExitCode, log)
+	}
+	_, s = n.finished("b", "eats", "x=$(yes | head -c 100000000)")
+	if s.ExitCode == 0 || !s.OOMKilled {
+		t.Errorf("a container without a limit of its own ate more than the pod's: %+v, want it killed for its memory", s)
+	}
+	if err := n.RemovePod(n.ctx(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	for _, mount := range mounts {
+		if _, err := os.Stat(filepath.Join(mount, n.cgroup, tierBurstable, "b")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the removed pod's cgroup in %s: %v, want none", mount, err)
+		}
 	}
 }
 

@@ -9,8 +9,9 @@
 // shim per pod: the same binary again, under another name ([IsShim],
 // [RunShim]); it holds the pod's containers, and writes their logs. With a
 // containerd that is not ours ([Config.Address]), the shims are its own and
-// each container has a log process ([IsLogger], [RunLogger]). runc comes from
-// the host.
+// each container has a log process ([IsLogger], [RunLogger]). A pod whose
+// containers share process ids has a process that holds those ([IsHolder],
+// [RunHolder]). runc comes from the host.
 //
 // So nothing ends with the agent, and only the connection ends with containerd:
 // containers, their logs and their exit codes are in the hands of the shim.
@@ -36,5 +37,6 @@
 //
 // All that is machine-wide carries the node's name, so that several nodes can
 // share a machine: containerd's namespace is holdfast-<node>, and a container's
-// cgroup is /holdfast/<node>/<pod uid>/<container>-<attempt>.
+// cgroup is /holdfast/<node>/<pod uid>/<container>-<attempt>, with a directory
+// more for pods that are not guaranteed what they use.
 package containerd

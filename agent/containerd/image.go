@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	imagestore "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -42,7 +44,7 @@ var archiveEndings = []string{".tar", ".tar.gz", ".tgz", ".tar.zst"}
 // registry; Always asks the registry, but for images from the image directories,
 // where the newest file counts; Never does not ask, and fails with
 // runtime.ErrImageNeverPull. An empty policy is IfNotPresent.
-func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.PullPolicy, progress func(string)) (runtime.Image, error) {
+func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.PullPolicy, progress func(string), credentials ...runtime.Credential) (runtime.Image, error) {
 	ctx, cancel, err := r.call(ctx, pullTimeout)
 	if err != nil {
 		return runtime.Image{}, err
@@ -55,7 +57,7 @@ func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.Pul
 	if err != nil {
 		return runtime.Image{}, err
 	}
-	img, err := r.images.ensure(ctx, name, policy, progress)
+	img, err := r.images.ensure(ctx, name, policy, progress, credentials)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -85,7 +87,7 @@ type images struct {
 
 	mu    sync.Mutex            // protects what follows
 	infos map[string]imageInfo  // by digest
-	users map[string]specs.User // by digest
+	users map[string]specs.User // by digest and name
 }
 
 func newImages(r *Runtime) *images {
@@ -103,7 +105,7 @@ type imageInfo struct {
 	config  ocispec.ImageConfig
 }
 
-func (m *images) ensure(ctx context.Context, name string, policy corev1.PullPolicy, progress func(string)) (imagestore.Image, error) {
+func (m *images) ensure(ctx context.Context, name string, policy corev1.PullPolicy, progress func(string), credentials []runtime.Credential) (imagestore.Image, error) {
 	// One call at a time works on an image; the next finds its result.
 	release, err := m.busy.lock(ctx, name)
 	if err != nil {
@@ -136,7 +138,7 @@ func (m *images) ensure(ctx context.Context, name string, policy corev1.PullPoli
 	}
 	progress("pulling " + name)
 	started := time.Now()
-	pulled, err := m.pull(ctx, name)
+	pulled, err := m.pull(ctx, name, credentials, progress)
 	if err != nil {
 		return img, err
 	}
@@ -160,33 +162,100 @@ func (m *images) unpack(ctx context.Context, img imagestore.Image) error {
 	return nil
 }
 
-func (m *images) pull(ctx context.Context, name string) (imagestore.Image, error) {
-	plain := func(host string) (bool, error) {
-		if slices.Contains(m.r.cfg.PlainHTTP, host) {
-			return true, nil
+// pull fetches an image with the first of the credentials that its registry takes,
+// without any if there are none.
+func (m *images) pull(ctx context.Context, name string, credentials []runtime.Credential, progress func(string)) (imagestore.Image, error) {
+	if len(credentials) == 0 {
+		credentials = []runtime.Credential{{}}
+	}
+	var refused error
+	for _, c := range credentials {
+		resolver := m.resolver(ctx, registryOf(name), c)
+		// Getting hold of the registry is bounded apart from the transfer: a host that
+		// does not answer must be told apart from an image that takes its time.
+		resolving, cancel := context.WithTimeoutCause(ctx, resolveTimeout, fmt.Errorf("registry %s did not answer within %v", registryOf(name), resolveTimeout))
+		_, _, err := resolver.Resolve(resolving, name)
+		if err != nil && resolving.Err() != nil {
+			err = context.Cause(resolving)
+			cancel()
+			return imagestore.Image{}, err
 		}
-		return docker.MatchLocalhost(host)
+		cancel()
+		if err != nil {
+			refused = err
+			continue
+		}
+		stop := m.tellProgress(ctx, name, progress)
+		image, err := m.client.Pull(ctx, name,
+			client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(m.r.cfg.Snapshotter))
+		stop()
+		if err != nil {
+			m.dropSpoiled(ctx, err)
+			return imagestore.Image{}, err
+		}
+		return image.Metadata(), nil
 	}
-	var resolver remotes.Resolver = docker.NewResolver(docker.ResolverOptions{
-		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(plain)),
+	return imagestore.Image{}, refused
+}
+
+// spoiledBlob is how containerd's client names what it could not commit.
+var spoiledBlob = regexp.MustCompile(`failed commit on ref "([^"]+)"`)
+
+// dropSpoiled throws away what has come and is not what its digest says. containerd
+// keeps it, and the next pull would go on behind its end, to the same error for ever.
+func (m *images) dropSpoiled(ctx context.Context, err error) {
+	found := spoiledBlob.FindStringSubmatch(err.Error())
+	if found == nil || !strings.Contains(err.Error(), "unexpected commit") {
+		return
+	}
+	if err := m.client.ContentStore().Abort(ctx, found[1]); err != nil && !errdefs.IsNotFound(err) {
+		m.r.log.Warn("a part of an image that came spoiled is not thrown away", "part", found[1], "error", err)
+	}
+}
+
+// resolver speaks to a registry as the configuration says, and to its mirrors, which
+// are not shown the credential.
+func (m *images) resolver(ctx context.Context, registry string, credential runtime.Credential) remotes.Resolver {
+	options := config.HostOptions{
+		Credentials: func(host string) (string, string, error) {
+			if own, err := docker.DefaultHost(registry); host == registry || err == nil && host == own {
+				return credential.Username, credential.Password, nil
+			}
+			return "", "", nil
+		},
+	}
+	if m.r.cfg.RegistryDir != "" {
+		options.HostDir = config.HostDirFromRoot(m.r.cfg.RegistryDir)
+	}
+	if local, err := docker.MatchLocalhost(registry); slices.Contains(m.r.cfg.PlainHTTP, registry) || err == nil && local {
+		options.DefaultScheme = "http"
+	}
+	return docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, options)})
+}
+
+// progressInterval is how often a pull that takes its time is told of.
+const progressInterval = 30 * time.Second
+
+// tellProgress reports how much of an image has come, until stop is called.
+func (m *images) tellProgress(ctx context.Context, name string, progress func(string)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		for pause(ctx, progressInterval) == nil {
+			parts, err := m.client.ContentStore().ListStatuses(ctx)
+			if err != nil {
+				continue
+			}
+			var have, want int64
+			for _, part := range parts {
+				have, want = have+part.Offset, want+part.Total
+			}
+			if len(parts) > 0 {
+				progress(fmt.Sprintf("pulling %s: %d of %d MiB under way", name, have>>20, want>>20))
+			}
+		}
 	})
-	// Getting hold of the registry is bounded apart from the transfer: a host that
-	// does not answer must be told apart from an image that takes its time.
-	resolving, cancel := context.WithTimeoutCause(ctx, resolveTimeout, fmt.Errorf("registry %s did not answer within %v", registryOf(name), resolveTimeout))
-	_, _, err := resolver.Resolve(resolving, name)
-	if err != nil && resolving.Err() != nil {
-		err = context.Cause(resolving)
-	}
-	cancel()
-	if err != nil {
-		return imagestore.Image{}, err
-	}
-	image, err := m.client.Pull(ctx, name,
-		client.WithResolver(resolver), client.WithPullUnpack, client.WithPullSnapshotter(m.r.cfg.Snapshotter))
-	if err != nil {
-		return imagestore.Image{}, err
-	}
-	return image.Metadata(), nil
+	return func() { cancel(); ended.Wait() }
 }
 
 // registryOf returns the host that an image comes from.
@@ -229,13 +298,13 @@ func (m *images) info(ctx context.Context, ref string) (imageInfo, error) {
 	if err != nil {
 		return imageInfo{}, fmt.Errorf("image %s: read its configuration: %w", ref, err)
 	}
-	var config ocispec.Image
-	if err := json.Unmarshal(data, &config); err != nil {
+	var image ocispec.Image
+	if err := json.Unmarshal(data, &image); err != nil {
 		return imageInfo{}, fmt.Errorf("image %s: its configuration: %w", ref, err)
 	}
 	info = imageInfo{
-		name: name, digest: digest, config: config.Config,
-		chainID: identity.ChainID(config.RootFS.DiffIDs).String(),
+		name: name, digest: digest, config: image.Config,
+		chainID: identity.ChainID(image.RootFS.DiffIDs).String(),
 	}
 	m.mu.Lock()
 	m.infos[digest] = info
@@ -243,11 +312,12 @@ func (m *images) info(ctx context.Context, ref string) (imageInfo, error) {
 	return info, nil
 }
 
-// user returns the user that an image's containers run as. It is looked up once
-// for each image, in a view of the image.
-func (m *images) user(ctx context.Context, info imageInfo) (specs.User, error) {
+// user returns a user of an image, "name[:group]" or in numbers; "" is root. It is
+// looked up once, in a view of the image.
+func (m *images) user(ctx context.Context, info imageInfo, name string) (specs.User, error) {
+	known := info.digest + " " + name
 	m.mu.Lock()
-	user, ok := m.users[info.digest]
+	user, ok := m.users[known]
 	m.mu.Unlock()
 	if ok {
 		return user, nil
@@ -263,12 +333,12 @@ func (m *images) user(ctx context.Context, info imageInfo) (specs.User, error) {
 		return user, fmt.Errorf("look into image %s: %w", info.name, err)
 	}
 	defer func() { _ = snapshots.Remove(context.WithoutCancel(ctx), key) }()
-	user, err = userOf(ctx, m.client, &containers.Container{Snapshotter: m.r.cfg.Snapshotter, SnapshotKey: key}, info.config.User)
+	user, err = userOf(ctx, m.client, &containers.Container{Snapshotter: m.r.cfg.Snapshotter, SnapshotKey: key}, name)
 	if err != nil {
 		return user, err
 	}
 	m.mu.Lock()
-	m.users[info.digest] = user
+	m.users[known] = user
 	m.mu.Unlock()
 	return user, nil
 }

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,6 +151,163 @@ func TestPull(t *testing.T) {
 	if _, err := n.EnsureImage(n.ctx(), "No Such Name", corev1.PullIfNotPresent, nil); err == nil || !strings.Contains(err.Error(), `"No Such Name"`) {
 		t.Errorf("a reference that is none: error %v", err)
 	}
+}
+
+// TestPullWithCredentials: the registry is shown one credential after the other, and
+// a mirror none of them.
+func TestPullWithCredentials(t *testing.T) {
+	n, _ := newNode(t)
+	var mu sync.Mutex
+	var shown []string
+	registry := serveRegistryBy(t, "private/box:1", func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			user, password, given := r.BasicAuth()
+			mu.Lock()
+			if given && !slices.Contains(shown, user) {
+				shown = append(shown, user)
+			}
+			mu.Unlock()
+			if user != "right" || password != "secret" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+				http.Error(w, "who are you?", http.StatusUnauthorized)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	ref := registry + "/private/box:1"
+	for _, credentials := range [][]runtime.Credential{nil, {{Username: "wrong", Password: "x"}}} {
+		if _, err := n.EnsureImage(n.ctx(), ref, corev1.PullIfNotPresent, nil, credentials...); err == nil {
+			t.Errorf("the image came with credentials %v", credentials)
+		} else if !strings.Contains(err.Error(), "401") && !strings.Contains(err.Error(), "authorization") && !strings.Contains(err.Error(), "credentials") {
+			t.Errorf("with credentials %v the error is %q, which does not say why", credentials, err)
+		}
+	}
+	if _, err := n.EnsureImage(n.ctx(), ref, corev1.PullIfNotPresent, nil, runtime.Credential{Username: "old", Password: "x"}, runtime.Credential{Username: "right", Password: "secret"}); err != nil {
+		t.Errorf("with the right one as the second: %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if got := strings.Join(shown, " "); got != "wrong old right" {
+		t.Errorf("the registry was shown %q", got)
+	}
+}
+
+// TestPullByMirror: what a registry's hosts.toml says is done.
+func TestPullByMirror(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.RegistryDir = t.TempDir()
+	given := make(chan string, 100)
+	mirror := serveRegistryBy(t, "team/box:7", func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			given <- r.Header.Get("Authorization")
+			next.ServeHTTP(w, r)
+		})
+	})
+	dir := filepath.Join(cfg.RegistryDir, "registry.example")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	hosts := fmt.Sprintf("server = \"http://127.0.0.1:1\"\n[host.\"http://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n", mirror)
+	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := start(t, cfg)
+	if _, err := r.EnsureImage(testContext(t), "registry.example/team/box:7", corev1.PullIfNotPresent, nil, runtime.Credential{Username: "u", Password: "p"}); err != nil {
+		t.Fatal(err)
+	}
+	close(given)
+	for authorization := range given {
+		if authorization != "" {
+			t.Fatalf("the mirror was shown %q", authorization)
+		}
+	}
+}
+
+// TestPullOnce: pods that want an image at the same time have it fetched once.
+func TestPullOnce(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.ImageDirs = nil // which have the same
+	r, _ := start(t, cfg)
+	n := node{r, t}
+	var mu sync.Mutex
+	fetched := map[string]int{}
+	registry := serveRegistryBy(t, "team/box:7", func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+				mu.Lock()
+				fetched[r.URL.Path]++
+				mu.Unlock()
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	var pulls sync.WaitGroup
+	for range 8 {
+		pulls.Go(func() {
+			if _, err := n.EnsureImage(n.ctx(), registry+"/team/box:7", corev1.PullIfNotPresent, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	pulls.Wait()
+	if len(fetched) == 0 {
+		t.Error("nothing was fetched")
+	}
+	for path, times := range fetched {
+		if times != 1 {
+			t.Errorf("%s was fetched %d times", path, times)
+		}
+	}
+}
+
+// TestPullCorrupt: what is not what its digest says is refused, and the image comes
+// once the registry is well.
+func TestPullCorrupt(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.ImageDirs = nil // which have the same
+	r, _ := start(t, cfg)
+	n := node{r, t}
+	var well atomic.Bool
+	registry := serveRegistryBy(t, "team/box:7", func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !well.Load() && strings.Contains(r.URL.Path, "/blobs/") {
+				w = &spoiler{ResponseWriter: w}
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	_, err := n.EnsureImage(n.ctx(), registry+"/team/box:7", corev1.PullIfNotPresent, nil)
+	if err == nil || !strings.Contains(err.Error(), "sha256:") {
+		t.Fatalf("a spoiled image: error %v, want one that names the digest", err)
+	}
+	all, err := n.Images(n.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range all {
+		if strings.Contains(strings.Join(image.Names, " "), "team/box") {
+			t.Errorf("the spoiled image is there: %+v", image)
+		}
+	}
+	well.Store(true)
+	if _, err := n.EnsureImage(n.ctx(), registry+"/team/box:7", corev1.PullIfNotPresent, nil); err != nil {
+		t.Errorf("from the registry that is well again: %v", err)
+	}
+}
+
+// spoiler changes the first byte of what is written.
+type spoiler struct {
+	http.ResponseWriter
+	done bool
+}
+
+func (s *spoiler) Write(p []byte) (int, error) {
+	if !s.done && len(p) > 0 {
+		s.done = true
+		p = append([]byte{p[0] ^ 1}, p[1:]...)
+	}
+	return s.ResponseWriter.Write(p)
 }
 
 func TestArchivesIn(t *testing.T) {

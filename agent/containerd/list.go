@@ -204,6 +204,9 @@ func (r *Runtime) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, pod := range r.podRecords() {
+		r.tiers.set(pod.UID, pod)
+	}
 	for _, c := range records {
 		id, ok := idOf(c)
 		if !ok || !half(c) {

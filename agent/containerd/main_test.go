@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	case IsLogger(os.Args):
 		RunLogger()
 		return
+	case IsHolder(os.Args):
+		RunHolder()
+		return
 	case startedAs(os.Args, foreignShim):
 		// The shim of a containerd that is not ours: without our logs.
 		for _, r := range registry.Graph(func(*plugin.Registration) bool { return false }) {

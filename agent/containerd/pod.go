@@ -25,6 +25,14 @@ type podRecord struct {
 	Name      string `json:"name"`
 	Hostname  string `json:"hostname"`
 	NetNS     string `json:"netns,omitempty"`
+	HostPID   bool   `json:"hostPID,omitempty"`
+	HostIPC   bool   `json:"hostIPC,omitempty"`
+	SharePID  bool   `json:"sharePID,omitempty"`
+	// Sysctls are set in each container: they are the pod's namespaces'.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Tier is the cgroup that the pod's is in; empty: the node's.
+	Tier      string            `json:"tier,omitempty"`
+	Resources runtime.Resources `json:"resources"`
 }
 
 // podFiles says where a pod's things are.
@@ -47,6 +55,7 @@ func (p podFiles) hostname() string { return filepath.Join(p.dir, "hostname") }
 func (p podFiles) shm() string      { return filepath.Join(p.state, "shm") }
 func (p podFiles) uts() string      { return filepath.Join(p.state, "uts") }
 func (p podFiles) ipc() string      { return filepath.Join(p.state, "ipc") }
+func (p podFiles) pid() string      { return filepath.Join(p.state, "pid") }
 
 func (p podFiles) logs(id runtime.ContainerID) string {
 	return filepath.Join(p.dir, "logs", id.Name, strconv.Itoa(id.Attempt))
@@ -73,7 +82,14 @@ func (r *Runtime) CreatePod(ctx context.Context, pod runtime.Pod) error {
 
 func (r *Runtime) createPod(pod runtime.Pod) error {
 	files := r.filesOf(pod.UID)
-	record := podRecord{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Hostname: pod.Hostname, NetNS: pod.NetNS}
+	record := podRecord{
+		UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Hostname: pod.Hostname, NetNS: pod.NetNS,
+		HostPID: pod.HostPID, HostIPC: pod.HostIPC, SharePID: pod.SharePID, Sysctls: pod.Sysctls,
+		Tier: tierOf(pod.QOS), Resources: pod.Resources,
+	}
+	if old, err := r.readPod(pod.UID); err == nil {
+		record.Tier, record.SharePID = old.Tier, old.SharePID // where its containers are
+	}
 	if record.Hostname == "" {
 		if record.Hostname = pod.Name; pod.NetNS == "" {
 			host, err := os.Hostname()
@@ -119,7 +135,20 @@ func (r *Runtime) createPod(pod runtime.Pod) error {
 	if err != nil {
 		return err
 	}
-	return writeAtomically(files.record(), data)
+	// From here on it is listed, and what follows is undone with it.
+	if err := writeAtomically(files.record(), data); err != nil {
+		return err
+	}
+	if err := setCgroup(r.podCgroup(pod.UID), pod.Resources); err != nil {
+		return err
+	}
+	if err := r.weigh(pod.UID, record); err != nil {
+		return err
+	}
+	if record.SharePID {
+		return r.holdProcesses(pod.UID)
+	}
+	return nil
 }
 
 func readIfThere(path string) ([]byte, error) {
@@ -164,8 +193,7 @@ func makeShm(dir string) error {
 // mounts at uts and ipc: so they survive the pod's containers, each of which
 // joins them. Those that are there are kept.
 func makeNamespaces(uts, ipc, hostname string) error {
-	const nsfsMagic = 0x6e736673
-	if fsType(uts) == nsfsMagic && fsType(ipc) == nsfsMagic {
+	if fsType(uts) == unix.NSFS_MAGIC && fsType(ipc) == unix.NSFS_MAGIC {
 		return nil
 	}
 	for _, path := range []string{uts, ipc} {
@@ -316,7 +344,8 @@ func (r *Runtime) removeContainers(ctx context.Context, all []containers.Contain
 // forgetPod takes away all of a pod but its containers.
 func (r *Runtime) forgetPod(ctx context.Context, uid string) error {
 	files := r.filesOf(uid)
-	for _, mount := range []string{files.shm(), files.uts(), files.ipc()} {
+	r.releaseProcesses(uid)
+	for _, mount := range []string{files.shm(), files.uts(), files.ipc(), files.pid()} {
 		if err := releaseMount(mount); err != nil {
 			return err
 		}
@@ -324,8 +353,11 @@ func (r *Runtime) forgetPod(ctx context.Context, uid string) error {
 	if err := os.RemoveAll(files.state); err != nil {
 		return err
 	}
-	if err := removeCgroup(ctx, r.cgroup+"/"+uid); err != nil {
+	if err := removeCgroup(ctx, r.podCgroup(uid)); err != nil {
 		return err
+	}
+	if err := r.weigh(uid, podRecord{}); err != nil {
+		r.log.Warn("pods' weights are not up to date", "error", err)
 	}
 	// The record goes last: until then, List shows what is left of the pod.
 	entries, err := os.ReadDir(files.dir)

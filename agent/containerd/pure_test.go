@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/holdfast-io/holdfast/agent/containerd/logfile"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
@@ -105,12 +106,12 @@ func TestSetResources(t *testing.T) {
 		unified bool
 		want    string
 	}{
-		{"nothing", runtime.Resources{}, false, "score=1000"},
-		{"half a core", runtime.Resources{CPUMillis: 500}, false, "score=500 quota=50000/100000"},
-		{"less than the kernel takes", runtime.Resources{CPUMillis: 1, CPUShares: 1}, false, "score=500 quota=1000/100000 shares=2"},
-		{"memory", runtime.Resources{MemoryBytes: 5}, false, "score=500 memory=5"},
-		{"memory, version 2", runtime.Resources{MemoryBytes: 5}, true, "score=500 memory=5 unified=map[memory.oom.group:1]"},
-		{"processes", runtime.Resources{PIDs: 9}, true, "score=500 pids=9"},
+		{"nothing", runtime.Resources{}, false, "score=0"},
+		{"half a core", runtime.Resources{CPUMillis: 500, OOMScoreAdj: 500}, false, "score=500 quota=50000/100000"},
+		{"less than the kernel takes", runtime.Resources{CPUMillis: 1, CPUShares: 1}, false, "score=0 quota=1000/100000 shares=2"},
+		{"memory", runtime.Resources{MemoryBytes: 5}, false, "score=0 memory=5"},
+		{"memory, version 2", runtime.Resources{MemoryBytes: 5}, true, "score=0 memory=5 unified=map[memory.oom.group:1]"},
+		{"processes", runtime.Resources{PIDs: 9, OOMScoreAdj: -997}, true, "score=-997 pids=9"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{Resources: &specs.LinuxResources{}}}
@@ -137,6 +138,68 @@ func TestSetResources(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestCgroupSettings(t *testing.T) {
+	text := func(r runtime.Resources, unified bool) string {
+		var b strings.Builder
+		for _, s := range cgroupSettings(r, unified) {
+			fmt.Fprintf(&b, "%s=%s\n", s.file, s.value)
+		}
+		return b.String()
+	}
+	some := runtime.Resources{CPUMillis: 250, CPUShares: 1024, MemoryBytes: 64 << 20, PIDs: 77}
+	least := runtime.Resources{CPUMillis: 1, CPUShares: 2}
+	for _, c := range []struct {
+		name, want string
+		of         runtime.Resources
+		unified    bool
+	}{
+		{"version 1", "cpu.shares=1024\ncpu.cfs_period_us=100000\ncpu.cfs_quota_us=25000\nmemory.limit_in_bytes=67108864\npids.max=77\n", some, false},
+		{"version 2", "cpu.weight=39\ncpu.max=25000 100000\nmemory.max=67108864\npids.max=77\n", some, true},
+		{"version 1, no limits", "cpu.shares=2\ncpu.cfs_period_us=100000\ncpu.cfs_quota_us=-1\nmemory.limit_in_bytes=-1\npids.max=max\n", runtime.Resources{}, false},
+		{"version 2, no limits", "cpu.weight=1\ncpu.max=max 100000\nmemory.max=max\npids.max=max\n", runtime.Resources{}, true},
+		{"version 1, less than the kernel takes", "cpu.shares=2\ncpu.cfs_period_us=100000\ncpu.cfs_quota_us=1000\nmemory.limit_in_bytes=-1\npids.max=max\n", least, false},
+		{"version 2, most", "cpu.weight=10000\ncpu.max=max 100000\nmemory.max=max\npids.max=max\n", runtime.Resources{CPUShares: 1 << 20}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := text(c.of, c.unified); got != c.want {
+				t.Errorf("got\n%swant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestControllerMount(t *testing.T) {
+	hybrid := []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/memory"}
+	for controller, want := range map[string]string{"cpu": "/sys/fs/cgroup/cpu,cpuacct", "memory": "/sys/fs/cgroup/memory", "pids": ""} {
+		if got := controllerMount(hybrid, controller, false); got != want {
+			t.Errorf("%s is in %q, want %q", controller, got, want)
+		}
+	}
+	if got := controllerMount([]string{"/sys/fs/cgroup"}, "cpu", true); got != "/sys/fs/cgroup" {
+		t.Errorf("version 2 has cpu in %q", got)
+	}
+}
+
+// TestTiers: the pods that have asked for something weigh together what they have
+// asked for, and the others nothing.
+func TestTiers(t *testing.T) {
+	var all tiers
+	step := func(uid, tier string, shares, want int64) {
+		t.Helper()
+		record := podRecord{Tier: tier, Resources: runtime.Resources{CPUShares: shares}}
+		if got := all.set(uid, record); got[tierBurstable] != want || got[tierBestEffort] != 0 {
+			t.Errorf("after %s: %v, want %d for %s", uid, got, want, tierBurstable)
+		}
+	}
+	step("a", tierBurstable, 100, 100)
+	step("b", tierBurstable, 200, 300)
+	step("c", tierBestEffort, 2, 300)
+	step("d", "", 1000, 300)
+	step("a", tierBurstable, 50, 250)
+	step("b", "", 0, 50)
+	step("a", "", 0, 0)
 }
 
 func TestNormalize(t *testing.T) {
@@ -267,6 +330,7 @@ func TestOutputURI(t *testing.T) {
 		{dir: "/data/pods/a b/logs/x&y=z/0"},
 		{dir: "/d", tty: true, stdin: stdinOpen},
 		{dir: "/d", stdin: stdinOnce},
+		{dir: "/d", size: logfile.Size{SegmentBytes: 1 << 20, Segments: 3}},
 	} {
 		if got, ok := outputOf(want.uri("/data/bin/" + loggerName)); got != want || !ok {
 			t.Errorf("got %+v, %t, want %+v", got, ok, want)
@@ -325,14 +389,14 @@ func TestInstallPrograms(t *testing.T) {
 	}
 	installed := func() string {
 		t.Helper()
-		shim, logger, err := installPrograms(filepath.Join(dir, "bin"), program)
+		names, err := installPrograms(filepath.Join(dir, "bin"), program)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !IsShim([]string{shim}) || !IsLogger([]string{logger}) {
-			t.Fatalf("programs are %s and %s", shim, logger)
+		if !IsShim([]string{names.shim}) || !IsLogger([]string{names.logger}) || !IsHolder([]string{names.holder}) {
+			t.Fatalf("programs are %+v", names)
 		}
-		data, err := os.ReadFile(shim)
+		data, err := os.ReadFile(names.shim)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -68,7 +68,7 @@ func handleOf(id runtime.ContainerID) string {
 
 // cgroupOf is a container's cgroup.
 func (r *Runtime) cgroupOf(id runtime.ContainerID) string {
-	return fmt.Sprintf("%s/%s/%s-%d", r.cgroup, id.PodUID, id.Name, id.Attempt)
+	return fmt.Sprintf("%s/%s-%d", r.podCgroup(id.PodUID), id.Name, id.Attempt)
 }
 
 // podFilter selects the containers of a pod. The quotes are containerd's syntax

@@ -19,6 +19,12 @@ import (
 // do, without TLS on the loopback, and returns its address.
 func serveRegistry(t testing.TB, ref string) string {
 	t.Helper()
+	return serveRegistryBy(t, ref, func(next http.Handler) http.Handler { return next })
+}
+
+// serveRegistryBy has each request pass what wrap makes.
+func serveRegistryBy(t testing.TB, ref string, wrap func(http.Handler) http.Handler) string {
+	t.Helper()
 	dir := t.TempDir()
 	writeTestImages(t, dir)
 	archive, err := os.ReadFile(filepath.Join(dir, "box.tar"))
@@ -54,7 +60,7 @@ func serveRegistry(t testing.TB, ref string) string {
 	}
 	manifest := index.Manifests[0]
 	name, tag, _ := strings.Cut(ref, ":")
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rest, ok := strings.CutPrefix(r.URL.Path, "/v2/"+name+"/")
 		kind, id, _ := strings.Cut(rest, "/")
 		if id == tag {
@@ -71,7 +77,7 @@ func serveRegistry(t testing.TB, ref string) string {
 		}
 		w.Header().Set("Docker-Content-Digest", id)
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
-	}))
+	})))
 	t.Cleanup(server.Close)
 	return strings.TrimPrefix(server.URL, "http://")
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 
+	"github.com/holdfast-io/holdfast/agent/containerd/logfile"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
@@ -47,14 +48,20 @@ type Config struct {
 	// Command is what starts our containerd: [ServeCommand] with the arguments
 	// that follow. Optional; this program with the argument "containerd".
 	Command []string
-	// Program is the executable that knows [IsShim] and [IsLogger].
+	// Program is the executable that knows [IsShim], [IsLogger] and [IsHolder].
 	Program string // optional; this program
 	// ImageDirs are searched for image archives (*.tar, also compressed) at the
 	// start, and again whenever an image is not found.
 	ImageDirs []string // optional
 	// PlainHTTP names registries ("host" or "host:port") to be spoken to without
 	// TLS. Those on the loopback always are.
-	PlainHTTP   []string
+	PlainHTTP []string
+	// RegistryDir says how to reach registries: mirrors, certificates, plain HTTP. A
+	// registry has a directory HOST or HOST_PORT_ in it with a file hosts.toml, of
+	// containerd's form. It is read at each pull. Optional.
+	RegistryDir string
+	// LogSize bounds the log of each run of a container. Optional; 5 files of 10 MiB.
+	LogSize     logfile.Size
 	Snapshotter string       // optional; "overlayfs"
 	Logger      *slog.Logger // optional; nil discards
 }
@@ -73,13 +80,14 @@ type Runtime struct {
 	killTimeout time.Duration
 	ready       chan struct{} // closed once all below is set
 	shims       keyLock       // by pod; see runContainer
+	tiers       tiers
 
 	// Set by Run, or by Purge without it, before ready is closed.
-	client       *client.Client
-	version      string
-	runc         string // path
-	shim, logger string // paths
-	images       *images
+	client   *client.Client
+	version  string
+	runc     string // path
+	programs programs
+	images   *images
 
 	// mu protects what follows.
 	mu       sync.Mutex
@@ -260,7 +268,7 @@ func (r *Runtime) connect(ctx context.Context) error {
 			return fmt.Errorf("make the runtime's directory: %w", err)
 		}
 	}
-	if r.shim, r.logger, err = installPrograms(filepath.Join(r.cfg.Root, "bin"), r.cfg.Program); err != nil {
+	if r.programs, err = installPrograms(filepath.Join(r.cfg.Root, "bin"), r.cfg.Program); err != nil {
 		return err
 	}
 	if r.server != nil {
@@ -268,7 +276,7 @@ func (r *Runtime) connect(ctx context.Context) error {
 			return err
 		}
 	} else {
-		r.shim = "io.containerd.runc.v2" // theirs: ours speaks to the version it comes with only
+		r.programs.shim = "io.containerd.runc.v2" // theirs: ours speaks to the version it comes with only
 	}
 	r.client, err = client.New(r.socket, client.WithDefaultNamespace(r.namespace), client.WithTimeout(10*time.Second))
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,10 +37,13 @@ const (
 	loggerName = "holdfast-logger"
 
 	// The logging URI that containerd passes from us to the shim or the logger has
-	// the log's directory, whether the container has a terminal, and its stdin.
-	logDirArg   = "dir"
-	logTTYArg   = "tty"
-	logStdinArg = "stdin"
+	// the log's directory and size, whether the container has a terminal, and its
+	// stdin.
+	logDirArg      = "dir"
+	logBytesArg    = "bytes"
+	logSegmentsArg = "segments"
+	logTTYArg      = "tty"
+	logStdinArg    = "stdin"
 
 	// drainTimeout bounds how long the deletion of a container waits for its log.
 	drainTimeout = 5 * time.Second
@@ -184,7 +188,7 @@ type shimLog struct {
 // openShimLog makes the pipes of a container. closeStdin has the shim let go of its
 // end of stdin.
 func openShimLog(how output, bundle string, closeStdin func()) (_ *shimLog, failed error) {
-	writer, err := logfile.Create(how.dir, 0)
+	writer, err := logfile.Create(how.dir, how.size)
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +287,7 @@ func RunLogger() {
 	// the pipes, and not before all of them has been read.
 	signal.Ignore(unix.SIGTERM)
 	stdout, stderr, ready := os.NewFile(3, "stdout"), os.NewFile(4, "stderr"), os.NewFile(5, "ready")
-	writer, err := logfile.Create(how.dir, 0)
+	writer, err := logfile.Create(how.dir, how.size)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", loggerName, err)
 		os.Exit(1)
@@ -303,6 +307,7 @@ type output struct {
 	dir   string // of its log
 	tty   bool
 	stdin string // "": none; "open", or "once": it ends with the first who was attached
+	size  logfile.Size
 }
 
 const (
@@ -322,7 +327,10 @@ func outputFor(c runtime.Container, dir string) output {
 }
 
 func outputFrom(query url.Values) output {
-	return output{dir: query.Get(logDirArg), tty: query.Get(logTTYArg) != "", stdin: query.Get(logStdinArg)}
+	o := output{dir: query.Get(logDirArg), tty: query.Get(logTTYArg) != "", stdin: query.Get(logStdinArg)}
+	o.size.SegmentBytes, _ = strconv.ParseInt(query.Get(logBytesArg), 10, 64) // 0: the default, as when an older agent asks
+	o.size.Segments, _ = strconv.Atoi(query.Get(logSegmentsArg))
+	return o
 }
 
 // uri is what the shim is told to do with a container's output.
@@ -333,6 +341,12 @@ func (o output) uri(logger string) string {
 	}
 	if o.stdin != "" {
 		query.Set(logStdinArg, o.stdin)
+	}
+	if o.size.SegmentBytes > 0 {
+		query.Set(logBytesArg, strconv.FormatInt(o.size.SegmentBytes, 10))
+	}
+	if o.size.Segments > 0 {
+		query.Set(logSegmentsArg, strconv.Itoa(o.size.Segments))
 	}
 	u := url.URL{Scheme: "binary", Path: logger, RawQuery: query.Encode()}
 	return u.String()
@@ -348,21 +362,26 @@ func outputOf(uri string) (output, bool) {
 	return o, o.dir != ""
 }
 
-// installPrograms makes the shim's and the logger's names in dir be this
+// programs are paths of this program under the names by which it knows what to be.
+type programs struct{ shim, logger, holder string }
+
+// installPrograms makes those names in dir be this
 // program. A hard link costs nothing, keeps old versions running when the
 // program is replaced, and unlike a symbolic link keeps its name through
 // os.Executable, which the shim starts itself by. Across file systems it is a
 // copy.
-func installPrograms(dir, program string) (shim, logger string, err error) {
+func installPrograms(dir, program string) (programs, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", "", fmt.Errorf("make directory for programs: %w", err)
+		return programs{}, fmt.Errorf("make directory for programs: %w", err)
 	}
-	for _, name := range []string{shimName, loggerName} {
+	for _, name := range []string{shimName, loggerName, holderName} {
 		if err := installProgram(filepath.Join(dir, name), program); err != nil {
-			return "", "", fmt.Errorf("install %s: %w", name, err)
+			return programs{}, fmt.Errorf("install %s: %w", name, err)
 		}
 	}
-	return filepath.Join(dir, shimName), filepath.Join(dir, loggerName), nil
+	return programs{
+		shim: filepath.Join(dir, shimName), logger: filepath.Join(dir, loggerName), holder: filepath.Join(dir, holderName),
+	}, nil
 }
 
 func installProgram(path, program string) error {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,11 +22,6 @@ const (
 
 	cpuPeriod = 100_000 // microseconds; the kernel's default
 	cpuMin    = 1_000   // microseconds in a period; the kernel takes no less
-
-	// Out-of-memory scores, as Kubernetes gives them to pods that have asked for
-	// nothing and to others.
-	oomScoreBestEffort = 1000
-	oomScoreOther      = 500
 )
 
 // specInput is all that a container's OCI spec is made from.
@@ -62,7 +56,7 @@ func newSpec(ctx context.Context, in specInput) (*specs.Spec, error) {
 	env = mergeEnv(env, []string{"HOSTNAME=" + in.pod.Hostname})
 	env = mergeEnv(env, c.Env)
 
-	mounts := podMounts(in.files)
+	mounts := podMounts(in.files, in.pod)
 	propagation := ""
 	for _, m := range c.Mounts {
 		mount, wide, err := bindMount(m)
@@ -84,19 +78,12 @@ func newSpec(ctx context.Context, in specInput) (*specs.Spec, error) {
 
 	options := []oci.SpecOpts{
 		oci.WithDefaultUnixDevices,
-		oci.WithNewPrivileges,
 		oci.WithoutMounts(replaced...),
 		oci.WithMounts(mounts),
 		oci.WithCgroup(in.cgroup),
 		oci.WithAnnotations(map[string]string{groupAnnotation: in.pod.UID}),
-		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.UTSNamespace, Path: in.files.uts()}),
-		oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.IPCNamespace, Path: in.files.ipc()}),
 	}
-	if in.pod.NetNS == "" {
-		options = append(options, oci.WithHostNamespace(specs.NetworkNamespace))
-	} else {
-		options = append(options, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: in.pod.NetNS}))
-	}
+	options = append(options, withNamespaces(in.pod, in.files)...)
 	options = append(options, func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
 		s.Process.Args = args
 		s.Process.Env = env
@@ -105,9 +92,13 @@ func newSpec(ctx context.Context, in specInput) (*specs.Spec, error) {
 		s.Process.User = in.user
 		s.Process.Rlimits = nil
 		s.Linux.RootfsPropagation = propagation
+		if len(in.pod.Sysctls) > 0 {
+			s.Linux.Sysctl = in.pod.Sysctls
+		}
 		setResources(s, c.Resources, in.unified)
 		return nil
-	}, seccomp.WithDefaultProfile()) // after the capabilities, by which it decides
+	})
+	options = append(options, withSecurity(c.Security)...)
 	return oci.GenerateSpec(ctx, nil, &containers.Container{ID: handleOf(c.ID)}, options...)
 }
 
@@ -150,13 +141,17 @@ func mergeEnv(base, over []string) []string {
 }
 
 // podMounts are those that every container of a pod has.
-func podMounts(files podFiles) []specs.Mount {
+func podMounts(files podFiles, pod podRecord) []specs.Mount {
 	bind := func(from, to string) specs.Mount {
 		return specs.Mount{Type: "bind", Source: from, Destination: to, Options: []string{"rbind", "rprivate", "rw"}}
 	}
+	shm := files.shm()
+	if pod.HostIPC {
+		shm = "/dev/shm"
+	}
 	return []specs.Mount{
 		{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
-		bind(files.shm(), "/dev/shm"),
+		bind(shm, "/dev/shm"),
 		bind(files.hosts(), "/etc/hosts"),
 		bind(files.hostname(), "/etc/hostname"),
 		bind(files.resolv(), "/etc/resolv.conf"),
@@ -189,11 +184,7 @@ func bindMount(m runtime.Mount) (mount specs.Mount, rootPropagation string, err 
 func depth(p string) int { return strings.Count(path.Clean(p), "/") }
 
 func setResources(s *specs.Spec, want runtime.Resources, unified bool) {
-	score := oomScoreOther
-	if want == (runtime.Resources{}) {
-		score = oomScoreBestEffort
-	}
-	s.Process.OOMScoreAdj = &score
+	s.Process.OOMScoreAdj = &want.OOMScoreAdj
 	res := s.Linux.Resources
 	if want.CPUMillis > 0 || want.CPUShares > 0 {
 		res.CPU = &specs.LinuxCPU{}
@@ -216,21 +207,4 @@ func setResources(s *specs.Spec, want runtime.Resources, unified bool) {
 	if want.PIDs > 0 {
 		res.Pids = &specs.LinuxPids{Limit: &want.PIDs}
 	}
-}
-
-// userOf resolves an image's user against the image's own /etc/passwd and
-// /etc/group, which are in the container's snapshot: containerd mounts it for
-// that, hence the caller remembers the answer.
-func userOf(ctx context.Context, client oci.Client, c *containers.Container, user string) (specs.User, error) {
-	s := &oci.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}
-	if user != "" {
-		if err := oci.WithUser(user)(ctx, client, c, s); err != nil {
-			return specs.User{}, fmt.Errorf("find the image's user %q: %w", user, err)
-		}
-	}
-	name, _, _ := strings.Cut(user, ":")
-	if err := oci.WithAdditionalGIDs(cmp.Or(name, "root"))(ctx, client, c, s); err != nil {
-		return specs.User{}, fmt.Errorf("find the groups of the image's user %q: %w", user, err)
-	}
-	return s.Process.User, nil
 }

@@ -244,16 +244,21 @@ func (t *terminal) typed(p []byte) {
 // files are those of a container: its mounts, which are the node's, what the pod
 // gives it, and what it wrote.
 type files struct {
-	mounts map[string]string // container path to host path
+	mounts   map[string]string // container path to host path
+	readOnly bool              // but for mounts
 
 	mu      sync.Mutex
 	content map[string][]byte
 }
 
 func newFiles(c *container) *files {
-	f := &files{mounts: map[string]string{}, content: map[string][]byte{
-		"/etc/hostname": []byte(c.pod.Hostname + "\n"),
+	f := &files{mounts: map[string]string{}, readOnly: c.spec.Security.ReadOnlyRoot, content: map[string][]byte{
+		"/etc/hostname":     []byte(c.pod.Hostname + "\n"),
+		"/proc/self/status": processStatus(c.spec.Security),
 	}}
+	for name, value := range c.pod.Sysctls {
+		f.content["/proc/sys/"+strings.ReplaceAll(name, ".", "/")] = []byte(value + "\n")
+	}
 	if c.pod.Hosts != nil {
 		f.content["/etc/hosts"] = c.pod.Hosts
 	}
@@ -301,6 +306,9 @@ func (f *files) create(name string, add bool) (io.WriteCloser, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.readOnly && !strings.HasPrefix(name, "/dev/") {
+		return nil, fmt.Errorf("can't create %s: Read-only file system", name)
+	}
 	if !add || name == "/dev/null" {
 		f.content[name] = nil
 	}

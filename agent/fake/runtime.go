@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,6 +56,8 @@ type Runtime struct {
 	pullErr map[string]error
 	listErr error
 	serial  int
+	// otherBytes are taken on the disk that images are on, beside them.
+	otherBytes int64
 }
 
 type pod struct {
@@ -78,6 +81,8 @@ type container struct {
 	kill     context.CancelFunc // of a command; nil otherwise
 	timer    *time.Timer        // of a short life; nil otherwise
 	done     chan struct{}      // closed when it has ended
+	// visible returns the containers whose processes it sees, itself included.
+	visible func() []*container
 }
 
 // New returns a runtime that has nothing.
@@ -158,7 +163,7 @@ func (r *Runtime) touch() {
 
 // EnsureImage has every image, but for those that the package's documentation
 // names and those that PullFails was called for.
-func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.PullPolicy, progress func(string)) (runtime.Image, error) {
+func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.PullPolicy, progress func(string), credentials ...runtime.Credential) (runtime.Image, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
@@ -182,6 +187,10 @@ func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.Pul
 	switch repository {
 	case "fake/missing":
 		return runtime.Image{}, fmt.Errorf("image %s: %w in the registry", ref, runtime.ErrNotFound)
+	case "fake/private":
+		if !slices.Contains(credentials, runtime.Credential{Username: "fake", Password: "fake"}) {
+			return runtime.Image{}, fmt.Errorf("image %s: the registry asks for a credential, and takes none of those given", ref)
+		}
 	case "fake/slow":
 		progress("pulling " + ref)
 		select {
@@ -197,6 +206,50 @@ func (r *Runtime) EnsureImage(ctx context.Context, ref string, policy corev1.Pul
 	defer r.mu.Unlock()
 	r.images[ref] = image
 	return image, nil
+}
+
+// imageBytes is what each image takes.
+const imageBytes = 64 << 20
+
+// Images returns what was pulled, by digest.
+func (r *Runtime) Images(context.Context) ([]runtime.ImageState, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.running {
+		return nil, errNotUp
+	}
+	var out []runtime.ImageState
+	for _, image := range r.images {
+		out = append(out, runtime.ImageState{Digest: image.Digest, Names: []string{image.Ref}, Bytes: imageBytes})
+	}
+	slices.SortFunc(out, func(a, b runtime.ImageState) int { return strings.Compare(a.Digest, b.Digest) })
+	return out, nil
+}
+
+// RemoveImage forgets an image.
+func (r *Runtime) RemoveImage(_ context.Context, digest string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.running {
+		return errNotUp
+	}
+	maps.DeleteFunc(r.images, func(_ string, image runtime.Image) bool { return image.Digest == digest })
+	return nil
+}
+
+// ImageDisk returns a disk on which what FillDisk says is free beside the images.
+func (r *Runtime) ImageDisk(context.Context) (runtime.Disk, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	const size = 100 << 30
+	return runtime.Disk{Bytes: size, FreeBytes: max(0, size-r.otherBytes-int64(len(r.images))*imageBytes), Inodes: 1 << 20, FreeInodes: 1 << 19}, nil
+}
+
+// FillDisk takes so many bytes of the disk that images are on, 100 GiB in all.
+func (r *Runtime) FillDisk(bytes int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.otherBytes = bytes
 }
 
 // CreatePod makes a pod, or updates what its next containers get.
@@ -255,6 +308,14 @@ func (r *Runtime) RunContainer(_ context.Context, spec runtime.Container) error 
 			return fmt.Errorf("fake: container %s was at attempt %d already", spec.ID.Name, other.spec.ID.Attempt)
 		}
 	}
+	if sec := spec.Security; sec.NonRoot && (sec.User == nil || *sec.User == 0) {
+		return fmt.Errorf("fake: %w: it must not run as root, and its image does", runtime.ErrConfig)
+	}
+	if file := spec.Security.Seccomp; file != "" && file != runtime.SeccompUnconfined && !spec.Security.Privileged {
+		if _, err := os.ReadFile(file); err != nil {
+			return fmt.Errorf("fake: %w: %w", runtime.ErrConfig, err)
+		}
+	}
 	r.serial++
 	now := time.Now()
 	c := &container{
@@ -269,11 +330,28 @@ func (r *Runtime) RunContainer(_ context.Context, spec runtime.Container) error 
 		done: make(chan struct{}),
 	}
 	c.files = newFiles(c)
+	c.visible = func() []*container { return r.visibleTo(p, c) }
 	p.containers = append(p.containers, c)
 	p.logs[spec.ID] = c.log
 	r.start(c)
 	r.touch()
 	return nil
+}
+
+// visibleTo returns the containers whose processes c, of p, sees.
+func (r *Runtime) visibleTo(p *pod, c *container) []*container {
+	if !c.pod.SharePID {
+		return []*container{c}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*container
+	for _, other := range p.containers {
+		if other.state.State == runtime.StateRunning {
+			out = append(out, other)
+		}
+	}
+	return out
 }
 
 // start begins what the container does. r.mu is held.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -235,7 +236,7 @@ func (s *shell) simple(n node) {
 }
 
 // commandNames are what the shell knows; see lookup.
-var commandNames = strings.Fields(": [ ash bash cat date echo env exit export false help hostname id ls " +
+var commandNames = strings.Fields(": [ ash bash cat date echo env exit export false grep help hostname id ls " +
 	"printenv printf ps pwd sh sleep stty test trap true wait whoami")
 
 // lookup returns what runs a command, or nil.
@@ -275,6 +276,8 @@ func lookup(name string) func(s *shell, args []string) int {
 		return (*shell).ls
 	case "ps":
 		return (*shell).ps
+	case "grep":
+		return (*shell).grep
 	case "true", ":":
 		return func(*shell, []string) int { return 0 }
 	case "false":
@@ -288,7 +291,7 @@ func lookup(name string) func(s *shell, args []string) int {
 	case "whoami":
 		return say("root")
 	case "id":
-		return say("uid=0(root) gid=0(root)")
+		return (*shell).id
 	case "help":
 		return say("this is a simulated container; it knows: %s", strings.Join(commandNames, " "))
 	}
@@ -309,6 +312,23 @@ func (s *shell) command(argv []string) int {
 		return 127
 	}
 	return f(s, argv[1:])
+}
+
+// id shows user and groups as numbers.
+func (s *shell) id(args []string) int {
+	user, group, groups := identity(s.c.spec.Security)
+	all := strings.Trim(fmt.Sprint(groups), "[]")
+	switch strings.Join(args, " ") {
+	case "-u":
+		fmt.Fprintln(s.out, user)
+	case "-g":
+		fmt.Fprintln(s.out, group)
+	case "-G":
+		fmt.Fprintln(s.out, all)
+	default:
+		fmt.Fprintf(s.out, "uid=%d gid=%d groups=%s\n", user, group, strings.ReplaceAll(all, " ", ","))
+	}
+	return 0
 }
 
 func (s *shell) directory() string {
@@ -587,6 +607,44 @@ func (s *shell) ls(args []string) int {
 }
 
 func (s *shell) ps([]string) int {
-	fmt.Fprintf(s.out, "PID   USER     COMMAND\n    1 root     %s\n", strings.Join(append([]string{s.c.spec.Image}, append(slices.Clone(s.c.spec.Command), s.c.spec.Args...)...), " "))
+	fmt.Fprintln(s.out, "PID   USER     COMMAND")
+	pid := 1
+	if s.c.pod.SharePID {
+		fmt.Fprintln(s.out, "    1 root     holder")
+		pid++
+	}
+	for _, c := range s.c.visible() {
+		fmt.Fprintf(s.out, "%5d root     %s\n", pid, strings.Join(slices.Concat([]string{c.spec.Image}, c.spec.Command, c.spec.Args), " "))
+		pid++
+	}
 	return 0
+}
+
+// grep prints the lines of a file that match: grep [-E] PATTERN FILE.
+func (s *shell) grep(args []string) int {
+	if len(args) > 0 && args[0] == "-E" {
+		args = args[1:]
+	}
+	if len(args) != 2 {
+		fmt.Fprintln(s.err, "usage: grep [-E] PATTERN FILE")
+		return 2
+	}
+	pattern, err := regexp.Compile(args[0])
+	if err != nil {
+		fmt.Fprintf(s.err, "grep: %v\n", err)
+		return 2
+	}
+	data, err := s.c.files.read(args[1])
+	if err != nil {
+		fmt.Fprintf(s.err, "grep: %v\n", err)
+		return 2
+	}
+	code := 1
+	for line := range strings.Lines(string(data)) {
+		if pattern.MatchString(strings.TrimSuffix(line, "\n")) {
+			fmt.Fprint(s.out, line)
+			code = 0
+		}
+	}
+	return code
 }

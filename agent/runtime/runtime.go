@@ -29,6 +29,9 @@ var (
 	// ErrNoStdin is returned by Attach with stdin to a container that has none, or
 	// whose stdin has ended for good.
 	ErrNoStdin = errors.New("container has no open stdin")
+	// ErrConfig is returned by RunContainer for what cannot be made from its
+	// description with this image: trying again does not help before one changes.
+	ErrConfig = errors.New("container configuration")
 	// ErrImageNeverPull is returned by EnsureImage when the image is absent and
 	// the policy forbids to fetch it.
 	ErrImageNeverPull = errors.New("image is not present and its pull policy is Never")
@@ -52,8 +55,18 @@ type Runtime interface {
 
 	// EnsureImage makes the image present as the policy says and returns it. It
 	// reports what it does through progress, which may be nil. It may be called
-	// for one image from several pods at once.
-	EnsureImage(ctx context.Context, ref string, policy corev1.PullPolicy, progress func(string)) (Image, error)
+	// for one image from several pods at once. Credentials are for the image's
+	// registry; they are tried one after the other.
+	EnsureImage(ctx context.Context, ref string, policy corev1.PullPolicy, progress func(string), credentials ...Credential) (Image, error)
+	// Images returns the images that are present.
+	Images(ctx context.Context) ([]ImageState, error)
+	// RemoveImage takes away an image under all its names, and frees its space. Removing
+	// an unknown one is not an error. Containers that were made from it go on; new ones
+	// need EnsureImage again.
+	RemoveImage(ctx context.Context, digest string) error
+	// ImageDisk returns how full the file system is that images, and what containers
+	// write into their own root, are on.
+	ImageDisk(ctx context.Context) (Disk, error)
 
 	// CreatePod prepares what the containers of a pod share. Creating a pod that
 	// exists is not an error: containers run from then on get what was passed
@@ -112,6 +125,24 @@ type Image struct {
 	Digest string // "sha256:…"
 }
 
+// Credential is what a registry may ask for.
+type Credential struct {
+	Username, Password string
+}
+
+// ImageState is an image as the runtime has it.
+type ImageState struct {
+	Digest string   // "sha256:…"
+	Names  []string // sorted
+	Bytes  int64    // what it takes on the disk, or more where images share
+}
+
+// Disk is how full a file system is.
+type Disk struct {
+	Bytes, FreeBytes   int64 // free: for programs that are not root's
+	Inodes, FreeInodes int64 // 0 and 0 where it does not count them
+}
+
 // Pod is what the containers of a pod share.
 type Pod struct {
 	UID       string
@@ -124,6 +155,20 @@ type Pod struct {
 	// Nil: the node's own.
 	ResolvConf []byte
 	Hosts      []byte
+	// SharePID: the containers see each other's processes. A process of the pod's
+	// own is the first among them and reaps. It stays as it was at the pod's creation.
+	SharePID bool
+	// HostPID and HostIPC: the node's own process ids, and the node's own IPC with its
+	// /dev/shm, instead of the pod's.
+	HostPID, HostIPC bool
+	// Sysctls are parameters of the kernel, by name with dots, for the pod's
+	// namespaces.
+	Sysctls map[string]string
+	// QOS is the pod's class, by which pods that compete are told apart; it never
+	// changes. Resources bound all of its containers together; its out-of-memory score
+	// counts for nobody.
+	QOS       corev1.PodQOSClass
+	Resources Resources
 }
 
 // ContainerID identifies one run of a container.
@@ -148,6 +193,7 @@ type Container struct {
 	// StopSignal is the name of the signal that asks the container to end, "SIGUSR1".
 	// Empty: what the image asks for, or else SIGTERM.
 	StopSignal string
+	Security   Security
 	// SpecHash is kept and returned by List, so that an agent can tell whether
 	// a container is the one it would run.
 	SpecHash string
@@ -168,12 +214,47 @@ type Mount struct {
 	Propagation string
 }
 
+// Security says as whom a container runs, and what it may do. The zero value is
+// what one gets that asks for nothing: the image's user, the usual capabilities, the
+// runtime's filter of system calls.
+type Security struct {
+	// User and Group are numbers. Nil: the image's; a user without a group in the
+	// image's /etc/passwd has group 0.
+	User, Group *int64
+	// NonRoot: RunContainer returns ErrConfig if the user would be root.
+	NonRoot bool
+	// Groups are supplementary groups. The user has those of the image's /etc/group too,
+	// but with StrictGroups.
+	Groups       []int64
+	StrictGroups bool
+	// AddCapabilities and DropCapabilities change the usual ones; names without
+	// "CAP_", or "ALL". A capability in both is dropped.
+	AddCapabilities, DropCapabilities []string
+	// Privileged: all capabilities and devices, and no filter; the rest of the
+	// container's isolation stays.
+	Privileged bool
+	// ReadOnlyRoot: only mounts can be written to.
+	ReadOnlyRoot bool
+	// NoNewPrivileges: set-user-id programs and the like give nothing.
+	NoNewPrivileges bool
+	// Seccomp is the filter of system calls: "" is the runtime's, SeccompUnconfined
+	// none, else the path of a file with a profile in the form of the OCI. A file that
+	// cannot be read is ErrConfig.
+	Seccomp string
+}
+
+// SeccompUnconfined is no filter of system calls.
+const SeccompUnconfined = "unconfined"
+
 // Resources are limits. 0: none.
 type Resources struct {
 	CPUMillis   int64 // limit
 	CPUShares   int64 // weight, from the request: cgroup v1's cpu.shares
 	MemoryBytes int64
 	PIDs        int64
+	// OOMScoreAdj is -1000 (never) to 1000 (first): how likely a process is chosen when
+	// the node is out of memory.
+	OOMScoreAdj int
 }
 
 // State is where a container stands.

@@ -6,14 +6,19 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/holdfast-io/holdfast/agent"
 	"github.com/holdfast-io/holdfast/agent/containerd"
+	"github.com/holdfast-io/holdfast/agent/containerd/logfile"
 	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/agent/network"
 	"github.com/holdfast-io/holdfast/agent/runtime"
@@ -23,11 +28,12 @@ import (
 )
 
 type agentFlags struct {
-	config  node.Config
-	labels  []string
-	runtime string
-	host    nodeHost
-	log     logFlags
+	config   node.Config
+	labels   []string
+	reserved map[string]string
+	runtime  string
+	host     nodeHost
+	log      logFlags
 }
 
 // nodeHost says where a node keeps its containers.
@@ -37,6 +43,10 @@ type nodeHost struct {
 	name       string // of the node among those of this machine
 	containerd string
 	imageDirs  []string
+	registries string
+	plainHTTP  []string
+	logBytes   string // of a file of a container's log
+	logFiles   int
 }
 
 func (a *app) agentCommand() *cobra.Command {
@@ -68,7 +78,15 @@ while it is away, and it takes them over when it is back.`,
 	flags.StringVar(&f.host.containerd, "containerd", "", "socket of a containerd to use instead of one of our own")
 	flags.StringSliceVar(&f.host.imageDirs, "image-dir", nil, "directory with images (*.tar) that need no registry; may be repeated")
 	flags.StringVar(&f.config.StaticPods, "static-pods", "", "directory with manifests of pods that the node runs whatever the cluster says, and with no peer at all")
+	flags.StringVar(&f.host.registries, "registry-config", "/etc/holdfast/registries", "directory that says how to reach registries: HOST/hosts.toml, of containerd's form, with mirrors and certificates")
+	flags.StringSliceVar(&f.host.plainHTTP, "plain-http", nil, "registry, host or host:port, to speak to without TLS; may be repeated")
+	flags.Int64Var(&f.config.Limits.ImageHighPercent, "image-gc-high-threshold", 85, "percent of the disk above which images go that nobody uses")
+	flags.Int64Var(&f.config.Limits.ImageLowPercent, "image-gc-low-threshold", 80, "percent of the disk down to which they go")
+	flags.StringVar(&f.host.logBytes, "container-log-max-size", "10Mi", "size at which a file of a container's log is closed")
+	flags.IntVar(&f.host.logFiles, "container-log-max-files", 5, "how many files of a container's log are kept")
 	flags.StringSliceVar(&f.labels, "label", nil, "label of the node, key=value; may be repeated")
+	flags.StringToStringVar(&f.reserved, "system-reserved", nil, "what the machine needs for itself and pods do not get, such as cpu=200m,memory=512Mi")
+	flags.Int64Var(&f.config.Limits.MaxPodPIDs, "pod-max-pids", 0, "the most processes and threads of a pod; 0: not bounded")
 	flags.StringVar(&f.host.name, "containers-name", "", "what tells this node's containers from those of other nodes on one machine")
 	_ = flags.MarkHidden("containers-name")
 	f.log.add(flags)
@@ -82,6 +100,9 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 	}
 	f.config.Logger, f.config.Version = log, version
 	if f.config.Labels, err = parseLabels(f.labels); err != nil {
+		return err
+	}
+	if f.config.Limits.Reserved, err = parseReserved(f.reserved); err != nil {
 		return err
 	}
 	if f.config.Token == "" && len(f.config.Join) > 0 {
@@ -143,19 +164,50 @@ func (h nodeHost) containers(node string, log *slog.Logger) (*containerd.Runtime
 	if err != nil {
 		return nil, nil, err
 	}
+	size := logfile.Size{Segments: h.logFiles}
+	if h.logBytes != "" {
+		bytes, err := resource.ParseQuantity(h.logBytes)
+		if err != nil || bytes.Value() < 1<<16 {
+			return nil, nil, failf(exitUsage, "--container-log-max-size %s: want at least 64Ki", h.logBytes)
+		}
+		size.SegmentBytes = bytes.Value()
+	}
+	if h.logFiles < 0 || h.logFiles == 1 {
+		return nil, nil, failf(exitUsage, "--container-log-max-files %d: want at least 2", h.logFiles)
+	}
 	rt, err := containerd.New(containerd.Config{
 		Node:      h.name,
 		Root:      filepath.Join(data, "containers"),
 		State:     filepath.Join(h.runDir, "c"),
 		Address:   h.containerd,
 		ImageDirs: h.imageDirs,
-		Logger:    log.With("part", "containers"),
+		LogSize:   size,
+		PlainHTTP: h.plainHTTP, RegistryDir: h.registries,
+		Logger: log.With("part", "containers"),
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	net, err := network.New(network.Config{NetNSDir: filepath.Join(h.runDir, "netns"), Logger: log.With("part", "network")})
 	return rt, net, err
+}
+
+// parseReserved reads amounts of resources that nodes have.
+func parseReserved(given map[string]string) (corev1.ResourceList, error) {
+	reserved := corev1.ResourceList{}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		switch corev1.ResourceName(name) {
+		case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourcePods:
+		default:
+			return nil, failf(exitUsage, "--system-reserved %s: a node has cpu, memory, ephemeral-storage and pods", name)
+		}
+		amount, err := resource.ParseQuantity(given[name])
+		if err != nil || amount.Sign() < 0 {
+			return nil, failf(exitUsage, "--system-reserved %s=%s: want an amount such as 500m or 1Gi", name, given[name])
+		}
+		reserved[corev1.ResourceName(name)] = amount
+	}
+	return reserved, nil
 }
 
 func parseLabels(given []string) (map[string]string, error) {

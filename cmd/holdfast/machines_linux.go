@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-io/holdfast/agent/containerd"
 )
 
-// dispatch runs what this binary is under other names: a shim, or a container's
-// log process. containerd starts both with arguments of its own, so nothing
+// dispatch runs what this binary is under other names: a shim, a container's
+// log process, a pod's holder. They are started with arguments of their own, so nothing
 // else must look at them.
 func dispatch(args []string) {
 	switch {
@@ -21,6 +21,8 @@ func dispatch(args []string) {
 	case containerd.IsLogger(args):
 		containerd.RunLogger()
 		os.Exit(exitOK)
+	case containerd.IsHolder(args):
+		containerd.RunHolder()
 	case len(args) > 1 && args[1] == "containerd":
 		if err := containerd.ServeCommand(context.Background(), args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)

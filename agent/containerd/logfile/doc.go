@@ -4,7 +4,7 @@
 // # Form
 //
 // A log is a directory. It holds segments, 00000001.log, 00000002.log, …, of
-// which the two newest are kept, and a file named lock. A line of a segment is
+// which the newest few are kept, and a file named lock. A line of a segment is
 // in the form of Kubernetes' container runtime interface:
 //
 //	2026-01-02T15:04:05.123456789Z stdout F text of the line

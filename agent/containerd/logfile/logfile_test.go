@@ -24,7 +24,7 @@ func at(n int) time.Time { return time.Date(2026, 1, 2, 3, 4, n, 0, time.UTC) }
 // newWriter makes a writer whose lines are one second apart.
 func newWriter(t *testing.T, dir string, segmentBytes int64) *Writer {
 	t.Helper()
-	w, err := Create(dir, segmentBytes)
+	w, err := Create(dir, Size{SegmentBytes: segmentBytes, Segments: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestFollow(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if len(segments(dir)) != segmentsKept {
+	if len(segments(dir)) != 2 {
 		t.Error("the log was never rotated: the test shows less than it says")
 	}
 }
@@ -288,7 +288,7 @@ func TestOneWriter(t *testing.T) {
 	if !Live(dir) {
 		t.Error("a log with a writer is not live")
 	}
-	if other, err := Create(dir, 0); err == nil {
+	if other, err := Create(dir, Size{}); err == nil {
 		other.Close()
 		t.Error("a second writer got the log")
 	}

@@ -2,6 +2,7 @@ package logfile
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,25 +28,31 @@ const (
 )
 
 const (
-	// DefaultSegmentBytes is the size at which a segment is closed. Two segments
-	// are kept, hence a log takes at most twice as much.
+	// DefaultSegmentBytes is the size at which a segment is closed, DefaultSegments how
+	// many are kept, the one that grows included: as in Kubernetes.
 	DefaultSegmentBytes = 10 << 20
+	DefaultSegments     = 5
 
 	// maxPiece is the longest text of one line of a segment. Longer lines are
 	// cut into pieces, so that a container that never ends a line needs no memory.
 	maxPiece = 16 << 10
 
-	segmentsKept = 2
-	lockName     = "lock"
-	timeLayout   = "2006-01-02T15:04:05.000000000Z07:00"
+	lockName   = "lock"
+	timeLayout = "2006-01-02T15:04:05.000000000Z07:00"
 )
+
+// Size bounds a log. What is 0 is as the defaults say.
+type Size struct {
+	SegmentBytes int64
+	Segments     int
+}
 
 // Writer writes one log. Its methods may be called concurrently.
 type Writer struct {
-	dir          string
-	segmentBytes int64
-	now          func() time.Time
-	lock         *os.File // holds the lock while open
+	dir  string
+	max  Size
+	now  func() time.Time
+	lock *os.File // holds the lock while open
 
 	mu     sync.Mutex // protects all below
 	file   *os.File
@@ -57,12 +64,10 @@ type Writer struct {
 }
 
 // Create opens the log in dir for writing, making it if need be, and goes on
-// behind what is there. segmentBytes 0 means [DefaultSegmentBytes]. It returns
-// an error when another writer has the log.
-func Create(dir string, segmentBytes int64) (*Writer, error) {
-	if segmentBytes == 0 {
-		segmentBytes = DefaultSegmentBytes
-	}
+// behind what is there. It returns an error when another writer has the log.
+func Create(dir string, size Size) (*Writer, error) {
+	size.SegmentBytes = cmp.Or(size.SegmentBytes, DefaultSegmentBytes)
+	size.Segments = cmp.Or(size.Segments, DefaultSegments)
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
@@ -74,7 +79,7 @@ func Create(dir string, segmentBytes int64) (*Writer, error) {
 		lock.Close()
 		return nil, fmt.Errorf("lock log %s, which another process seems to write: %w", dir, err)
 	}
-	w := &Writer{dir: dir, segmentBytes: segmentBytes, now: time.Now, lock: lock}
+	w := &Writer{dir: dir, max: size, now: time.Now, lock: lock}
 	if numbers := segments(dir); len(numbers) > 0 {
 		w.number = numbers[len(numbers)-1]
 	}
@@ -141,7 +146,7 @@ func (w *Writer) append(stream Stream, flag string, text []byte) {
 		line = w.format(line, Stderr, "F", fmt.Appendf(nil, "[holdfast: %d lines were lost here: %v]", w.lost, w.lostBy))
 	}
 	line = w.format(line, stream, flag, text)
-	if w.size > 0 && w.size+int64(len(line)) > w.segmentBytes {
+	if w.size > 0 && w.size+int64(len(line)) > w.max.SegmentBytes {
 		// On failure the old segment grows on: better too long than lost.
 		_ = w.nextSegment()
 	}
@@ -183,7 +188,7 @@ func (w *Writer) nextSegment() error {
 	w.file, w.size, w.torn = file, 0, false
 	w.number++
 	for _, n := range segments(w.dir) {
-		if n <= w.number-segmentsKept {
+		if n <= w.number-w.max.Segments {
 			_ = os.Remove(filepath.Join(w.dir, segmentName(n)))
 		}
 	}

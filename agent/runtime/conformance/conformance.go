@@ -29,7 +29,7 @@ import (
 
 // Options describes what the suite may use.
 type Options struct {
-	// Image has sh, cat, echo, grep, hostname, nc, ps, sleep, stty and test, as busybox
+	// Image has sh, cat, echo, grep, hostname, id, nc, ps, sleep, stty and test, as busybox
 	// has, and can be made present by EnsureImage with the policy IfNotPresent.
 	// Required.
 	Image string
@@ -67,6 +67,12 @@ func Run(t *testing.T, open Open, options Options) {
 		{"exit codes", (*suite).exitCodes},
 		{"restart attempts", (*suite).restartAttempts},
 		{"what a container sees", (*suite).environment},
+		{"users and groups", (*suite).users},
+		{"privileges", (*suite).privileges},
+		{"read-only root", (*suite).readOnlyRoot},
+		{"filter of system calls", (*suite).seccomp},
+		{"kernel parameters", (*suite).sysctls},
+		{"shared processes", (*suite).sharedProcesses},
 		{"stop within grace", (*suite).stopWithinGrace},
 		{"stop by another signal", (*suite).stopSignal},
 		{"stop kills after grace", (*suite).stopKills},
@@ -355,6 +361,48 @@ func (s *suite) images() {
 			s.Errorf("EnsureImage(Always): %v", err)
 		}
 	}
+	s.imagesRemoved(image)
+}
+
+// imagesRemoved takes an image away and gets it again.
+func (s *suite) imagesRemoved(image runtime.Image) {
+	ctx := s.ctx()
+	listed := func() bool {
+		s.Helper()
+		all, err := s.rt.Images(ctx)
+		must(s, "Images", err)
+		for _, have := range all {
+			if have.Digest == image.Digest {
+				if have.Bytes <= 0 || len(have.Names) == 0 {
+					s.Errorf("Images has %+v, want its size and its names", have)
+				}
+				return true
+			}
+		}
+		return false
+	}
+	if !listed() {
+		s.Errorf("Images does not have %+v", image)
+	}
+	disk, err := s.rt.ImageDisk(ctx)
+	if err != nil || disk.Bytes <= 0 || disk.FreeBytes > disk.Bytes {
+		s.Errorf("ImageDisk returned %+v, %v", disk, err)
+	}
+	uid := s.pod()
+	id := s.run(uid, "main", 0, forever)
+	must(s, "RemoveImage", s.rt.RemoveImage(ctx, image.Digest))
+	must(s, "RemoveImage again", s.rt.RemoveImage(ctx, image.Digest))
+	if listed() {
+		s.Errorf("Images still has %+v after RemoveImage", image)
+	}
+	s.ready(id)
+	if c := s.state(id); c.State != runtime.StateRunning {
+		s.Errorf("a container of a removed image is %+v, want it running", c)
+	}
+	if _, err := s.rt.EnsureImage(ctx, s.o.Image, corev1.PullIfNotPresent, nil); err != nil {
+		s.Errorf("EnsureImage after RemoveImage: %v", err)
+	}
+	s.output(uid, "again", "true")
 }
 
 func (s *suite) lifecycle() {
