@@ -356,7 +356,9 @@ func TestRemovedVolume(t *testing.T) {
 		d := startDesired(t, agent, 0)
 		d.want("complete +persistentvolumes/a +persistentvolumes/kept own[] 1 peers")
 
-		removed := func(name string) *agentv1.RemovedVolume { return &agentv1.RemovedVolume{Name: name, Uid: "uid-" + name} }
+		removed := func(name string) *agentv1.RemovedVolume {
+			return &agentv1.RemovedVolume{Name: name, Uid: "uid-" + name}
+		}
 		for range 2 { // an answer may be lost
 			_, err := agent.ReportStatus(t.Context(), &agentv1.ReportStatusRequest{RemovedVolumes: []*agentv1.RemovedVolume{
 				removed("a"), removed("other"), removed("bound"), removed("none"), removed("kept"), {Name: "kept", Uid: "another"},

@@ -357,7 +357,7 @@ func TestNoQuorumEndsARequest(t *testing.T) {
 	hasty := func(a *app) { a.patience = 2 * time.Millisecond }
 	for _, args := range [][]string{{"get", "pods", "--request-timeout", "10m"}, {"get", "pods", "-w"}} {
 		f.run(t.Context(), hasty, args...).check(t, exitUnavailable,
-			"No answer yet: no quorum; waiting up to", "NO QUORUM, says peer p3: a majority of the 3 voting peers", "not reachable: p1 (dead)", "1 of 3 answers")
+			"No answer yet, and no quorum; waiting up to", "NO QUORUM, says peer p3: a majority of the 3 voting peers", "not reachable: p1 (dead)", "1 of 3 answers")
 	}
 	f.run(t.Context(), nil, "cluster", "status", "-o", "json").check(t, exitUnavailable, `"servedBy": "p3"`)
 
