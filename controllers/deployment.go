@@ -652,6 +652,22 @@ func with(m map[string]string, k, v string) map[string]string {
 	return m
 }
 
+// countAvailable brings the number of available pods in rs's status up to date: pods
+// become available by time alone, and a rollout that went by an older count could
+// take them for broken, all at once.
+func countAvailable(rs *appsv1.ReplicaSet, pods []*corev1.Pod, now time.Time) {
+	available := int32(0)
+	for _, pod := range pods {
+		if object.Deleting(pod) || object.PodPhaseFinal(pod) {
+			continue
+		}
+		if ok, _ := object.PodAvailable(pod, rs.Spec.MinReadySeconds, now); ok {
+			available++
+		}
+	}
+	rs.Status.AvailableReplicas = min(available, rs.Status.Replicas)
+}
+
 // newDeployments returns the controller that rolls Deployments out.
 func newDeployments(newUID func() string) *controller {
 	return &controller{
@@ -674,7 +690,11 @@ func newDeployments(newUID func() string) *controller {
 				return ok
 			}
 			uid := func() types.UID { return types.UID(newUID()) }
-			return planDeployment(d, ownedBy[*appsv1.ReplicaSet](s, d), orphans, taken, uid, now).outcome()
+			owned := ownedBy[*appsv1.ReplicaSet](s, d)
+			for _, rs := range owned {
+				countAvailable(rs, ownedBy[*corev1.Pod](s, rs), now)
+			}
+			return planDeployment(d, owned, orphans, taken, uid, now).outcome()
 		},
 	}
 }

@@ -60,6 +60,15 @@ func historiesOr(few int) int {
 	return few
 }
 
+// firstSeeds returns 0 … n-1.
+func firstSeeds(n int) []int {
+	seeds := make([]int, n)
+	for i := range seeds {
+		seeds[i] = i
+	}
+	return seeds
+}
+
 // simView is the state machine's newest root as the plans read it.
 type simView struct{ root *mvcc.Root }
 
@@ -303,7 +312,9 @@ func simDeployment(t testing.TB, text string) *appsv1.Deployment {
 // that are not being deleted are at most replicas + maxSurge, and from the first
 // time that all are available, at least replicas − maxUnavailable of them stay so.
 func TestRolloutsKeepTheirBounds(t *testing.T) {
-	for seed := range historiesOr(30) {
+	// 155: the template changes when pods have just become available by time alone,
+	// and no status says so yet.
+	for _, seed := range append([]int{155}, firstSeeds(historiesOr(30))...) {
 		s := newSim(t, uint64(seed))
 		replicas := 1 + s.rand.IntN(6)
 		surge, unavailable := s.rand.IntN(4), s.rand.IntN(3)
