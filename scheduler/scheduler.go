@@ -535,7 +535,7 @@ func (s *Scheduler) settle(r *result, now time.Time) {
 		if r.message != p.message {
 			p.message, p.told = r.message, now
 			s.metrics.unschedulable.Inc()
-			s.log.Info("pod fits no node", "pod", p.key, "why", r.message)
+			s.log.Debug("pod fits no node", "pod", p.key, "why", r.message)
 			s.events.Record(r.about, corev1.EventTypeWarning, "FailedScheduling", r.message)
 		}
 		for _, victim := range r.victims {

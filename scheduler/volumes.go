@@ -8,8 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/holdfast-io/holdfast/object"
 )
@@ -162,7 +160,7 @@ func (c *cluster) claimNeed(out *claimNeeds, key object.Key, name string) {
 		any := &corev1.NodeSelector{}
 		for _, pvName := range slices.Sorted(maps.Keys(c.volumes.volumes)) {
 			pv := c.volumes.volumes[pvName]
-			if !serves(pv, claim) {
+			if !object.VolumeServes(pv, claim) {
 				continue
 			}
 			if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
@@ -188,33 +186,6 @@ func (c *cluster) claimNeed(out *claimNeeds, key object.Key, name string) {
 		}
 		need(selector, "class "+class.Name+" of claim "+name+" allows")
 	}
-}
-
-// serves reports whether pv is free for claim and what it asks for.
-func serves(pv *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) bool {
-	if ref := pv.Spec.ClaimRef; ref != nil {
-		return ref.Namespace == claim.Namespace && ref.Name == claim.Name && (ref.UID == "" || ref.UID == claim.UID)
-	}
-	if object.Deleting(pv) || pv.Spec.StorageClassName != *claim.Spec.StorageClassName {
-		return false
-	}
-	size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
-	if have := pv.Spec.Capacity[corev1.ResourceStorage]; have.Cmp(size) < 0 {
-		return false
-	}
-	for _, mode := range claim.Spec.AccessModes {
-		if !slices.Contains(pv.Spec.AccessModes, mode) {
-			return false
-		}
-	}
-	if a, b := pv.Spec.VolumeMode, claim.Spec.VolumeMode; a != nil && b != nil && *a != *b {
-		return false
-	}
-	if claim.Spec.Selector == nil {
-		return true
-	}
-	selector, err := metav1.LabelSelectorAsSelector(claim.Spec.Selector)
-	return err == nil && selector.Matches(labels.Set(pv.Labels))
 }
 
 func filterClaims(cl *class, n *node, reject func(Reason) bool) {
