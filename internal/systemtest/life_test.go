@@ -16,7 +16,7 @@ import (
 func TestPodLife(t *testing.T) {
 	m := newMachine(t)
 	c := m.up("--peers", "1", "--nodes", "1")
-	m.must("create", "-f", "testdata/life.yaml")
+	m.must("create", "--detach", "-f", "testdata/life.yaml") // one of its containers never stays up
 	status := func() (pod corev1.Pod) {
 		if err := json.Unmarshal([]byte(m.must("get", "pod", "life", "-o", "json")), &pod); err != nil {
 			t.Fatal(err)
