@@ -199,6 +199,17 @@ func removeCgroup(ctx context.Context, cgroup string) error {
 	}
 }
 
+// removeEmptyCgroup removes a cgroup from the trees in which nothing is in it.
+func removeEmptyCgroup(cgroup string) {
+	mounts, err := cgroupMounts()
+	if err != nil {
+		return
+	}
+	for _, mount := range mounts {
+		_ = unix.Rmdir(filepath.Join(mount, cgroup)) // the kernel refuses where it is in use
+	}
+}
+
 func removeCgroupTree(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -384,6 +384,14 @@ func TestPodCgroup(t *testing.T) {
 			t.Errorf("the removed pod's cgroup in %s: %v, want none", mount, err)
 		}
 	}
+	if err := n.RemovePod(n.ctx(), "b2"); err != nil {
+		t.Fatal(err)
+	}
+	for _, mount := range mounts {
+		if _, err := os.Stat(filepath.Join(mount, n.cgroup, tierBurstable)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the cgroup in %s of a class without pods: %v, want none", mount, err)
+		}
+	}
 }
 
 func TestMounts(t *testing.T) {

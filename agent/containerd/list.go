@@ -205,7 +205,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 		return err
 	}
 	for _, pod := range r.podRecords() {
-		r.tiers.set(pod.UID, pod)
+		r.tiers.note(pod.UID, pod)
 	}
 	for _, c := range records {
 		id, ok := idOf(c)

@@ -139,10 +139,10 @@ func (r *Runtime) createPod(pod runtime.Pod) error {
 	if err := writeAtomically(files.record(), data); err != nil {
 		return err
 	}
-	if err := setCgroup(r.podCgroup(pod.UID), pod.Resources); err != nil {
+	if err := r.weigh(pod.UID, record); err != nil {
 		return err
 	}
-	if err := r.weigh(pod.UID, record); err != nil {
+	if err := setCgroup(r.podCgroup(pod.UID), pod.Resources); err != nil {
 		return err
 	}
 	if record.SharePID {

@@ -183,23 +183,24 @@ func TestControllerMount(t *testing.T) {
 }
 
 // TestTiers: the pods that have asked for something weigh together what they have
-// asked for, and the others nothing.
+// asked for, the others nothing, and a tier without pods is told apart.
 func TestTiers(t *testing.T) {
 	var all tiers
-	step := func(uid, tier string, shares, want int64) {
+	step := func(uid, tier string, shares, burstable, bestEffort int64) {
 		t.Helper()
 		record := podRecord{Tier: tier, Resources: runtime.Resources{CPUShares: shares}}
-		if got := all.set(uid, record); got[tierBurstable] != want || got[tierBestEffort] != 0 {
-			t.Errorf("after %s: %v, want %d for %s", uid, got, want, tierBurstable)
+		if got := all.set(uid, record); got[tierBurstable] != burstable || got[tierBestEffort] != bestEffort {
+			t.Errorf("after %s: %v, want %d and %d", uid, got, burstable, bestEffort)
 		}
 	}
-	step("a", tierBurstable, 100, 100)
-	step("b", tierBurstable, 200, 300)
-	step("c", tierBestEffort, 2, 300)
-	step("d", "", 1000, 300)
-	step("a", tierBurstable, 50, 250)
-	step("b", "", 0, 50)
-	step("a", "", 0, 0)
+	step("a", tierBurstable, 100, 100, -1)
+	step("b", tierBurstable, 200, 300, -1)
+	step("c", tierBestEffort, 2, 300, 0)
+	step("d", "", 1000, 300, 0)
+	step("a", tierBurstable, 50, 250, 0)
+	step("b", "", 0, 50, 0)
+	step("a", "", 0, -1, 0)
+	step("c", "", 0, -1, -1)
 }
 
 func TestNormalize(t *testing.T) {

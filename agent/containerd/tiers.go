@@ -42,35 +42,49 @@ type tiers struct {
 	shares map[string]map[string]int64 // by tier, then by pod's uid
 }
 
-// set notes a pod, or that it is gone (record without a tier), and returns the
-// weights that tiers have now.
-func (t *tiers) set(uid string, record podRecord) map[string]int64 {
+// note takes down a pod that is there already.
+func (t *tiers) note(uid string, record podRecord) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.set(uid, record)
+}
+
+// set notes a pod, or that it is gone (record without a tier), and returns the
+// weights that tiers have now, -1 for one without pods. t.mu is held.
+func (t *tiers) set(uid string, record podRecord) map[string]int64 {
 	if t.shares == nil {
 		t.shares = map[string]map[string]int64{tierBurstable: {}, tierBestEffort: {}}
 	}
+	weights := make(map[string]int64, len(t.shares))
 	for tier, pods := range t.shares {
 		delete(pods, uid)
 		if tier == record.Tier {
 			pods[uid] = record.Resources.CPUShares
 		}
+		weights[tier] = -1
+		if len(pods) > 0 {
+			weights[tier] = 0 // the least there is: what best effort is worth
+		}
 	}
-	weights := map[string]int64{tierBestEffort: 0} // the least there is
 	for _, shares := range t.shares[tierBurstable] {
 		weights[tierBurstable] += shares
 	}
 	return weights
 }
 
-// weigh gives the tiers their weights after a pod came (or, without a tier, went). A
-// tier that has no pod yet is left alone.
+// weigh gives the tiers their weights before a pod comes, or (without a tier) after it
+// has gone. A tier without pods has no cgroup. The lock is held all the while, so that
+// none is removed from under a pod that comes.
 func (r *Runtime) weigh(uid string, record podRecord) error {
+	r.tiers.mu.Lock()
+	defer r.tiers.mu.Unlock()
 	for tier, shares := range r.tiers.set(uid, record) {
-		if tier != record.Tier && shares == 0 {
+		cgroup := r.cgroup + "/" + tier
+		if shares < 0 {
+			removeEmptyCgroup(cgroup)
 			continue
 		}
-		if err := setCgroup(r.cgroup+"/"+tier, runtime.Resources{CPUShares: shares}); err != nil {
+		if err := setCgroup(cgroup, runtime.Resources{CPUShares: shares}); err != nil {
 			return err
 		}
 	}
