@@ -38,7 +38,11 @@ func podLines(pod *corev1.Pod) []podLine {
 	}
 	var out []podLine
 	if c := object.PodCondition(pod, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionFalse {
-		return []podLine{{fact: "unscheduled " + c.Message, text: "no node for it: " + cmp.Or(c.Message, c.Reason), bad: true}}
+		text := "no node for it: "
+		if pod.Status.NominatedNodeName != "" { // it waits for its volumes, or for others to make room
+			text = "not on its node yet: "
+		}
+		return []podLine{{fact: "unscheduled " + c.Message, text: text + cmp.Or(c.Message, c.Reason), bad: true}}
 	}
 	if pod.Spec.NodeName == "" {
 		return nil
