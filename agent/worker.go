@@ -156,7 +156,8 @@ func (w *worker) run(ctx context.Context) {
 		var at time.Time
 		if seq > 0 && seq >= w.needList.Load() {
 			remember(in, now)
-			if w.freshInputs() {
+			// Not while an action runs: it may have begun without them, and fail for it.
+			if running == nil && w.freshInputs() {
 				inputsChanged(&w.memory)
 			}
 			w.report(in, now)
