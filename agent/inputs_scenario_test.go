@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-io/holdfast/agent/runtime"
+	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/object"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 )
@@ -333,5 +334,44 @@ func TestPullSecret(t *testing.T) {
 			secret("registry", corev1.DockerConfigJsonKey, `{"auths": {"docker.io": {"username": "fake", "password": "fake"}}}`)))
 		settle(5 * time.Minute)
 		n.wantRunning("with the secret", "uid-web/main/0")
+	})
+}
+
+// slowMemory takes a second to make a volume in memory.
+type slowMemory struct{ volume.Folders }
+
+func (s slowMemory) Memory(path string, options volume.MemoryOptions) error {
+	time.Sleep(time.Second)
+	return s.Folders.Memory(path, options)
+}
+
+// TestInputsDuringSetUp: what a pod names and comes while its volumes are brought up to
+// date without it, by an agent that has just started, is not missed when that has failed.
+func TestInputsDuringSetUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		pod := newPod("web", corev1.Container{Name: "main", Image: "busybox:1", Command: []string{"sleep", "36000"}})
+		pod.Spec.Volumes = []corev1.Volume{
+			{Name: "slow", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
+			{Name: "settings", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}},
+		}
+		a.says(with(t, complete(t, 10, pod), configMap("settings", "color", "red")))
+		n.start()
+		settle(time.Minute)
+		n.wantRunning("with the config map", "uid-web/main/0")
+
+		n.mounts = slowMemory{}
+		a.send(t, &agentv1.DesiredResponse{Revision: 11, RemovedInputs: []string{"configmaps/default/settings"}})
+		settle(time.Second)
+		n.stop()
+		a.says(complete(t, 12, pod))
+		n.start()
+		settle(500 * time.Millisecond) // in the middle of it
+		a.send(t, with(t, &agentv1.DesiredResponse{Revision: 13}, configMap("settings", "color", "blue")))
+		settle(3 * time.Second)
+		if got := n.read(t, n.volumeOn("uid-web", "settings"), "color"); got != "blue" {
+			t.Errorf("soon after the config map came back the volume shows %q", got)
+		}
 	})
 }

@@ -434,11 +434,12 @@ type testNode struct {
 	client *testClient
 	dir    string
 	static string // folder of static pods
+	mounts volume.Mounts
 	stop   func()
 }
 
 func newNode(t *testing.T, peers ...*testPeer) *testNode {
-	n := &testNode{t: t, rt: fake.New(fake.Config{}), net: fake.NewNetwork(), client: &testClient{peers: peers}, dir: t.TempDir()}
+	n := &testNode{t: t, rt: fake.New(fake.Config{}), net: fake.NewNetwork(), client: &testClient{peers: peers}, dir: t.TempDir(), mounts: volume.Folders{}}
 	t.Cleanup(func() {
 		if n.stop != nil {
 			n.stop()
@@ -459,7 +460,7 @@ func (n *testNode) start() {
 		rt = n.rt
 	}
 	a, err := agent.New(agent.Config{
-		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: volume.Folders{}, DataDir: n.dir, Socket: "none",
+		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: n.mounts, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
 		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
 	})
