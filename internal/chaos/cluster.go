@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-io/holdfast/client"
+	"github.com/holdfast-io/holdfast/internal/chaos/volatile"
 	"github.com/holdfast-io/holdfast/internal/devcluster"
 	"github.com/holdfast-io/holdfast/internal/faults"
 	"github.com/holdfast-io/holdfast/pki"
@@ -57,7 +58,7 @@ type machine struct {
 	mu      sync.Mutex
 	program devcluster.Program
 	paused  bool
-	tmpfs   bool
+	disk    *volatile.Disk // in row 2
 	cgroup  string
 }
 
@@ -483,8 +484,16 @@ func (m *machine) mountSmall(bytes int) error {
 	if err := unix.Mount("holdfast-chaos", m.data(), "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
 		return fmt.Errorf("mount a small disk for %s: %w", m.name(), err)
 	}
-	m.tmpfs = true
 	return nil
+}
+
+// mountVolatile makes the data directory a disk that can lose what was not synced.
+func (m *machine) mountVolatile() (err error) {
+	if err := os.MkdirAll(m.data(), 0o700); err != nil {
+		return err
+	}
+	m.disk, err = volatile.Mount(m.data(), filepath.Join(m.c.dir, "disks", m.name()))
+	return err
 }
 
 func (m *machine) filler() string { return filepath.Join(m.data(), "filler") }

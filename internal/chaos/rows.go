@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/chaos/volatile"
 	"github.com/holdfast-io/holdfast/internal/faults"
 )
 
 // rows is the fault matrix.
 var rows = []row{
 	{number: 1, name: "kill -9: leader, follower, all", elect: true, play: playKill},
-	{number: 2, name: "kill -9 of all at once (no power loss)", play: playKillAll},
+	{number: 2, name: "power lost: all at once, leader", elect: true, prepare: (*machine).mountVolatile, play: playPowerLoss},
 	{number: 3, name: "leader stopped and resumed", elect: true, play: playPause},
 	{number: 4, name: "partition: leader, follower, bridge", elect: true, play: playPartition},
 	{number: 5, name: "one-way cuts", elect: true, play: playOneWay},
@@ -124,21 +125,53 @@ func killAll(ctx context.Context, e *experiment) error {
 	return e.writes(ctx, mark, progressWithin, "gap_all_killed")
 }
 
-// playKillAll kills all peers at the same moment, while they write. The kernel keeps
-// what they wrote without a sync: this is no loss of power.
-func playKillAll(ctx context.Context, e *experiment) error {
-	return e.turns(ctx, func(int) error {
-		for _, m := range e.all() { // stopped first, so that all die in one moment
+// playPowerLoss ends all peers at the same moment, while they write, and takes from
+// their disks what was not synced; then from one peer's alone.
+func playPowerLoss(ctx context.Context, e *experiment) error {
+	var lost volatile.Lost
+	err := e.turns(ctx, func(n int) error {
+		victims, name := e.all(), "gap_power_of_all"
+		if n%4 == 3 {
+			leader, err := e.leader(ctx)
+			if err != nil {
+				return err
+			}
+			victims, name = []*machine{leader}, "gap_power_of_leader"
+		}
+		mark := e.load.mark()
+		for _, m := range victims { // stopped first, so that all die in one moment
 			if err := m.pause(); err != nil {
 				return err
 			}
 		}
-		if err := killAll(ctx, e); err != nil {
+		for _, m := range victims {
+			if err := m.kill(); err != nil {
+				return err
+			}
+			now, err := m.disk.Lose(e.rand)
+			if err != nil {
+				return err
+			}
+			lost.Sectors, lost.Files, lost.Names = lost.Sectors+now.Sectors, lost.Files+now.Files, lost.Names+now.Names
+		}
+		e.strike(len(victims), "loss of power")
+		if len(victims) == len(e.all()) {
+			mark = e.load.mark() // what was on its way back to a client was acknowledged before
+		}
+		if err := e.mend(ctx); err != nil {
+			return fmt.Errorf("start all again: %w", err)
+		}
+		if err := e.writes(ctx, mark, progressWithin, name); err != nil {
 			return err
 		}
-		sleep(ctx, 2*time.Second)
+		sleep(ctx, time.Second)
 		return nil
 	})
+	e.note("lost with the power: %d sectors of %d files, %d names", lost.Sectors, lost.Files, lost.Names)
+	if err == nil && lost.Sectors == 0 {
+		e.fail("P11: nothing was lost with the power: all was synced at each moment")
+	}
+	return err
 }
 
 // playPause stops the leader for longer each time, and lets it go on under reads.
