@@ -28,8 +28,14 @@ import (
 // on becomes conditions, so that two writes at once decide one after the other.
 func (p *plan) admit(next, was object.Object, index int) error {
 	if was == nil {
+		if err := p.mayCreate(next); err != nil {
+			return err
+		}
 		p.needNamespace(next, index)
 		p.needDefinition(next, index)
+	}
+	if err := p.mayGrant(next, was); err != nil {
+		return err
 	}
 	switch next := next.(type) {
 	case *corev1.Service:

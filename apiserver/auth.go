@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
@@ -26,29 +27,29 @@ const anybody pki.Role = "anybody"
 // table says who may call what. A procedure that is not in it can be called by
 // nobody; a test holds that each one that is registered has its row.
 var table = map[string][]pki.Role{
-	holdfastv1connect.ObjectServiceGetProcedure:              {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceListProcedure:             {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceWatchProcedure:            {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceCreateProcedure:           {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceUpdateProcedure:           {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceApplyProcedure:            {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceDeleteProcedure:           {pki.RoleAdmin},
-	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceDeleteCollectionProcedure: {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceBindProcedure:             {pki.RoleAdmin},
-	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, roleServiceAccount},
-	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, roleServiceAccount},
-	holdfastv1connect.ObjectServiceSessionProcedure:          {pki.RoleAdmin},
+	holdfastv1connect.ObjectServiceGetProcedure:              {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceListProcedure:             {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceWatchProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceCreateProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceUpdateProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceApplyProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceDeleteProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceDeleteCollectionProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceBindProcedure:             {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceSessionProcedure:          {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	// Peers pass these on to the peer that has the node's connection.
-	holdfastv1connect.PodServiceLogsProcedure:        {pki.RoleAdmin, pki.RolePeer},
-	holdfastv1connect.PodServiceExecProcedure:        {pki.RoleAdmin, pki.RolePeer},
-	holdfastv1connect.PodServiceAttachProcedure:      {pki.RoleAdmin, pki.RolePeer},
-	holdfastv1connect.PodServicePortForwardProcedure: {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.PodServiceLogsProcedure:        {pki.RoleAdmin, pki.RolePeer, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.PodServiceExecProcedure:        {pki.RoleAdmin, pki.RolePeer, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.PodServiceAttachProcedure:      {pki.RoleAdmin, pki.RolePeer, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.PodServicePortForwardProcedure: {pki.RoleAdmin, pki.RolePeer, roleServiceAccount, pki.RoleUser},
 
-	holdfastv1connect.UsageServiceListPodUsageProcedure:  {pki.RoleAdmin},
-	holdfastv1connect.UsageServiceListNodeUsageProcedure: {pki.RoleAdmin},
+	holdfastv1connect.UsageServiceListPodUsageProcedure:  {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.UsageServiceListNodeUsageProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	holdfastv1connect.ClusterServiceStatusProcedure:      {pki.RoleAdmin, pki.RolePeer},
 	holdfastv1connect.ClusterServiceListPeersProcedure:   {pki.RoleAdmin},
@@ -65,17 +66,19 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.OperationsServiceRecoverProcedure: {pki.RoleAdmin},
 
 	// Says no more than /readyz.
-	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
-	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
+	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 
 	// Each about itself.
-	holdfastv1connect.AccessServiceWhoAmIProcedure: {pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
-	holdfastv1connect.AccessServiceCanIProcedure:   {pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount},
+	holdfastv1connect.AccessServiceWhoAmIProcedure: {pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.AccessServiceCanIProcedure:   {pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	// A node gets those of its pods.
-	holdfastv1connect.AccessServiceIssueTokenProcedure:  {pki.RoleAdmin, pki.RoleNode},
-	holdfastv1connect.AccessServiceReviewTokenProcedure: {pki.RoleAdmin},
+	holdfastv1connect.AccessServiceIssueTokenProcedure:       {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.AccessServiceWhoCanProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.AccessServiceIssueCertificateProcedure: {pki.RoleAdmin},
+	holdfastv1connect.AccessServiceReviewTokenProcedure:      {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
-	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin},
+	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},
 
@@ -218,11 +221,36 @@ func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 		if err := s.serving(spec.Procedure); err != nil {
 			return err
 		}
-		if strings.HasPrefix(spec.Procedure, objectProcedures) {
-			stream = authorizedStream{stream, func(msg any) error { return s.authorizeMessage(ctx, msg) }}
+		id, _ := identityFrom(ctx)
+		if id.Role == pki.RolePeer || !perMessage(spec.Procedure) { // a peer has asked for its own caller
+			return next(ctx, spec, stream)
 		}
-		return next(ctx, spec, stream)
+		if !byRoles(id.Role) {
+			return next(ctx, spec, authorizedStream{stream, func(msg any) error { return s.authorizeMessage(ctx, msg) }})
+		}
+		ctx, end := context.WithCancelCause(ctx)
+		defer end(nil)
+		guarded := spec.StreamType == connect.StreamTypeUnary || spec.Procedure == holdfastv1connect.ObjectServiceSessionProcedure
+		err := next(ctx, spec, authorizedStream{stream, func(msg any) error {
+			if err := s.authorizeMessage(ctx, msg); err != nil || guarded {
+				return err
+			}
+			guarded = true // by the first message, which says what the stream is about
+			asked := proto.Clone(msg.(proto.Message))
+			go s.whileAllowed(ctx, end, func() error { return s.authorizeMessage(ctx, asked) })
+			return nil
+		}})
+		if cause := context.Cause(ctx); denied(cause) {
+			return cause
+		}
+		return err
 	}
+}
+
+// perMessage reports whether requests of a procedure are held against the rights of
+// their callers one by one.
+func perMessage(procedure string) bool {
+	return strings.HasPrefix(procedure, objectProcedures) || strings.HasPrefix(procedure, podProcedures) || strings.HasPrefix(procedure, usageProcedures)
 }
 
 // permit returns nil if the caller may call the procedure.

@@ -1,10 +1,12 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
 	"connectrpc.com/connect/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-io/holdfast/object"
 	"github.com/holdfast-io/holdfast/pki"
@@ -33,6 +35,8 @@ func CallerFrom(ctx context.Context) (Caller, bool) {
 	switch id.Role {
 	case pki.RoleAdmin:
 		c.Groups = []string{"system:masters"}
+	case pki.RoleUser:
+		c.Groups = id.GroupList()
 	case pki.RoleNode:
 		c.Name, c.Groups = "system:node:"+id.Name, []string{"system:nodes"}
 	case pki.RolePeer:
@@ -83,6 +87,10 @@ func (a Attributes) discovers() bool {
 	return a.Verb == "get" && (root == "api" || root == "apis" || root == "openapi" || root == "version")
 }
 
+// byRoles reports whether Kubernetes' roles and bindings say what callers of a role of
+// our own may do.
+func byRoles(role pki.Role) bool { return role == roleServiceAccount || role == pki.RoleUser }
+
 // Authorize returns nil if the caller of ctx may do what a says, PermissionDenied
 // or Unauthenticated otherwise. Every way to objects asks it: the Connect services
 // and the REST dialect.
@@ -93,8 +101,15 @@ func (s *Server) Authorize(ctx context.Context, a Attributes) error {
 		return Stranger(ctx)
 	case id.Role == pki.RoleAdmin, a.discovers():
 		return nil
+	case !byRoles(id.Role): // they have services of their own
+		return connect.Errorf(connect.CodePermissionDenied, "%s %s may not %s: it is for %s", id.Role, id.Name, a, roleNames([]pki.Role{pki.RoleAdmin}))
 	}
-	return connect.Errorf(connect.CodePermissionDenied, "%s %s may not %s: it is for %s", id.Role, id.Name, a, roleNames([]pki.Role{pki.RoleAdmin}))
+	caller, _ := CallerFrom(ctx)
+	_, remedy, ok, err := s.Allowed(caller, a)
+	if err != nil || ok {
+		return err
+	}
+	return connect.Errorf(connect.CodePermissionDenied, "%s may not %s: no role allows it; to allow it: %s", caller.Name, a, remedy)
 }
 
 // authorizedStream authorizes each message of a call once it is read.
@@ -110,7 +125,19 @@ func (a authorizedStream) Receive(msg any) error {
 	return a.check(msg)
 }
 
-// authorizeMessage holds a request of ObjectService against the caller's rights.
+// metricsGroup is the API group of usage.
+const metricsGroup = "metrics.k8s.io"
+
+func namespaceOr(namespace string) string { return cmp.Or(namespace, metav1.NamespaceDefault) }
+
+func getOrList(name string) string {
+	if name != "" {
+		return "get"
+	}
+	return "list"
+}
+
+// authorizeMessage holds a request of those that perMessage names against the caller's rights.
 // Requests that carry objects say what they are about inside of these: for them
 // decodeObject asks. Other services are for roles as a whole, see table.
 func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
@@ -120,6 +147,14 @@ func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
 			return err
 		}
 		return s.Authorize(ctx, attributes(verb, r, sub, namespace, name))
+	}
+	// Only the first message of a stream says which pod it is about, and only the first
+	// may: handlers refuse another.
+	stream := func(sub string, first bool, namespace, pod string) error {
+		if !first {
+			return nil
+		}
+		return s.Authorize(ctx, Attributes{Verb: "create", Resource: "pods", Subresource: sub, Namespace: namespaceOr(namespace), Name: pod})
 	}
 	switch req := msg.(type) {
 	case *holdfastv1.GetRequest:
@@ -142,6 +177,18 @@ func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
 		if req.GetSubresource() == scaleSubresource { // its object is no kind of its own
 			return one("update", req.GetKind(), scaleSubresource, req.GetObject().GetNamespace(), req.GetObject().GetName())
 		}
+	case *holdfastv1.LogsRequest:
+		return s.Authorize(ctx, Attributes{Verb: "get", Resource: "pods", Subresource: "log", Namespace: namespaceOr(req.GetNamespace()), Name: req.GetPod()})
+	case *holdfastv1.ExecRequest:
+		return stream("exec", req.GetStart() != nil, req.GetStart().GetNamespace(), req.GetStart().GetPod())
+	case *holdfastv1.AttachRequest:
+		return stream("attach", req.GetStart() != nil, req.GetStart().GetNamespace(), req.GetStart().GetPod())
+	case *holdfastv1.PortForwardRequest:
+		return stream("portforward", req.GetStart() != nil, req.GetStart().GetNamespace(), req.GetStart().GetPod())
+	case *holdfastv1.ListPodUsageRequest:
+		return s.Authorize(ctx, Attributes{Verb: getOrList(req.GetName()), Group: metricsGroup, Resource: "pods", Namespace: req.GetNamespace(), Name: req.GetName()})
+	case *holdfastv1.ListNodeUsageRequest:
+		return s.Authorize(ctx, Attributes{Verb: getOrList(req.GetName()), Group: metricsGroup, Resource: "nodes", Name: req.GetName()})
 	case *holdfastv1.KindsRequest:
 		return s.Authorize(ctx, Attributes{Verb: "get", Path: "/apis"})
 	case *holdfastv1.SchemaRequest:

@@ -33,6 +33,8 @@ type plan struct {
 	view  raftstore.View
 	kinds catalog
 	now   time.Time
+	// caller is who writes, if roles say what he may; nil for others.
+	caller *Caller
 
 	change
 	faults object.Faults
@@ -124,6 +126,10 @@ func (p *plan) fits() error {
 func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) error) (revision int64, p *plan, err error) {
 	revision, err = s.transact(ctx, w.what, w.reason, !w.dryRun, func(view raftstore.View) (change, error) {
 		p = s.newPlan(view, w)
+		if id, ok := identityFrom(ctx); ok && byRoles(id.Role) {
+			caller, _ := CallerFrom(ctx)
+			p.caller = &caller
+		}
 		if err := build(p); err != nil {
 			return change{}, err
 		}

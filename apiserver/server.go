@@ -131,6 +131,7 @@ type Server struct {
 	peers      knownPeers
 	namespaces [256]atomic.Pointer[knownNamespace] // a slot has the last that fell on it
 	tokens     *pki.TokenKey                       // nil without a CA
+	rights     *rights
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -189,6 +190,7 @@ func New(cfg Config) (*Server, error) {
 		usage:      newUsage(),
 		events:     newEventCache(),
 		changes:    newChangeCache(),
+		rights:     newRights(cfg.Store),
 		users:      newFairQueue(userLane),
 		agents:     newFairQueue(agentLane),
 	}
@@ -231,6 +233,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.relayHeartbeats(ctx) })
 	group.Go(func() error { return s.exchangeEvents(ctx) })
 	group.Go(func() error { return s.endStreams(ctx) })
+	group.Go(func() error { return s.rights.run(ctx) })
 	return group.Wait()
 }
 
@@ -238,9 +241,12 @@ func (s *Server) Run(ctx context.Context) error {
 // those that came through any peer.
 func (s *Server) Heartbeats() *Heartbeats { return s.heartbeats }
 
-// The procedures of objects, of the raw store, and of the peers' stores.
+// The procedures of objects, of pods' streams, of usage, of the raw store, and of the
+// peers' stores.
 const (
 	objectProcedures    = "/holdfast.v1.ObjectService/"
+	podProcedures       = "/holdfast.v1.PodService/"
+	usageProcedures     = "/holdfast.v1.UsageService/"
 	storeProcedures     = "/holdfast.store.v1.StoreService/"
 	peerStoreProcedures = "/holdfast.peer.v1.StoreService/"
 )

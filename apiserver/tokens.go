@@ -350,6 +350,10 @@ func (s *Server) identifyBearer(ctx context.Context, header http.Header) context
 	}
 	caller := callerOf(token)
 	id := pki.Identity{Cluster: s.cfg.ClusterID, Role: roleServiceAccount, Name: token.Namespace + ":" + token.ServiceAccount.Name}
+	ctx = context.WithValue(ctx, recheckKey{}, func(ctx context.Context) error {
+		_, err := s.checkServiceToken(ctx, strings.TrimSpace(text), []string{pki.ServiceAccountIssuer})
+		return err
+	})
 	return context.WithValue(withIdentity(ctx, id), callerKey{}, caller)
 }
 

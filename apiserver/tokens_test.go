@@ -209,7 +209,7 @@ func TestBearer(t *testing.T) {
 		t.Errorf("kinds: %v", err)
 	}
 	_, err = objects.List(ctx, &holdfastv1.ListRequest{Kind: &holdfastv1.Kind{Version: "v1", Kind: "Secret"}})
-	wantCode(t, err, connect.CodePermissionDenied, "serviceaccount default:web may not call ObjectService/List")
+	wantCode(t, err, connect.CodePermissionDenied, "system:serviceaccount:default:web may not list secrets")
 
 	for authorization, why := range map[string]string{
 		"Bearer " + resp.GetToken() + "x": "did not sign it",

@@ -147,6 +147,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newVolumes(c.cfg.NewUID),
 			newCollector(),
 			newDefinitions(),
+			newRoles(c.cfg.NewUID),
 		},
 		tick:       nodes.tick,
 		tickPeriod: c.cfg.HealthPeriod,

@@ -13,6 +13,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -38,6 +39,7 @@ type index struct {
 	unsettled   map[string]bool                           // definitions of custom kinds that are being deleted, or wait for a name
 	claimUsers  map[object.Key]keySet                     // pods that have not finished, by the claims they use
 	unbound     keySet                                    // claims that name no volume
+	collecting  keySet                                    // cluster roles that collect others' rules
 }
 
 type keySet map[object.Key]struct{}
@@ -94,6 +96,7 @@ func newIndex() *index {
 		terminating: map[string]bool{},
 		waiting:     map[types.UID]object.Key{},
 		unsettled:   map[string]bool{},
+		collecting:  keySet{},
 		claimUsers:  map[object.Key]keySet{},
 		unbound:     keySet{},
 	}
@@ -124,6 +127,10 @@ func (x *index) put(key object.Key, obj object.Object) change {
 	case *corev1.PersistentVolumeClaim:
 		if obj.Spec.VolumeName == "" {
 			x.unbound[key] = struct{}{}
+		}
+	case *rbacv1.ClusterRole:
+		if obj.AggregationRule != nil {
+			x.collecting[key] = struct{}{}
 		}
 	}
 	if now.labels != nil && now.controller == "" {
@@ -178,6 +185,7 @@ func (x *index) forget(key object.Key) entry {
 		drop(x.claimUsers, claim, key)
 	}
 	delete(x.unbound, key)
+	delete(x.collecting, key)
 	prefix := old.resource.Prefix(old.namespace)
 	drop(x.orphans, prefix, key)
 	if owners := x.selecting[prefix]; owners != nil {

@@ -540,11 +540,8 @@ func TestInertConfig(t *testing.T) {
 		"Ingress":            "Ingress default/x is stored, but nothing in this version acts on it yet",
 		"IngressClass":       "IngressClass x is stored, but nothing in this version acts on it yet",
 		"NetworkPolicy":      "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
-		"Role":               "Role default/x is stored, but access is not decided by roles in this version yet",
-		"RoleBinding":        "RoleBinding default/x is stored, but access is not decided by roles in this version yet",
-		"ClusterRole":        "ClusterRole x is stored, but access is not decided by roles in this version yet",
-		"ClusterRoleBinding": "ClusterRoleBinding x is stored, but access is not decided by roles in this version yet",
-		"PersistentVolume":   "", "PersistentVolumeClaim": "", "StorageClass": "",
+		"Role": "", "RoleBinding": "", "ClusterRole": "", "ClusterRoleBinding": "",
+		"PersistentVolume": "", "PersistentVolumeClaim": "", "StorageClass": "",
 		"ResourceQuota": "", "LimitRange": "", "ConfigMap": "", "Secret": "", "Lease": "", "Event": "", "Namespace": "", "Node": "",
 	}
 	for _, r := range Resources() {

@@ -13,7 +13,6 @@ var kindClusterRole = define(Resource{Group: "rbac.authorization.k8s.io", Versio
 	func() *rbacv1.ClusterRole { return new(rbacv1.ClusterRole) },
 	rules[*rbacv1.ClusterRole]{
 		validName: segmentNames,
-		inert:     rolesUnread,
 		supported: `
 			rules
 			aggregationRule

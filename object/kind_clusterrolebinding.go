@@ -12,7 +12,6 @@ var kindClusterRoleBinding = define(Resource{Group: "rbac.authorization.k8s.io",
 	func() *rbacv1.ClusterRoleBinding { return new(rbacv1.ClusterRoleBinding) },
 	rules[*rbacv1.ClusterRoleBinding]{
 		validName: segmentNames,
-		inert:     rolesUnread,
 		supported: `
 			subjects
 			roleRef

@@ -12,7 +12,6 @@ var kindRole = define(Resource{Group: "rbac.authorization.k8s.io", Version: "v1"
 	func() *rbacv1.Role { return new(rbacv1.Role) },
 	rules[*rbacv1.Role]{
 		validName: segmentNames,
-		inert:     rolesUnread,
 		supported: `
 			rules
 		`,

@@ -12,7 +12,6 @@ var kindRoleBinding = define(Resource{Group: "rbac.authorization.k8s.io", Versio
 	func() *rbacv1.RoleBinding { return new(rbacv1.RoleBinding) },
 	rules[*rbacv1.RoleBinding]{
 		validName: segmentNames,
-		inert:     rolesUnread,
 		supported: `
 			subjects
 			roleRef

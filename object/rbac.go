@@ -19,9 +19,6 @@ import (
 
 // What the four RBAC kinds share, and how their rules are read.
 
-// rolesUnread is why roles and bindings are inert.
-const rolesUnread = "access is not decided by roles in this version yet"
-
 // AccessAttributes is one request as an authorizer sees it: for a resource, or
 // for a path outside the API's resources if Path is set.
 type AccessAttributes struct {

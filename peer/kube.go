@@ -16,6 +16,8 @@ func (p *Peer) kubeHandler(api *apiserver.Server) http.Handler {
 		Usage:     api.Usage(),
 		Catalog:   api.Catalog,
 		Authorize: api.Authorize,
+		Allowed:   api.Allowed,
+		Rules:     api.Rules,
 		Version:   p.cfg.Version,
 		Ready:     []kube.Check{{Name: "store", Run: api.Ready}},
 		Logger:    p.log.With("part", "kube"),

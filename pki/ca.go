@@ -182,7 +182,19 @@ func (ca *CA) Sign(csrDER []byte, id Identity, addrs []string) ([][]byte, error)
 	return ca.sign(csrDER, id, addrs, time.Now())
 }
 
+// SignUser is Sign for a user, whose certificate is good for life, 90 days at most.
+func (ca *CA) SignUser(csrDER []byte, user Identity, life time.Duration) ([][]byte, error) {
+	if user.Role != RoleUser {
+		return nil, fmt.Errorf("sign a certificate for %s: not a user", user)
+	}
+	return ca.signFor(csrDER, user, nil, time.Now(), life)
+}
+
 func (ca *CA) sign(csrDER []byte, id Identity, addrs []string, now time.Time) ([][]byte, error) {
+	return ca.signFor(csrDER, id, addrs, now, certificateLife)
+}
+
+func (ca *CA) signFor(csrDER []byte, id Identity, addrs []string, now time.Time, life time.Duration) ([][]byte, error) {
 	if err := id.Check(); err != nil {
 		return nil, fmt.Errorf("sign a certificate: %w", err)
 	}
@@ -200,6 +212,9 @@ func (ca *CA) sign(csrDER []byte, id Identity, addrs []string, now time.Time) ([
 		return nil, fmt.Errorf("sign a certificate for %s: %w", id, err)
 	}
 	template := ca.template(id, addrs, now)
+	if end := now.Add(life); end.Before(template.NotAfter) {
+		template.NotAfter = end
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, csr.PublicKey, ca.key)
 	if err != nil {
 		return nil, fmt.Errorf("sign a certificate for %s: %w", id, err)

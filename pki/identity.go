@@ -5,6 +5,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -20,20 +21,44 @@ const (
 	// RoleAdmin is a person or program with all rights. Its certificate is good
 	// for clients only.
 	RoleAdmin Role = "admin"
+	// RoleUser is a person or program that may do what Kubernetes' roles say of its name
+	// and groups. Its certificate is good for clients only.
+	RoleUser Role = "user"
 )
 
 // Valid reports whether r is one of the roles above.
-func (r Role) Valid() bool { return r == RolePeer || r == RoleNode || r == RoleAdmin }
+func (r Role) Valid() bool {
+	return r == RolePeer || r == RoleNode || r == RoleAdmin || r == RoleUser
+}
 
 // maxNameLength bounds clusters' ids and names: a DNS name's length, as for
 // Kubernetes' nodes. With it a SPIFFE id stays below the 2,048 bytes allowed.
 const maxNameLength = 253
 
+// maxGroups bounds the groups of a user.
+const maxGroups = 50
+
 // Identity is who the holder of a certificate is.
 type Identity struct {
 	Cluster string // the cluster's id, a SPIFFE trust domain: "c-7k2m9q"
 	Role    Role
-	Name    string // a peer's id, a node's name, an administrator's name: "p1"
+	Name    string // a peer's id, a node's name, an administrator's or user's name: "p1"
+	// Groups are a user's, sorted, with commas between: "dev,ops". Empty for others.
+	Groups string
+}
+
+// GroupList returns the groups one by one.
+func (id Identity) GroupList() []string {
+	if id.Groups == "" {
+		return nil
+	}
+	return strings.Split(id.Groups, ",")
+}
+
+// User returns the identity of a user of cluster in groups, which may come in any order.
+func User(cluster, name string, groups ...string) Identity {
+	sorted := slices.Compact(slices.Sorted(slices.Values(groups)))
+	return Identity{Cluster: cluster, Role: RoleUser, Name: name, Groups: strings.Join(sorted, ",")}
 }
 
 // String returns the SPIFFE id, "spiffe://c-7k2m9q/peer/p1".
@@ -55,7 +80,25 @@ func (id Identity) Check() error {
 		return err
 	}
 	if !id.Role.Valid() {
-		return fmt.Errorf("role %q: want %q, %q or %q", string(id.Role), RolePeer, RoleNode, RoleAdmin)
+		return fmt.Errorf("role %q: want %q, %q, %q or %q", string(id.Role), RolePeer, RoleNode, RoleAdmin, RoleUser)
+	}
+	groups := id.GroupList()
+	if id.Role != RoleUser && len(groups) > 0 {
+		return fmt.Errorf("groups %s: a %s has none", id.Groups, id.Role)
+	}
+	if len(groups) > maxGroups {
+		return fmt.Errorf("%d groups; at most %d are allowed", len(groups), maxGroups)
+	}
+	for i, group := range groups {
+		if err := checkChars("group", group, nameChars); err != nil {
+			return err
+		}
+		if group == string(RoleUser) {
+			return fmt.Errorf("group %q: not a name of a group", group) // it says the role in the subject
+		}
+		if i > 0 && groups[i-1] >= group {
+			return fmt.Errorf("groups %s: want them sorted, each once", id.Groups)
+		}
 	}
 	return CheckName(id.Name)
 }
@@ -71,8 +114,12 @@ func CheckName(name string) error {
 	if name == "." || name == ".." {
 		return fmt.Errorf("name %q: not a name", name) // SPIFFE forbids dot segments
 	}
-	return checkChars("name", name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+	return checkChars("name", name, nameChars)
 }
+
+// nameChars has no ':', so that nobody is named, or in a group, as the system's own are
+// ("system:masters").
+const nameChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
 
 func checkChars(what, s, allowed string) error {
 	if s == "" {
@@ -103,6 +150,10 @@ func IdentityOf(cert *x509.Certificate) (Identity, error) {
 	uri := cert.URIs[0]
 	role, name, ok := strings.Cut(strings.TrimPrefix(uri.Path, "/"), "/")
 	id := Identity{Cluster: uri.Host, Role: Role(role), Name: name}
+	if id.Role == RoleUser { // groups stand beside the role
+		units := slices.DeleteFunc(slices.Clone(cert.Subject.OrganizationalUnit), func(unit string) bool { return unit == role })
+		id = User(id.Cluster, name, units...)
+	}
 	if !ok || uri.String() != id.String() {
 		return none, fmt.Errorf("%w: URI %q is not spiffe://<cluster>/<role>/<name>", ErrNoIdentity, uri)
 	}
@@ -111,7 +162,7 @@ func IdentityOf(cert *x509.Certificate) (Identity, error) {
 	}
 	// The subject says the same for those who read nothing else. If it could
 	// differ, one certificate would be two machines.
-	if want := subject(id); cert.Subject.String() != want.String() {
+	if !isSubject(cert.Subject, id) {
 		return none, fmt.Errorf("%w: its subject %q contradicts its URI %q", ErrNoIdentity, cert.Subject, uri)
 	}
 	return id, nil
@@ -119,5 +170,14 @@ func IdentityOf(cert *x509.Certificate) (Identity, error) {
 
 // subject is the X.509 form of an identity.
 func subject(id Identity) pkix.Name {
-	return pkix.Name{Organization: []string{id.Cluster}, OrganizationalUnit: []string{string(id.Role)}, CommonName: id.Name}
+	return pkix.Name{Organization: []string{id.Cluster}, OrganizationalUnit: append([]string{string(id.Role)}, id.GroupList()...), CommonName: id.Name}
+}
+
+// isSubject reports whether the subject of a parsed certificate says what that of id
+// does, and nothing else. Several units have an order of the encoding's own.
+func isSubject(got pkix.Name, id Identity) bool {
+	want := subject(id)
+	return got.CommonName == want.CommonName && slices.Equal(got.Organization, want.Organization) &&
+		slices.Equal(slices.Sorted(slices.Values(got.OrganizationalUnit)), slices.Sorted(slices.Values(want.OrganizationalUnit))) &&
+		(len(got.Names) == 2+len(want.OrganizationalUnit) || len(got.Names) == 0) // none: never encoded
 }

@@ -132,10 +132,10 @@ func TestSignRefuses(t *testing.T) {
 		is   error
 		want string
 	}{
-		{"other cluster", good, Identity{"c-2", RolePeer, "p1"}, ErrWrongCluster, "c-2"},
-		{"unknown role", good, Identity{"c-1", "root", "p1"}, nil, `role "root"`},
-		{"no name", good, Identity{"c-1", RolePeer, ""}, nil, "name is empty"},
-		{"name with a slash", good, Identity{"c-1", RolePeer, "p1/../p2"}, nil, "not allowed"},
+		{"other cluster", good, Identity{Cluster: "c-2", Role: RolePeer, Name: "p1"}, ErrWrongCluster, "c-2"},
+		{"unknown role", good, Identity{Cluster: "c-1", Role: "root", Name: "p1"}, nil, `role "root"`},
+		{"no name", good, Identity{Cluster: "c-1", Role: RolePeer, Name: ""}, nil, "name is empty"},
+		{"name with a slash", good, Identity{Cluster: "c-1", Role: RolePeer, Name: "p1/../p2"}, nil, "not allowed"},
 		{"not a request", []byte("x"), peer1, nil, "parse the request"},
 		{"forged", forged, peer1, nil, "its own key"},
 		{"RSA", request(rsaKey), peer1, nil, "ECDSA P-256"},
@@ -157,7 +157,7 @@ func TestSignIgnoresRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: subject(Identity{"c-1", RoleAdmin, "root"}), URIs: []*url.URL{{Scheme: "spiffe", Host: "c-1", Path: "/admin/root"}}, DNSNames: []string{"api"},
+		Subject: subject(Identity{Cluster: "c-1", Role: RoleAdmin, Name: "root"}), URIs: []*url.URL{{Scheme: "spiffe", Host: "c-1", Path: "/admin/root"}}, DNSNames: []string{"api"},
 	}, key)
 	if err != nil {
 		t.Fatal(err)
@@ -199,9 +199,9 @@ func TestIdentityOf(t *testing.T) {
 		{"a longer path", good, uri("spiffe://c-1/peer/p1/x"), false},
 		{"no name", good, uri("spiffe://c-1/peer"), false},
 		{"an unknown role", good, uri("spiffe://c-1/king/p1"), false},
-		{"a subject of another role", subject(Identity{"c-1", RoleAdmin, "p1"}), uri("spiffe://c-1/peer/p1"), false},
-		{"a subject of another name", subject(Identity{"c-1", RolePeer, "p2"}), uri("spiffe://c-1/peer/p1"), false},
-		{"a subject of another cluster", subject(Identity{"c-2", RolePeer, "p1"}), uri("spiffe://c-1/peer/p1"), false},
+		{"a subject of another role", subject(Identity{Cluster: "c-1", Role: RoleAdmin, Name: "p1"}), uri("spiffe://c-1/peer/p1"), false},
+		{"a subject of another name", subject(Identity{Cluster: "c-1", Role: RolePeer, Name: "p2"}), uri("spiffe://c-1/peer/p1"), false},
+		{"a subject of another cluster", subject(Identity{Cluster: "c-2", Role: RolePeer, Name: "p1"}), uri("spiffe://c-1/peer/p1"), false},
 		{"an escaped slash", good, uri("spiffe://c-1/peer%2Fp1"), false},
 	}
 	for _, tt := range tests {
@@ -395,7 +395,7 @@ func TestNewCredentialsRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger, err := ca.Sign(strangerCSR, Identity{"c-1", RoleNode, "n2"}, nil)
+	stranger, err := ca.Sign(strangerCSR, Identity{Cluster: "c-1", Role: RoleNode, Name: "n2"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -553,11 +553,11 @@ func TestTLS(t *testing.T) {
 		wantError(t, serverErr, nil, "version")
 	})
 	t.Run("server of another cluster", func(t *testing.T) {
-		_, _, err := handshake(t, mustIssue(t, other, Identity{"c-2", RolePeer, "p1"}).ServerTLS(), node.ClientTLS(RolePeer))
+		_, _, err := handshake(t, mustIssue(t, other, Identity{Cluster: "c-2", Role: RolePeer, Name: "p1"}).ServerTLS(), node.ClientTLS(RolePeer))
 		wantError(t, err, ErrUntrusted, "spiffe://c-2/peer/p1")
 	})
 	t.Run("client of another cluster", func(t *testing.T) {
-		stranger := mustIssue(t, other, Identity{"c-2", RoleAdmin, "root"}).ClientTLS(RolePeer)
+		stranger := mustIssue(t, other, Identity{Cluster: "c-2", Role: RoleAdmin, Name: "root"}).ClientTLS(RolePeer)
 		stranger.VerifyConnection = nil // it does not mind
 		_, serverErr, clientErr := handshake(t, server.ServerTLS(), stranger)
 		wantError(t, serverErr, nil, "unknown authority")
@@ -582,7 +582,7 @@ func TestTLS(t *testing.T) {
 		// Such a certificate cannot be had from Sign; a stolen CA key makes it.
 		rogue := *ca
 		rogue.cluster = "c-2"
-		chain, key := rogueChain(t, &rogue, Identity{"c-2", RolePeer, "p1"})
+		chain, key := rogueChain(t, &rogue, Identity{Cluster: "c-2", Role: RolePeer, Name: "p1"})
 		cfg := &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: chain, PrivateKey: key}}}
 		_, _, err := handshake(t, cfg, node.ClientTLS(RolePeer))
 		wantError(t, err, ErrWrongCluster)

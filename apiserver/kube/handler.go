@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/holdfast-io/holdfast/apiserver"
@@ -68,6 +69,10 @@ type Config struct {
 	// an error with Connect's code PermissionDenied or Unauthenticated if not.
 	// Required.
 	Authorize func(context.Context, apiserver.Attributes) error
+	// Allowed says whether somebody else may do it, and by which binding or, if not, what
+	// would allow it; Rules lists what somebody may do in a namespace. Required.
+	Allowed func(apiserver.Caller, apiserver.Attributes) (by, remedy string, ok bool, err error)
+	Rules   func(who apiserver.Caller, namespace string) []rbacv1.PolicyRule
 	// Version is Holdfast's own, shown behind Kubernetes'.
 	Version string
 	// Live and Ready are what /livez and /readyz look at. Optional.
@@ -94,8 +99,8 @@ type Handler struct {
 // New builds a Handler. It starts nothing. It panics if something required is not
 // set.
 func New(cfg Config) *Handler {
-	if cfg.Objects == nil || cfg.Pods == nil || cfg.Tokens == nil || cfg.Catalog == nil || cfg.Authorize == nil {
-		panic("kube: Config.Objects, Pods, Tokens, Catalog and Authorize must be set")
+	if cfg.Objects == nil || cfg.Pods == nil || cfg.Tokens == nil || cfg.Catalog == nil || cfg.Authorize == nil || cfg.Allowed == nil || cfg.Rules == nil {
+		panic("kube: Config.Objects, Pods, Tokens, Catalog, Authorize, Allowed and Rules must be set")
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -57,7 +57,7 @@ func start(t testing.TB) *server {
 		NewUID: func() string { return fmt.Sprint("uid-", uids.Add(1)) },
 		Kube: func(api *apiserver.Server) http.Handler {
 			return kube.New(kube.Config{
-				Objects: api.Objects(), Pods: api.Pods(), Tokens: api.Tokens(), Catalog: api.Catalog, Authorize: api.Authorize,
+				Objects: api.Objects(), Pods: api.Pods(), Tokens: api.Tokens(), Catalog: api.Catalog, Authorize: api.Authorize, Allowed: api.Allowed, Rules: api.Rules,
 				Version: "v0-test", Ready: []kube.Check{{Name: "store", Run: api.Ready}},
 				Now:    func() time.Time { return s.now.Load().Add(time.Minute) },
 				Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),

@@ -3,7 +3,6 @@ package kube
 import (
 	"errors"
 	"net/http"
-	"slices"
 
 	"connectrpc.com/connect/v2"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -25,9 +24,6 @@ var reviews = map[string]func(*call) error{
 	"authorization.k8s.io/subjectaccessreviews":      (*call).accessReview,
 	"authorization.k8s.io/localsubjectaccessreviews": (*call).localAccessReview,
 }
-
-// mastersGroup are those who may do everything.
-const mastersGroup = "system:masters"
 
 func (c *call) whoAmI() error {
 	review := &authenticationv1.SelfSubjectReview{}
@@ -143,8 +139,7 @@ func (c *call) localAccessReview() error {
 	return c.structure(http.StatusCreated, review)
 }
 
-// reviewAccess answers whether somebody may do something. Of others than the
-// caller this version knows only that masters may do everything.
+// reviewAccess answers whether somebody may do something.
 func (c *call) reviewAccess(spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error) {
 	var none authorizationv1.SubjectAccessReviewStatus
 	wish, err := attributesOf(spec.ResourceAttributes, spec.NonResourceAttributes)
@@ -157,21 +152,14 @@ func (c *call) reviewAccess(spec authorizationv1.SubjectAccessReviewSpec) (autho
 	if err := c.mayReview(); err != nil {
 		return none, err
 	}
-	caller, _ := apiserver.CallerFrom(c.r.Context())
+	by, remedy, ok, err := c.cfg.Allowed(apiserver.Caller{Name: spec.User, Groups: spec.Groups}, wish)
 	switch {
-	case spec.User == caller.Name && subset(spec.Groups, caller.Groups):
-		return c.mayCaller(wish), nil
-	case slices.Contains(spec.Groups, mastersGroup):
-		return authorizationv1.SubjectAccessReviewStatus{Allowed: true, Reason: "members of " + mastersGroup + " may do everything"}, nil
+	case err != nil:
+		return none, c.failed(err)
+	case ok:
+		return authorizationv1.SubjectAccessReviewStatus{Allowed: true, Reason: "allowed by " + by}, nil
 	}
-	return authorizationv1.SubjectAccessReviewStatus{
-		Reason:          "only members of " + mastersGroup + " have rights in this version",
-		EvaluationError: "roles and their bindings are stored, but nothing in this version acts on them yet",
-	}, nil
-}
-
-func subset(of, all []string) bool {
-	return !slices.ContainsFunc(of, func(word string) bool { return !slices.Contains(all, word) })
+	return authorizationv1.SubjectAccessReviewStatus{Reason: "no role allows it; to allow it: " + remedy}, nil
 }
 
 // attributesOf is what a review asks about.
@@ -187,25 +175,29 @@ func attributesOf(of *authorizationv1.ResourceAttributes, path *authorizationv1.
 	}, nil
 }
 
-// selfRulesReview lists the caller's rights, of which this version knows two: all,
-// and none.
+// selfRulesReview lists the caller's rights in a namespace.
 func (c *call) selfRulesReview() error {
 	review := &authorizationv1.SelfSubjectRulesReview{}
 	if err := c.decodeInto(review, "SelfSubjectRulesReview"); err != nil {
 		return err
 	}
 	review.TypeMeta = metav1.TypeMeta{Kind: "SelfSubjectRulesReview", APIVersion: authorizationv1.SchemeGroupVersion.String()}
-	all := []string{"*"}
-	review.Status = authorizationv1.SubjectRulesReviewStatus{
+	review.Status = authorizationv1.SubjectRulesReviewStatus{ // what everybody may whom the cluster knows
 		ResourceRules: []authorizationv1.ResourceRule{
 			{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews"}},
 			{Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews"}},
 		},
-		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/healthz", "/livez", "/readyz", "/version"}}},
+		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: []string{"/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"}}},
 	}
-	if c.cfg.Authorize(c.r.Context(), apiserver.Attributes{Verb: "*", Group: "*", Resource: "*"}) == nil {
-		review.Status.ResourceRules = []authorizationv1.ResourceRule{{Verbs: all, APIGroups: all, Resources: all}}
-		review.Status.NonResourceRules = []authorizationv1.NonResourceRule{{Verbs: all, NonResourceURLs: all}}
+	caller, _ := apiserver.CallerFrom(c.r.Context())
+	for _, rule := range c.cfg.Rules(caller, review.Spec.Namespace) {
+		if len(rule.NonResourceURLs) > 0 {
+			review.Status.NonResourceRules = append(review.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: rule.Verbs, NonResourceURLs: rule.NonResourceURLs})
+			continue
+		}
+		review.Status.ResourceRules = append(review.Status.ResourceRules, authorizationv1.ResourceRule{
+			Verbs: rule.Verbs, APIGroups: rule.APIGroups, Resources: rule.Resources, ResourceNames: rule.ResourceNames,
+		})
 	}
 	return c.structure(http.StatusCreated, review)
 }

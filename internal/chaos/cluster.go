@@ -197,13 +197,13 @@ func (c *cluster) cli(ctx context.Context, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// dial returns a client of these machines.
+// dial returns a client of these machines, which goes to no other.
 func (c *cluster) dial(machines ...*machine) *client.Client {
 	var peers []string
 	for _, m := range machines {
 		peers = append(peers, m.spec.APIAddress())
 	}
-	return client.New(client.Config{Peers: peers, Credentials: c.creds, RetryFor: 2 * time.Second, DialTimeout: 2 * time.Second})
+	return client.New(client.Config{Peers: peers, OnlyThese: true, Credentials: c.creds, RetryFor: 2 * time.Second, DialTimeout: 2 * time.Second})
 }
 
 // settle returns once the cluster has so many voters and all of them answer.
@@ -498,9 +498,15 @@ func (m *machine) mountVolatile() (err error) {
 
 func (m *machine) filler() string { return filepath.Join(m.data(), "filler") }
 
-// fill takes all room that is left on the disk at this moment: what the peer gives up
-// when it sees that is its own.
-func (m *machine) fill() error {
+// fill takes all room that is left on the disk at one moment, for which the peer
+// stands still: what it gives up when it sees that is its own.
+func (m *machine) fill() (err error) {
+	if m.running() {
+		if err := m.pause(); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, m.resume()) }()
+	}
 	f, err := os.OpenFile(m.filler(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -510,7 +516,7 @@ func (m *machine) fill() error {
 	if err := unix.Statfs(m.data(), &st); err != nil {
 		return err
 	}
-	for size := int64(st.Bavail) * st.Bsize; size > 0; size -= 64 << 10 { // it may have written meanwhile
+	for size := int64(st.Bavail) * st.Bsize; size > 0; size -= 64 << 10 {
 		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
 		if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EINTR) {
 			return err

@@ -618,6 +618,219 @@ func (x *ReviewTokenResponse) GetAudiences() []string {
 	return nil
 }
 
+type WhoCanRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to do, as in CanI.
+	What          *CanIRequest `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoCanRequest) Reset() {
+	*x = WhoCanRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoCanRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoCanRequest) ProtoMessage() {}
+
+func (x *WhoCanRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoCanRequest.ProtoReflect.Descriptor instead.
+func (*WhoCanRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WhoCanRequest) GetWhat() *CanIRequest {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+type WhoCanResponse struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Grants        []*WhoCanResponse_Grant `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoCanResponse) Reset() {
+	*x = WhoCanResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoCanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoCanResponse) ProtoMessage() {}
+
+func (x *WhoCanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoCanResponse.ProtoReflect.Descriptor instead.
+func (*WhoCanResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *WhoCanResponse) GetGrants() []*WhoCanResponse_Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+type IssueCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PKCS #10, DER. Only its key counts.
+	Request []byte `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// Letters, digits, '.', '-' and '_'.
+	Name   string   `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Groups []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	// 10 minutes at least, 90 days at most. Unset: 30 days.
+	Lifetime      *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificateRequest) Reset() {
+	*x = IssueCertificateRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificateRequest) ProtoMessage() {}
+
+func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
+func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *IssueCertificateRequest) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *IssueCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IssueCertificateRequest) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *IssueCertificateRequest) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+type IssueCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER, the user's first, then the CA's.
+	Chain         [][]byte               `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificateResponse) Reset() {
+	*x = IssueCertificateResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificateResponse) ProtoMessage() {}
+
+func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
+func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *IssueCertificateResponse) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *IssueCertificateResponse) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 type ReviewTokenResponse_Values struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Values        []string               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
@@ -627,7 +840,7 @@ type ReviewTokenResponse_Values struct {
 
 func (x *ReviewTokenResponse_Values) Reset() {
 	*x = ReviewTokenResponse_Values{}
-	mi := &file_holdfast_v1_access_proto_msgTypes[10]
+	mi := &file_holdfast_v1_access_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +852,7 @@ func (x *ReviewTokenResponse_Values) String() string {
 func (*ReviewTokenResponse_Values) ProtoMessage() {}
 
 func (x *ReviewTokenResponse_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_access_proto_msgTypes[10]
+	mi := &file_holdfast_v1_access_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,6 +873,86 @@ func (x *ReviewTokenResponse_Values) GetValues() []string {
 		return x.Values
 	}
 	return nil
+}
+
+type WhoCanResponse_Grant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "User", "Group" or "ServiceAccount".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Of a service account.
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// "RoleBinding default/web".
+	Binding string `protobuf:"bytes,4,opt,name=binding,proto3" json:"binding,omitempty"`
+	// "ClusterRole edit".
+	Role          string `protobuf:"bytes,5,opt,name=role,proto3" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WhoCanResponse_Grant) Reset() {
+	*x = WhoCanResponse_Grant{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WhoCanResponse_Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WhoCanResponse_Grant) ProtoMessage() {}
+
+func (x *WhoCanResponse_Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WhoCanResponse_Grant.ProtoReflect.Descriptor instead.
+func (*WhoCanResponse_Grant) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{10, 0}
+}
+
+func (x *WhoCanResponse_Grant) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *WhoCanResponse_Grant) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WhoCanResponse_Grant) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WhoCanResponse_Grant) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
+}
+
+func (x *WhoCanResponse_Grant) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
 }
 
 var File_holdfast_v1_access_proto protoreflect.FileDescriptor
@@ -712,12 +1005,32 @@ const file_holdfast_v1_access_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12=\n" +
 	"\x05value\x18\x02 \x01(\v2'.holdfast.v1.ReviewTokenResponse.ValuesR\x05value:\x028\x01\x1a \n" +
 	"\x06Values\x12\x16\n" +
-	"\x06values\x18\x01 \x03(\tR\x06values2\xb0\x02\n" +
+	"\x06values\x18\x01 \x03(\tR\x06values\"=\n" +
+	"\rWhoCanRequest\x12,\n" +
+	"\x04what\x18\x01 \x01(\v2\x18.holdfast.v1.CanIRequestR\x04what\"\xc8\x01\n" +
+	"\x0eWhoCanResponse\x129\n" +
+	"\x06grants\x18\x01 \x03(\v2!.holdfast.v1.WhoCanResponse.GrantR\x06grants\x1a{\n" +
+	"\x05Grant\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n" +
+	"\abinding\x18\x04 \x01(\tR\abinding\x12\x12\n" +
+	"\x04role\x18\x05 \x01(\tR\x04role\"\x96\x01\n" +
+	"\x17IssueCertificateRequest\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\fR\arequest\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\x125\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"f\n" +
+	"\x18IssueCertificateResponse\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\x124\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires2\xd4\x03\n" +
 	"\rAccessService\x12A\n" +
 	"\x06WhoAmI\x12\x1a.holdfast.v1.WhoAmIRequest\x1a\x1b.holdfast.v1.WhoAmIResponse\x12;\n" +
 	"\x04CanI\x12\x18.holdfast.v1.CanIRequest\x1a\x19.holdfast.v1.CanIResponse\x12M\n" +
 	"\n" +
-	"IssueToken\x12\x1e.holdfast.v1.IssueTokenRequest\x1a\x1f.holdfast.v1.IssueTokenResponse\x12P\n" +
+	"IssueToken\x12\x1e.holdfast.v1.IssueTokenRequest\x1a\x1f.holdfast.v1.IssueTokenResponse\x12A\n" +
+	"\x06WhoCan\x12\x1a.holdfast.v1.WhoCanRequest\x1a\x1b.holdfast.v1.WhoCanResponse\x12_\n" +
+	"\x10IssueCertificate\x12$.holdfast.v1.IssueCertificateRequest\x1a%.holdfast.v1.IssueCertificateResponse\x12P\n" +
 	"\vReviewToken\x12\x1f.holdfast.v1.ReviewTokenRequest\x1a .holdfast.v1.ReviewTokenResponseB\xa9\x01\n" +
 	"\x0fcom.holdfast.v1B\vAccessProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
@@ -733,7 +1046,7 @@ func file_holdfast_v1_access_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_access_proto_rawDescData
 }
 
-var file_holdfast_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_holdfast_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_holdfast_v1_access_proto_goTypes = []any{
 	(*WhoAmIRequest)(nil),              // 0: holdfast.v1.WhoAmIRequest
 	(*WhoAmIResponse)(nil),             // 1: holdfast.v1.WhoAmIResponse
@@ -744,32 +1057,45 @@ var file_holdfast_v1_access_proto_goTypes = []any{
 	(*IssueTokenResponse)(nil),         // 6: holdfast.v1.IssueTokenResponse
 	(*ReviewTokenRequest)(nil),         // 7: holdfast.v1.ReviewTokenRequest
 	(*ReviewTokenResponse)(nil),        // 8: holdfast.v1.ReviewTokenResponse
-	nil,                                // 9: holdfast.v1.ReviewTokenResponse.ExtraEntry
-	(*ReviewTokenResponse_Values)(nil), // 10: holdfast.v1.ReviewTokenResponse.Values
-	(*durationpb.Duration)(nil),        // 11: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
-	(*Answer)(nil),                     // 13: holdfast.v1.Answer
+	(*WhoCanRequest)(nil),              // 9: holdfast.v1.WhoCanRequest
+	(*WhoCanResponse)(nil),             // 10: holdfast.v1.WhoCanResponse
+	(*IssueCertificateRequest)(nil),    // 11: holdfast.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil),   // 12: holdfast.v1.IssueCertificateResponse
+	nil,                                // 13: holdfast.v1.ReviewTokenResponse.ExtraEntry
+	(*ReviewTokenResponse_Values)(nil), // 14: holdfast.v1.ReviewTokenResponse.Values
+	(*WhoCanResponse_Grant)(nil),       // 15: holdfast.v1.WhoCanResponse.Grant
+	(*durationpb.Duration)(nil),        // 16: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
+	(*Answer)(nil),                     // 18: holdfast.v1.Answer
 }
 var file_holdfast_v1_access_proto_depIdxs = []int32{
-	11, // 0: holdfast.v1.IssueTokenRequest.lifetime:type_name -> google.protobuf.Duration
+	16, // 0: holdfast.v1.IssueTokenRequest.lifetime:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.v1.IssueTokenRequest.binding:type_name -> holdfast.v1.TokenBinding
-	12, // 2: holdfast.v1.IssueTokenResponse.expires:type_name -> google.protobuf.Timestamp
-	13, // 3: holdfast.v1.IssueTokenResponse.answer:type_name -> holdfast.v1.Answer
-	9,  // 4: holdfast.v1.ReviewTokenResponse.extra:type_name -> holdfast.v1.ReviewTokenResponse.ExtraEntry
-	10, // 5: holdfast.v1.ReviewTokenResponse.ExtraEntry.value:type_name -> holdfast.v1.ReviewTokenResponse.Values
-	0,  // 6: holdfast.v1.AccessService.WhoAmI:input_type -> holdfast.v1.WhoAmIRequest
-	2,  // 7: holdfast.v1.AccessService.CanI:input_type -> holdfast.v1.CanIRequest
-	4,  // 8: holdfast.v1.AccessService.IssueToken:input_type -> holdfast.v1.IssueTokenRequest
-	7,  // 9: holdfast.v1.AccessService.ReviewToken:input_type -> holdfast.v1.ReviewTokenRequest
-	1,  // 10: holdfast.v1.AccessService.WhoAmI:output_type -> holdfast.v1.WhoAmIResponse
-	3,  // 11: holdfast.v1.AccessService.CanI:output_type -> holdfast.v1.CanIResponse
-	6,  // 12: holdfast.v1.AccessService.IssueToken:output_type -> holdfast.v1.IssueTokenResponse
-	8,  // 13: holdfast.v1.AccessService.ReviewToken:output_type -> holdfast.v1.ReviewTokenResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	17, // 2: holdfast.v1.IssueTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	18, // 3: holdfast.v1.IssueTokenResponse.answer:type_name -> holdfast.v1.Answer
+	13, // 4: holdfast.v1.ReviewTokenResponse.extra:type_name -> holdfast.v1.ReviewTokenResponse.ExtraEntry
+	2,  // 5: holdfast.v1.WhoCanRequest.what:type_name -> holdfast.v1.CanIRequest
+	15, // 6: holdfast.v1.WhoCanResponse.grants:type_name -> holdfast.v1.WhoCanResponse.Grant
+	16, // 7: holdfast.v1.IssueCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	17, // 8: holdfast.v1.IssueCertificateResponse.expires:type_name -> google.protobuf.Timestamp
+	14, // 9: holdfast.v1.ReviewTokenResponse.ExtraEntry.value:type_name -> holdfast.v1.ReviewTokenResponse.Values
+	0,  // 10: holdfast.v1.AccessService.WhoAmI:input_type -> holdfast.v1.WhoAmIRequest
+	2,  // 11: holdfast.v1.AccessService.CanI:input_type -> holdfast.v1.CanIRequest
+	4,  // 12: holdfast.v1.AccessService.IssueToken:input_type -> holdfast.v1.IssueTokenRequest
+	9,  // 13: holdfast.v1.AccessService.WhoCan:input_type -> holdfast.v1.WhoCanRequest
+	11, // 14: holdfast.v1.AccessService.IssueCertificate:input_type -> holdfast.v1.IssueCertificateRequest
+	7,  // 15: holdfast.v1.AccessService.ReviewToken:input_type -> holdfast.v1.ReviewTokenRequest
+	1,  // 16: holdfast.v1.AccessService.WhoAmI:output_type -> holdfast.v1.WhoAmIResponse
+	3,  // 17: holdfast.v1.AccessService.CanI:output_type -> holdfast.v1.CanIResponse
+	6,  // 18: holdfast.v1.AccessService.IssueToken:output_type -> holdfast.v1.IssueTokenResponse
+	10, // 19: holdfast.v1.AccessService.WhoCan:output_type -> holdfast.v1.WhoCanResponse
+	12, // 20: holdfast.v1.AccessService.IssueCertificate:output_type -> holdfast.v1.IssueCertificateResponse
+	8,  // 21: holdfast.v1.AccessService.ReviewToken:output_type -> holdfast.v1.ReviewTokenResponse
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_access_proto_init() }
@@ -784,7 +1110,7 @@ func file_holdfast_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_access_proto_rawDesc), len(file_holdfast_v1_access_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

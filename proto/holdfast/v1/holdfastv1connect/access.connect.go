@@ -30,6 +30,11 @@ const (
 	AccessServiceCanIProcedure = "/holdfast.v1.AccessService/CanI"
 	// AccessServiceIssueTokenProcedure is the procedure name of the AccessService's IssueToken RPC.
 	AccessServiceIssueTokenProcedure = "/holdfast.v1.AccessService/IssueToken"
+	// AccessServiceWhoCanProcedure is the procedure name of the AccessService's WhoCan RPC.
+	AccessServiceWhoCanProcedure = "/holdfast.v1.AccessService/WhoCan"
+	// AccessServiceIssueCertificateProcedure is the procedure name of the AccessService's
+	// IssueCertificate RPC.
+	AccessServiceIssueCertificateProcedure = "/holdfast.v1.AccessService/IssueCertificate"
 	// AccessServiceReviewTokenProcedure is the procedure name of the AccessService's ReviewToken RPC.
 	AccessServiceReviewTokenProcedure = "/holdfast.v1.AccessService/ReviewToken"
 )
@@ -56,6 +61,20 @@ var (
 			Procedure:  AccessServiceIssueTokenProcedure,
 		}
 	})
+	accessServiceWhoCanSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("WhoCan"),
+			Procedure:  AccessServiceWhoCanProcedure,
+		}
+	})
+	accessServiceIssueCertificateSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("IssueCertificate"),
+			Procedure:  AccessServiceIssueCertificateProcedure,
+		}
+	})
 	accessServiceReviewTokenSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
@@ -77,6 +96,12 @@ type AccessServiceClient interface {
 	// NotFound when one of them is not there; Aborted when it has another uid;
 	// FailedPrecondition when it is being deleted; InvalidArgument.
 	IssueToken(context.Context, *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error)
+	// WhoCan returns who may do something, by roles and bindings. Who has an
+	// administrator's certificate may do everything besides.
+	WhoCan(context.Context, *v1.WhoCanRequest) (*v1.WhoCanResponse, error)
+	// IssueCertificate signs a certificate of a user, who may do what roles say of that
+	// name and those groups. The key stays with the caller.
+	IssueCertificate(context.Context, *v1.IssueCertificateRequest) (*v1.IssueCertificateResponse, error)
 	// ReviewToken says whose a token is, and whether it is good now.
 	ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error)
 }
@@ -99,6 +124,12 @@ type AccessServiceHandler interface {
 	// NotFound when one of them is not there; Aborted when it has another uid;
 	// FailedPrecondition when it is being deleted; InvalidArgument.
 	IssueToken(context.Context, *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error)
+	// WhoCan returns who may do something, by roles and bindings. Who has an
+	// administrator's certificate may do everything besides.
+	WhoCan(context.Context, *v1.WhoCanRequest) (*v1.WhoCanResponse, error)
+	// IssueCertificate signs a certificate of a user, who may do what roles say of that
+	// name and those groups. The key stays with the caller.
+	IssueCertificate(context.Context, *v1.IssueCertificateRequest) (*v1.IssueCertificateResponse, error)
 	// ReviewToken says whose a token is, and whether it is good now.
 	ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error)
 }
@@ -111,6 +142,8 @@ func RegisterAccessServiceHandler(server *connect.Server, svc AccessServiceHandl
 		connect.Method{Spec: accessServiceWhoAmISpec(), Handler: adapter.whoAmI},
 		connect.Method{Spec: accessServiceCanISpec(), Handler: adapter.canI},
 		connect.Method{Spec: accessServiceIssueTokenSpec(), Handler: adapter.issueToken},
+		connect.Method{Spec: accessServiceWhoCanSpec(), Handler: adapter.whoCan},
+		connect.Method{Spec: accessServiceIssueCertificateSpec(), Handler: adapter.issueCertificate},
 		connect.Method{Spec: accessServiceReviewTokenSpec(), Handler: adapter.reviewToken},
 	)
 }
@@ -128,6 +161,14 @@ func (UnimplementedAccessServiceHandler) CanI(context.Context, *v1.CanIRequest) 
 
 func (UnimplementedAccessServiceHandler) IssueToken(context.Context, *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.IssueToken is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) WhoCan(context.Context, *v1.WhoCanRequest) (*v1.WhoCanResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.WhoCan is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) IssueCertificate(context.Context, *v1.IssueCertificateRequest) (*v1.IssueCertificateResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.IssueCertificate is not implemented")
 }
 
 func (UnimplementedAccessServiceHandler) ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error) {
@@ -157,6 +198,22 @@ func (c *accessServiceClient) CanI(ctx context.Context, req *v1.CanIRequest) (*v
 func (c *accessServiceClient) IssueToken(ctx context.Context, req *v1.IssueTokenRequest) (*v1.IssueTokenResponse, error) {
 	var res v1.IssueTokenResponse
 	if err := c.client.CallUnary(ctx, accessServiceIssueTokenSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) WhoCan(ctx context.Context, req *v1.WhoCanRequest) (*v1.WhoCanResponse, error) {
+	var res v1.WhoCanResponse
+	if err := c.client.CallUnary(ctx, accessServiceWhoCanSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) IssueCertificate(ctx context.Context, req *v1.IssueCertificateRequest) (*v1.IssueCertificateResponse, error) {
+	var res v1.IssueCertificateResponse
+	if err := c.client.CallUnary(ctx, accessServiceIssueCertificateSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -202,6 +259,30 @@ func (h accessServiceHandler) issueToken(ctx context.Context, _ connect.Spec, st
 		return err
 	}
 	res, err := h.svc.IssueToken(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) whoCan(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.WhoCanRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.WhoCan(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) issueCertificate(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.IssueCertificateRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.IssueCertificate(ctx, &req)
 	if err != nil {
 		return err
 	}
