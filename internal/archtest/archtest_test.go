@@ -62,6 +62,7 @@ var rules = []rule{
 		module + "apiserver/kube": "the REST dialect stands on the handlers; peer puts the two together",
 	}},
 	{pkg: "apiserver/etcd", may: []string{"proto", "raftstore", "pki"}},
+	{pkg: "apiserver/rbac", may: []string{"object"}},
 	{pkg: "apiserver/kube", may: []string{"proto", "object", "apiserver"}},
 	{pkg: "scheduler", may: []string{"proto", "object", "raftstore", "scheduler"}},
 	{pkg: "controllers", may: []string{"proto", "object", "raftstore", "controllers"}},
