@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,6 +112,38 @@ func (s *countingStore) Set(key, value []byte) error {
 
 // TestPoisonedDisk covers the latch: after one failed, or hanging, write nothing
 // reaches the disk any more, whatever it would say.
+func TestNoRoomInTheMomentOfAnAppend(t *testing.T) {
+	full := &fs.PathError{Op: "write", Path: "raft.db", Err: syscall.ENOSPC}
+	for _, test := range []struct {
+		name    string
+		err     error
+		ballast bool
+		ok      bool
+	}{
+		{"with a ballast", full, true, true},
+		{"without one", full, false, false},
+		{"a sync", syscall.ENOSPC, true, false}, // of which nobody knows what it has left behind
+		{"another error", &fs.PathError{Op: "write", Path: "raft.db", Err: syscall.EIO}, true, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			under := &countingStore{InmemStore: raft.NewInmemStore(), err: test.err}
+			l := newLogStore(under, testDisk(func(error) {}), 1000)
+			l.makeRoom = func() bool {
+				if test.ballast {
+					under.err = nil
+				}
+				return test.ballast
+			}
+			if err := l.StoreLog(&raft.Log{Index: 1}); (err == nil) != test.ok {
+				t.Errorf("append: %v, want success: %v", err, test.ok)
+			}
+			if last, _ := under.LastIndex(); (last == 1) != test.ok {
+				t.Errorf("the last entry is %d", last)
+			}
+		})
+	}
+}
+
 func TestPoisonedDisk(t *testing.T) {
 	broken := errors.New("input/output error")
 	for name, spoil := range map[string]func(*countingStore){

@@ -3,9 +3,11 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -94,6 +96,9 @@ type logStore struct {
 	disk  *disk
 	// before is called before an append of about so many bytes, unless nil.
 	before func(bytes int64)
+	// makeRoom is called when an append found no room, and reports whether it made some.
+	// Nil: there is none to make.
+	makeRoom func() bool
 
 	mu    sync.RWMutex
 	tail  []*raft.Log // consecutive, ending with the last entry
@@ -142,7 +147,13 @@ func (l *logStore) StoreLogs(entries []*raft.Log) error {
 		}
 		l.before(size)
 	}
-	err := l.disk.write("append to the log", func() error { return l.under.StoreLogs(entries) })
+	err := l.disk.write("append to the log", func() error {
+		err := l.under.StoreLogs(entries)
+		if noRoom(err) && l.makeRoom != nil && l.makeRoom() {
+			err = l.under.StoreLogs(entries)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -163,6 +174,14 @@ func (l *logStore) StoreLogs(entries []*raft.Log) error {
 	}
 	l.dropFront(drop)
 	return nil
+}
+
+// noRoom reports whether a write, rather than a sync, found no room: the database has
+// rolled its transaction back, none of it counts, and it can be tried again. Whatever
+// a failed sync has left behind is uncertain.
+func noRoom(err error) bool {
+	failed, ok := errors.AsType[*fs.PathError](err)
+	return ok && failed.Op == "write" && errors.Is(failed.Err, syscall.ENOSPC)
 }
 
 func cost(e *raft.Log) int64 { return int64(len(e.Data)) + 128 }

@@ -247,11 +247,9 @@ func (r *room) beforeAppend(bytes int64) {
 	}
 }
 
-// dropBallast gives up the ballast in dir.
-func dropBallast(dir string) {
-	if dir != "" {
-		_ = os.Remove(filepath.Join(dir, ballastFile)) // or it is gone already
-	}
+// dropBallast gives up the ballast in dir, and reports whether there was one.
+func dropBallast(dir string) bool {
+	return dir != "" && os.Remove(filepath.Join(dir, ballastFile)) == nil
 }
 
 // makeBallast makes the ballast in dir, unless it is there.

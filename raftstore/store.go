@@ -120,6 +120,7 @@ func New(cfg Config) (*Store, error) {
 	storage = &faulty
 	s.logs = newLogStore(storage.Logs, s.disk, logCacheBytes)
 	s.logs.before = s.room.beforeAppend
+	s.logs.makeRoom = func() bool { return dropBallast(s.room.dir) }
 	s.stable = &stableStore{StableStore: storage.Stable, disk: s.disk}
 	s.snapshotDB = storage.Snapshots
 	if err := errors.Join(s.identify(), s.loadIncarnation()); err != nil {
