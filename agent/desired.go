@@ -109,10 +109,30 @@ func (d desired) take(msg *agentv1.DesiredResponse, first bool, last int64) (des
 	if msg.GetComplete() || msg.GetHasRoutes() {
 		next.routes, next.podCIDRs = msg.GetRoutes(), msg.GetPodCidrs()
 	}
+	if len(msg.GetChangedRoutes())+len(msg.GetRemovedRoutes()) > 0 {
+		next.routes = reroute(next.routes, msg.GetChangedRoutes(), msg.GetRemovedRoutes())
+	}
 	if len(msg.GetPeers()) > 0 {
 		next.peers = msg.GetPeers()
 	}
 	return next, nil
+}
+
+// reroute returns routes with some changed and others, by their nodes, removed. routes
+// stay as they are.
+func reroute(routes, changed []*agentv1.NodeRoute, removed []string) []*agentv1.NodeRoute {
+	byNode := make(map[string]*agentv1.NodeRoute, len(routes)+len(changed))
+	for _, r := range slices.Concat(routes, changed) {
+		byNode[r.GetNode()] = r
+	}
+	for _, node := range removed {
+		delete(byNode, node)
+	}
+	next := make([]*agentv1.NodeRoute, 0, len(byNode))
+	for _, node := range slices.Sorted(maps.Keys(byNode)) {
+		next = append(next, byNode[node])
+	}
+	return next
 }
 
 // network converts what concerns the network. Faulty parts are left out and

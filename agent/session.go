@@ -177,7 +177,7 @@ func (s *session) session(ctx context.Context) error {
 		end(fmt.Errorf("no desired state within %v", firstTimeout))
 	})
 	defer watchdog.Stop()
-	stream, err := s.a.cfg.Client.Agent().Desired(ctx, &agentv1.DesiredRequest{FromRevision: from})
+	stream, err := s.a.cfg.Client.Agent().Desired(ctx, &agentv1.DesiredRequest{FromRevision: from, RouteChanges: true})
 	if err != nil {
 		return cause(fmt.Errorf("desired state: %w", err))
 	}
@@ -251,7 +251,8 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	}
 	// A revision that brings nothing for this node is not worth a write: the
 	// saved state is what the node should do at that revision too.
-	if msg.GetComplete() || msg.GetHasRoutes() || len(msg.GetPeers()) > 0 ||
+	routes := msg.GetComplete() || msg.GetHasRoutes() || len(msg.GetChangedRoutes())+len(msg.GetRemovedRoutes()) > 0
+	if routes || len(msg.GetPeers()) > 0 ||
 		!maps.EqualFunc(next.raw, before.raw, bytes.Equal) || !maps.Equal(next.inputs, before.inputs) {
 		if err := next.save(s.a.cfg.DataDir); err != nil {
 			// Pods matter more than the file: it is needed after a restart only.
@@ -265,7 +266,7 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	if len(msg.GetPeers()) > 0 {
 		s.setPeers(msg.GetPeers())
 	}
-	if msg.GetComplete() || msg.GetHasRoutes() {
+	if routes {
 		s.applyNetwork(next)
 	}
 	s.a.pods.set(next, true)

@@ -121,8 +121,13 @@ type desired struct {
 
 func startDesired(t testing.TB, agent agentv1connect.AgentServiceClient, from int64) *desired {
 	t.Helper()
+	return openDesired(t, agent, &agentv1.DesiredRequest{FromRevision: from})
+}
+
+func openDesired(t testing.TB, agent agentv1connect.AgentServiceClient, req *agentv1.DesiredRequest) *desired {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	stream, err := agent.Desired(ctx, &agentv1.DesiredRequest{FromRevision: from})
+	stream, err := agent.Desired(ctx, req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,6 +188,12 @@ func desiredText(t testing.TB, msg *agentv1.DesiredResponse) string {
 		for _, route := range msg.GetRoutes() {
 			words = append(words, fmt.Sprint(route.GetNode(), " via ", route.GetAddress(), route.GetPodCidrs()))
 		}
+	}
+	for _, route := range msg.GetChangedRoutes() {
+		words = append(words, fmt.Sprint("~", route.GetNode(), " via ", route.GetAddress(), route.GetPodCidrs()))
+	}
+	for _, node := range msg.GetRemovedRoutes() {
+		words = append(words, "~-"+node)
 	}
 	if len(msg.GetPeers()) > 0 {
 		words = append(words, fmt.Sprint(len(msg.GetPeers()), " peers"))
@@ -258,6 +269,111 @@ func TestDesired(t *testing.T) {
 		c.remove(n1)
 		_, err := d.stream.Receive()
 		wantCode(t, err, connect.CodeFailedPrecondition, "call Register")
+	})
+}
+
+// TestDesiredRouteChanges: an agent that takes changes of routes gets those, and all
+// routes where the changes are not known.
+func TestDesiredRouteChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		n1, n2 := withCIDR(newNode("n1", "10.1.0.1"), "10.244.1.0/24"), withCIDR(newNode("n2", "10.1.0.2"), "10.244.2.0/24")
+		c.put(n1, n2)
+		d := openDesired(t, c.agent("peer-1", "n1"), &agentv1.DesiredRequest{RouteChanges: true})
+		d.want("complete own[10.244.1.0/24] n2 via 10.1.0.2[10.244.2.0/24] 1 peers")
+		c.put(withCIDR(newNode("n3", "10.1.0.3"), "10.244.3.0/24"), boundPod("a", "n1"))
+		d.want("a(web:1) ~n3 via 10.1.0.3[10.244.3.0/24]")
+		c.put(withCIDR(newNode("n2", "10.1.0.22"), "10.244.2.0/24"), newNode("n4", "10.1.0.4")) // which has no CIDR yet
+		c.remove(newNode("n3", ""))
+		synctest.Wait()
+		got := desiredText(t, d.next())
+		for !strings.HasSuffix(got, "~-n3") { // in one message or two
+			got += " " + desiredText(t, d.next())
+		}
+		if got != "~n2 via 10.1.0.22[10.244.2.0/24] ~-n3" {
+			t.Errorf("n2 has moved and n3 is gone: got %q", got)
+		}
+
+		// Its own CIDR comes with all routes.
+		c.put(withCIDR(newNode("n1", "10.1.0.1"), "10.244.9.0/24"))
+		d.want("own[10.244.9.0/24] n2 via 10.1.0.22[10.244.2.0/24]")
+
+		// So does what is older than the log.
+		s := c.servers["peer-1"].desired
+		s.mu.Lock()
+		s.routeLog = nil
+		s.mu.Unlock()
+		c.put(withCIDR(newNode("n5", "10.1.0.5"), "10.244.5.0/24"))
+		d.want("~n5 via 10.1.0.5[10.244.5.0/24]")
+		s.mu.Lock()
+		s.rerouted("n5")
+		s.routeLog = nil
+		s.mu.Unlock()
+		d.want("own[10.244.9.0/24] n2 via 10.1.0.22[10.244.2.0/24] n5 via 10.1.0.5[10.244.5.0/24]")
+	})
+}
+
+// TestDesiredWave: routes that come one by one reach many agents in few messages, and a
+// pod among them at once.
+func TestDesiredWave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const agents, nodes = 200, 100 // a pause is 20 ms
+		c := newCluster(t, 1)
+		var all []object.Object
+		for i := range agents {
+			all = append(all, newNode(fmt.Sprint("a", i), "10.1.0.1"))
+		}
+		c.put(all...)
+		type seen struct {
+			messages, routes int
+			pod              time.Duration
+		}
+		results := make(chan seen)
+		var begin time.Time
+		for i := range agents {
+			d := openDesired(t, c.agent("peer-1", fmt.Sprint("a", i)), &agentv1.DesiredRequest{RouteChanges: true})
+			d.next()
+			go func() {
+				var s seen
+				for s.routes < nodes {
+					msg, err := d.stream.Receive()
+					if err != nil {
+						t.Error(err)
+						break
+					}
+					s.messages++
+					s.routes += len(msg.GetChangedRoutes())
+					if len(msg.GetPods()) > 0 {
+						s.pod = time.Since(begin)
+					}
+				}
+				results <- s
+			}()
+		}
+		synctest.Wait()
+		begin = time.Now()
+		for i := range nodes {
+			c.put(withCIDR(newNode(fmt.Sprint("n", i), "10.1.0.2"), fmt.Sprintf("10.244.%d.0/24", i)))
+			if i == nodes/2 {
+				c.put(boundPod("p", "a7"))
+			}
+			time.Sleep(time.Millisecond)
+		}
+		told := 0
+		for range agents {
+			s := <-results
+			if s.messages > 9 {
+				t.Errorf("an agent was sent %d messages in 100 ms", s.messages)
+			}
+			if s.pod > 0 {
+				if told++; s.pod > 51*time.Millisecond {
+					t.Errorf("the pod, written after 50 ms, came after %s", s.pod)
+				}
+			}
+		}
+		if told != 1 {
+			t.Errorf("%d agents were told of the pod", told)
+		}
 	})
 }
 

@@ -38,11 +38,19 @@ type desiredIndex struct {
 	byNode   map[string]map[string]pod // node -> key -> pod
 	inputs   inputIndex
 	nodes    map[string]nodeEntry
-	routes   int // counts changes of any node's route
+	routes   int                  // counts changes of any node's route
+	routeLog []string             // the nodes of the last of these changes, the newest last
+	sorted   []*agentv1.NodeRoute // all routes, by name; nil: to be made
 	peers    []string
+	streams  int                      // of agents
 	wakes    map[string]chan struct{} // node -> closed at its next change
+	everyone chan struct{}            // closed at the next change that all are told
 	advanced chan struct{}            // closed when revision grows
 }
+
+// maxRouteLog bounds the changes of routes that are remembered; who is further behind
+// gets all routes.
+const maxRouteLog = 4096
 
 // pod is a pod as an agent gets it.
 type pod struct {
@@ -59,7 +67,7 @@ type nodeEntry struct {
 }
 
 func newDesiredIndex() *desiredIndex {
-	d := &desiredIndex{wakes: make(map[string]chan struct{}), advanced: make(chan struct{})}
+	d := &desiredIndex{wakes: make(map[string]chan struct{}), everyone: make(chan struct{}), advanced: make(chan struct{})}
 	d.clear()
 	return d
 }
@@ -69,6 +77,7 @@ func (d *desiredIndex) clear() {
 	d.byNode = make(map[string]map[string]pod)
 	d.inputs = newInputIndex()
 	d.nodes = make(map[string]nodeEntry)
+	d.sorted = nil
 }
 
 var podPrefix, nodePrefix = object.ResourceOf(&corev1.Pod{}).Prefix(""), object.ResourceOf(&corev1.Node{}).Prefix("")
@@ -143,7 +152,9 @@ func (d *desiredIndex) reset(view raftstore.View) {
 		d.setNode(name, n)
 	}
 	d.routes++
+	d.routeLog = nil // whatever has changed since
 	d.primed = true
+	d.wakeAll()
 	for node := range d.wakes {
 		d.wake(node)
 	}
@@ -231,11 +242,10 @@ func (d *desiredIndex) setPod(key string, p *corev1.Pod, revision int64) {
 
 // setNode keeps a node's CIDRs and route. nil: it is gone.
 func (d *desiredIndex) setNode(name string, node *corev1.Node) {
-	before, existed := d.nodes[name]
+	before := d.nodes[name]
 	if node == nil {
 		delete(d.nodes, name)
-		d.routes++
-		d.wakeAll()
+		d.rerouted(name)
 		return
 	}
 	entry := nodeEntry{cidrs: podCIDRs(node)}
@@ -246,10 +256,21 @@ func (d *desiredIndex) setNode(name string, node *corev1.Node) {
 		}
 	}
 	d.nodes[name] = entry
-	if existed && slices.Equal(before.cidrs, entry.cidrs) && before.route.GetAddress() == entry.route.GetAddress() {
+	if slices.Equal(before.cidrs, entry.cidrs) && before.route.GetAddress() == entry.route.GetAddress() {
 		return
 	}
+	d.rerouted(name)
+}
+
+// rerouted notes that a node's CIDRs or route have changed.
+func (d *desiredIndex) rerouted(name string) {
 	d.routes++
+	if len(d.routeLog) >= 2*maxRouteLog {
+		d.routeLog = append([]string(nil), d.routeLog[maxRouteLog:]...)
+	}
+	d.routeLog = append(d.routeLog, name)
+	d.sorted = nil
+	d.wake(name)
 	d.wakeAll()
 }
 
@@ -271,9 +292,8 @@ func (d *desiredIndex) wake(node string) {
 }
 
 func (d *desiredIndex) wakeAll() {
-	for node := range d.wakes {
-		d.wake(node)
-	}
+	close(d.everyone)
+	d.everyone = make(chan struct{})
 }
 
 func (d *desiredIndex) advance(revision int64) {
@@ -292,7 +312,8 @@ type snapshot struct {
 	inputs   map[object.Key]input
 	routes   int
 	peers    []string
-	woken    <-chan struct{} // closed when a later snapshot may differ
+	woken    <-chan struct{} // closed when a later snapshot may differ in what is the node's own
+	everyone <-chan struct{} // in what all are told
 }
 
 func (d *desiredIndex) snapshot(node string) snapshot {
@@ -304,19 +325,81 @@ func (d *desiredIndex) snapshot(node string) snapshot {
 		d.wakes[node] = ch
 	}
 	_, known := d.nodes[node]
-	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), inputs: d.inputs.of(node, d.byNode[node]), routes: d.routes, peers: d.peers, woken: ch}
+	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), inputs: d.inputs.of(node, d.byNode[node]), routes: d.routes, peers: d.peers, woken: ch, everyone: d.everyone}
 }
 
 // network returns the node's own CIDRs and all other nodes' routes, by name.
 func (d *desiredIndex) network(node string) (own []string, routes []*agentv1.NodeRoute) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(d.nodes)) {
-		if entry := d.nodes[name]; name != node && entry.route != nil {
-			routes = append(routes, entry.route)
+	if d.sorted == nil {
+		d.sorted = make([]*agentv1.NodeRoute, 0, len(d.nodes))
+		for _, name := range slices.Sorted(maps.Keys(d.nodes)) {
+			if route := d.nodes[name].route; route != nil {
+				d.sorted = append(d.sorted, route)
+			}
+		}
+	}
+	routes = make([]*agentv1.NodeRoute, 0, len(d.sorted))
+	for _, route := range d.sorted {
+		if route.GetNode() != node {
+			routes = append(routes, route)
 		}
 	}
 	return d.nodes[node].cidrs, routes
+}
+
+// routesSince returns the node's own CIDRs, and what has changed in the routes of other
+// nodes since there were so many changes. ok is false if that is no longer known.
+func (d *desiredIndex) routesSince(node string, since int) (own []string, changed []*agentv1.NodeRoute, removed []string, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	behind := d.routes - since
+	if behind > len(d.routeLog) {
+		return nil, nil, nil, false
+	}
+	names := slices.Clone(d.routeLog[len(d.routeLog)-behind:])
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if name == node {
+			continue
+		}
+		if route := d.nodes[name].route; route != nil {
+			changed = append(changed, route)
+		} else {
+			removed = append(removed, name)
+		}
+	}
+	return d.nodes[node].cidrs, changed, removed, true
+}
+
+// turn returns when an agent that was told something at that time may be told what all
+// are told: so that all of them together are sent no more messages than watches are, and
+// a wave of changes comes to each in few. What is the agent's own ends the wait.
+func (d *desiredIndex) turn(ctx context.Context, told time.Time, woken <-chan struct{}) {
+	d.mu.Lock()
+	pause := min(time.Duration(d.streams)*watchPause, maxAgentPause) - time.Since(told)
+	d.mu.Unlock()
+	if pause < minWatchPause {
+		return
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-woken:
+	case <-ctx.Done():
+	}
+}
+
+// maxAgentPause bounds what a wave of changes of the routes may be late for an agent.
+const maxAgentPause = 250 * time.Millisecond
+
+// count counts a stream, or with -1 its end.
+func (d *desiredIndex) count(by int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.streams += by
 }
 
 // wait returns once the index is at or past revision.
@@ -391,7 +474,10 @@ func (s agentService) Desired(ctx context.Context, req *agentv1.DesiredRequest, 
 			return err
 		}
 	}
-	sent := agentState{node: node}
+	s.desired.count(1)
+	defer s.desired.count(-1)
+	sent := agentState{node: node, changes: req.GetRouteChanges()}
+	var told time.Time
 	for {
 		now := s.desired.snapshot(node)
 		if !now.known {
@@ -401,11 +487,14 @@ func (s agentService) Desired(ctx context.Context, req *agentv1.DesiredRequest, 
 			if err := stream.Send(msg); err != nil {
 				return err
 			}
+			told = time.Now()
 		}
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-now.woken:
+		case <-now.everyone:
+			s.desired.turn(ctx, told, now.woken)
 		}
 	}
 }
@@ -413,12 +502,13 @@ func (s agentService) Desired(ctx context.Context, req *agentv1.DesiredRequest, 
 // agentState is what an agent has been sent over one stream.
 type agentState struct {
 	node    string
+	changes bool // of routes are what it wants, not all of them
 	started bool
 	pods    map[string]pod // by uid
 	inputs  map[object.Key]input
 	routes  int
 	own     []string
-	others  []*agentv1.NodeRoute
+	others  []*agentv1.NodeRoute // without changes
 	peers   []string
 }
 
@@ -450,20 +540,34 @@ func (a *agentState) diff(index *desiredIndex, now snapshot) *agentv1.DesiredRes
 		}
 	}
 	if !a.started || a.routes != now.routes {
-		own, others := index.network(a.node)
-		if !a.started || !slices.Equal(own, a.own) || !slices.EqualFunc(others, a.others, sameRoute) {
-			msg.HasRoutes, msg.Routes, msg.PodCidrs = true, others, own
-		}
-		a.own, a.others = own, others
+		a.reroute(index, msg)
 	}
 	if !a.started || !slices.Equal(a.peers, now.peers) {
 		msg.Peers = now.peers
 	}
 	a.started, a.pods, a.inputs, a.routes, a.peers = true, pods, now.inputs, now.routes, now.peers
-	if !msg.GetComplete() && len(msg.GetPods())+len(msg.GetRemovedPods())+len(msg.GetInputs())+len(msg.GetRemovedInputs())+len(msg.GetPeers()) == 0 && !msg.GetHasRoutes() {
+	if !msg.GetComplete() && len(msg.GetPods())+len(msg.GetRemovedPods())+len(msg.GetInputs())+len(msg.GetRemovedInputs())+len(msg.GetPeers())+len(msg.GetChangedRoutes())+len(msg.GetRemovedRoutes()) == 0 && !msg.GetHasRoutes() {
 		return nil
 	}
 	return msg
+}
+
+// reroute puts into msg what the agent is to know of routes.
+func (a *agentState) reroute(index *desiredIndex, msg *agentv1.DesiredResponse) {
+	if a.started && a.changes {
+		own, changed, removed, ok := index.routesSince(a.node, a.routes)
+		if ok && slices.Equal(own, a.own) {
+			msg.ChangedRoutes, msg.RemovedRoutes = changed, removed
+			return
+		}
+	}
+	own, others := index.network(a.node)
+	if !a.started || !slices.Equal(own, a.own) || a.changes || !slices.EqualFunc(others, a.others, sameRoute) {
+		msg.HasRoutes, msg.Routes, msg.PodCidrs = true, others, own
+	}
+	if a.own = own; !a.changes {
+		a.others = others
+	}
 }
 
 func sameRoute(a, b *agentv1.NodeRoute) bool {

@@ -125,6 +125,7 @@ type Server struct {
 	users      *fairQueue
 	agents     *fairQueue
 	streams    streamCount
+	watching   atomic.Int64 // watches of objects that are open
 	events     *eventCache
 	changes    *changeCache
 	catalogs   object.CatalogCache
@@ -272,9 +273,13 @@ func (s *Server) Handler() http.Handler {
 			}
 			// Neither the store's users nor its peers want it compressed: values may be
 			// anything, networks are near, and it cost more than all else together. A
-			// session is for programs that want much done.
-			if strings.HasPrefix(spec.Procedure, storeProcedures) || strings.HasPrefix(spec.Procedure, peerStoreProcedures) ||
-				spec.Procedure == holdfastv1connect.ObjectServiceSessionProcedure {
+			// session is for programs that want much done. What many are sent would be
+			// compressed for each anew.
+			switch {
+			case strings.HasPrefix(spec.Procedure, storeProcedures), strings.HasPrefix(spec.Procedure, peerStoreProcedures),
+				spec.Procedure == holdfastv1connect.ObjectServiceSessionProcedure,
+				spec.Procedure == holdfastv1connect.ObjectServiceWatchProcedure,
+				spec.Procedure == agentv1connect.AgentServiceDesiredProcedure:
 				opts = append(opts, connecthttp.WithCompressMinBytes(math.MaxInt))
 			}
 			return opts

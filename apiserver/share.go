@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
@@ -36,15 +38,18 @@ type side struct {
 	value    []byte
 	revision int64
 
-	mu       sync.Mutex
-	obj      object.Object // once decoded; never changed
-	messages []sideMessage
+	mu      sync.Mutex
+	obj     object.Object // once decoded; never changed
+	changes []*sideChange
 }
 
-type sideMessage struct {
+// sideChange is a change as those who watch one version of a kind in one encoding get
+// it. It is never changed.
+type sideChange struct {
 	version  string // of the kind
 	encoding holdfastv1.Encoding
-	message  *holdfastv1.Object // never changed
+	message  *holdfastv1.Change
+	wire     []byte // message, as a part of an encoded WatchResponse
 }
 
 func (c *changeCache) of(e raftstore.Event) *sharedChange {
@@ -94,19 +99,23 @@ func (s *side) matches(kinds catalog, match matcher) (bool, error) {
 	return match.matches(obj), nil
 }
 
-// message returns the object as enc makes it, shared with others.
-func (s *side) message(enc *encoder) (*holdfastv1.Object, error) {
+// change returns the change of that type as enc makes it, shared with others.
+func (s *side) change(enc *encoder, kind holdfastv1.ChangeType) (*sideChange, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, m := range s.messages {
-		if m.version == enc.resource.Version && m.encoding == enc.encoding {
-			return m.message, nil
+	for _, c := range s.changes {
+		if c.message.GetType() == kind && c.version == enc.resource.Version && c.encoding == enc.encoding {
+			return c, nil
 		}
 	}
 	out, err := enc.encode(s.key, s.value, s.revision, func() (object.Object, error) { return s.decoded(enc.kinds) })
 	if err != nil {
 		return nil, err
 	}
-	s.messages = append(s.messages, sideMessage{enc.resource.Version, enc.encoding, out})
-	return out, nil
+	c := &sideChange{version: enc.resource.Version, encoding: enc.encoding, message: &holdfastv1.Change{Type: kind, Object: out}}
+	if c.wire, err = proto.Marshal(&holdfastv1.WatchResponse{Changes: []*holdfastv1.Change{c.message}}); err != nil {
+		return nil, err
+	}
+	s.changes = append(s.changes, c)
+	return c, nil
 }

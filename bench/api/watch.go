@@ -185,7 +185,7 @@ func agents(ctx context.Context, r *run, out *result) error {
 				if err != nil {
 					return
 				}
-				if msg.GetHasRoutes() && !msg.GetComplete() {
+				if len(msg.GetChangedRoutes()) > 0 {
 					arrived <- arrival{time.Now()}
 				}
 			}
@@ -281,7 +281,7 @@ func (r *run) agent(ctx context.Context, peer int, token pki.Token, name string,
 		c.Close()
 		return nil, nil, err
 	}
-	stream, err := c.Agent().Desired(ctx, &agentv1.DesiredRequest{})
+	stream, err := c.Agent().Desired(ctx, &agentv1.DesiredRequest{RouteChanges: true})
 	if err == nil {
 		_, err = stream.Receive()
 	}

@@ -155,7 +155,10 @@ type DesiredRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The last revision that the agent has taken in. 0: none. The first message
 	// is complete in any case.
-	FromRevision  int64 `protobuf:"varint,1,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	FromRevision int64 `protobuf:"varint,1,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	// The agent takes changed_routes and removed_routes. Without it every change of a
+	// node's route brings all routes.
+	RouteChanges  bool `protobuf:"varint,2,opt,name=route_changes,json=routeChanges,proto3" json:"route_changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -197,6 +200,13 @@ func (x *DesiredRequest) GetFromRevision() int64 {
 	return 0
 }
 
+func (x *DesiredRequest) GetRouteChanges() bool {
+	if x != nil {
+		return x.RouteChanges
+	}
+	return false
+}
+
 type DesiredResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True: this message replaces everything the agent knew.
@@ -209,7 +219,8 @@ type DesiredResponse struct {
 	Pods [][]byte `protobuf:"bytes,3,rep,name=pods,proto3" json:"pods,omitempty"`
 	// Uids of pods that no longer exist.
 	RemovedPods []string `protobuf:"bytes,4,rep,name=removed_pods,json=removedPods,proto3" json:"removed_pods,omitempty"`
-	// All other nodes' routes. Present in complete messages and when one changed.
+	// All other nodes' routes. Present in complete messages, and when one changed and
+	// the agent takes no changes of them.
 	Routes    []*NodeRoute `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
 	HasRoutes bool         `protobuf:"varint,6,opt,name=has_routes,json=hasRoutes,proto3" json:"has_routes,omitempty"`
 	// This node's own pod CIDRs. Present as routes are.
@@ -223,6 +234,10 @@ type DesiredResponse struct {
 	Inputs []*Input `protobuf:"bytes,9,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// Keys of inputs that no longer exist, or that no pod of the node names any more.
 	RemovedInputs []string `protobuf:"bytes,10,rep,name=removed_inputs,json=removedInputs,proto3" json:"removed_inputs,omitempty"`
+	// Routes of other nodes, new or changed.
+	ChangedRoutes []*NodeRoute `protobuf:"bytes,11,rep,name=changed_routes,json=changedRoutes,proto3" json:"changed_routes,omitempty"`
+	// Nodes that no longer have a route.
+	RemovedRoutes []string `protobuf:"bytes,12,rep,name=removed_routes,json=removedRoutes,proto3" json:"removed_routes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,6 +338,20 @@ func (x *DesiredResponse) GetInputs() []*Input {
 func (x *DesiredResponse) GetRemovedInputs() []string {
 	if x != nil {
 		return x.RemovedInputs
+	}
+	return nil
+}
+
+func (x *DesiredResponse) GetChangedRoutes() []*NodeRoute {
+	if x != nil {
+		return x.ChangedRoutes
+	}
+	return nil
+}
+
+func (x *DesiredResponse) GetRemovedRoutes() []string {
+	if x != nil {
+		return x.RemovedRoutes
 	}
 	return nil
 }
@@ -1596,9 +1625,10 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x10RegisterResponse\x12\x1b\n" +
 	"\tpod_cidrs\x18\x01 \x03(\tR\bpodCidrs\x12\x14\n" +
 	"\x05peers\x18\x02 \x03(\tR\x05peers\x12D\n" +
-	"\x10heartbeat_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"5\n" +
+	"\x10heartbeat_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"Z\n" +
 	"\x0eDesiredRequest\x12#\n" +
-	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\"\xe1\x02\n" +
+	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\x12#\n" +
+	"\rroute_changes\x18\x02 \x01(\bR\frouteChanges\"\xcd\x03\n" +
 	"\x0fDesiredResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
@@ -1611,7 +1641,9 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x05peers\x18\b \x03(\tR\x05peers\x120\n" +
 	"\x06inputs\x18\t \x03(\v2\x18.holdfast.agent.v1.InputR\x06inputs\x12%\n" +
 	"\x0eremoved_inputs\x18\n" +
-	" \x03(\tR\rremovedInputs\"M\n" +
+	" \x03(\tR\rremovedInputs\x12C\n" +
+	"\x0echanged_routes\x18\v \x03(\v2\x1c.holdfast.agent.v1.NodeRouteR\rchangedRoutes\x12%\n" +
+	"\x0eremoved_routes\x18\f \x03(\tR\rremovedRoutes\"M\n" +
 	"\x05Input\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
@@ -1755,48 +1787,49 @@ var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
 	24, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
 	4,  // 2: holdfast.agent.v1.DesiredResponse.inputs:type_name -> holdfast.agent.v1.Input
-	24, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
-	10, // 4: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
-	9,  // 5: holdfast.agent.v1.ReportStatusRequest.removed_volumes:type_name -> holdfast.agent.v1.RemovedVolume
-	11, // 6: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	25, // 7: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	26, // 8: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	27, // 9: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
-	28, // 10: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	29, // 11: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	30, // 12: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
-	20, // 13: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	31, // 14: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	32, // 15: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	33, // 16: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	34, // 17: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	35, // 18: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	36, // 19: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	37, // 20: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	24, // 21: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
-	0,  // 22: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 23: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	6,  // 24: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	8,  // 25: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	13, // 26: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
-	15, // 27: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
-	22, // 28: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	17, // 29: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	19, // 30: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	1,  // 31: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 32: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	7,  // 33: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	12, // 34: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	14, // 35: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
-	16, // 36: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
-	23, // 37: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	18, // 38: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	21, // 39: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	5,  // 3: holdfast.agent.v1.DesiredResponse.changed_routes:type_name -> holdfast.agent.v1.NodeRoute
+	24, // 4: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	10, // 5: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
+	9,  // 6: holdfast.agent.v1.ReportStatusRequest.removed_volumes:type_name -> holdfast.agent.v1.RemovedVolume
+	11, // 7: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
+	25, // 8: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	26, // 9: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	27, // 10: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	28, // 11: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	29, // 12: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	30, // 13: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	20, // 14: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
+	31, // 15: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	32, // 16: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	33, // 17: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	34, // 18: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	35, // 19: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	36, // 20: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	37, // 21: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	24, // 22: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	0,  // 23: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 24: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	6,  // 25: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	8,  // 26: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	13, // 27: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
+	15, // 28: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
+	22, // 29: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	17, // 30: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	19, // 31: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	1,  // 32: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 33: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 34: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	12, // 35: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	14, // 36: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
+	16, // 37: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
+	23, // 38: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	18, // 39: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	21, // 40: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	32, // [32:41] is the sub-list for method output_type
+	23, // [23:32] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
