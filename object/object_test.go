@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -127,6 +128,20 @@ func TestDescribe(t *testing.T) {
 		objs := parseObjects(t, in.File("objects"))
 		return Describe(objs[0], objs[1:], only[*corev1.Event](objs[1:]), now)
 	})
+}
+
+// TestDescribeEveryKind: there is a description to look at for every kind.
+func TestDescribeEveryKind(t *testing.T) {
+	for _, r := range Builtin().Versions() {
+		name := strings.ToLower(r.Kind)
+		if r.Kind == "HorizontalPodAutoscaler" && r.Version == "v1" {
+			name += "_v1"
+		}
+		data, err := os.ReadFile("testdata/describe/" + name + ".txtar")
+		if err != nil || !strings.Contains(string(data), "\nkind: "+r.Kind+"\n") {
+			t.Errorf("%s %s: testdata/describe/%s.txtar does not describe one (%v)", r.APIVersion(), r.Kind, name, err)
+		}
+	}
 }
 
 func TestTableWithNamespaces(t *testing.T) {
