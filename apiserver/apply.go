@@ -155,10 +155,6 @@ func (p *plan) willCome(namespace string) {
 
 // applyOne applies one manifest, or its part that is the subresource sub.
 func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep, error) {
-	manifest, err := d.manifest()
-	if err != nil {
-		return applyStep{}, err
-	}
 	kv, ok := p.view.Get(string(object.KeyOf(d.obj)))
 	if !ok {
 		if d.revision > 0 || sub != "" {
@@ -168,7 +164,7 @@ func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep
 			return applyStep{}, connect.Errorf(connect.CodeAborted, "there is no %s with uid %s: it was deleted; leave the uid out to make a new one", object.Title(d.obj), uid)
 		}
 		step := applyStep{action: holdfastv1.ApplyAction_APPLY_ACTION_CREATED}
-		next, err := p.merged(nil, manifest, sub, force, index)
+		next, err := p.mergedRead(nil, d, sub, force, index)
 		if err != nil || next == nil {
 			return step, err
 		}
@@ -189,7 +185,7 @@ func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep
 		return applyStep{}, err
 	}
 	step := applyStep{action: holdfastv1.ApplyAction_APPLY_ACTION_CONFIGURED, before: was.obj}
-	next, err := p.merged(was.obj, manifest, sub, force, index)
+	next, err := p.mergedRead(was.obj, d, sub, force, index)
 	if err != nil || next == nil {
 		return step, err
 	}

@@ -2,11 +2,12 @@ package apiserver
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	"connectrpc.com/connect/v2"
+	"k8s.io/apimachinery/pkg/runtime"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/holdfast-io/holdfast/object"
 	"github.com/holdfast-io/holdfast/object/patch"
@@ -76,6 +77,22 @@ func unknownPatch(form holdfastv1.PatchType) error {
 // and with faults, next is nil.
 func (p *plan) merged(old object.Object, manifest []byte, sub string, force bool, index int) (next object.Object, err error) {
 	next, err = patch.Apply(p.kinds, old, manifest, force, p.by(sub))
+	return p.conflicting(old, next, err, index)
+}
+
+// mergedRead is merged for a manifest that has been read.
+func (p *plan) mergedRead(old object.Object, d decoded, sub string, force bool, index int) (object.Object, error) {
+	fields, err := d.fields()
+	if err != nil {
+		return nil, err
+	}
+	wanted := d.obj.DeepCopyObject().(object.Object) // the plan may be made again
+	next, err := patch.ApplyRead(old, wanted, fields, force, p.by(sub))
+	return p.conflicting(old, next, err, index)
+}
+
+// conflicting notes what keeps an apply from being made; then next is nil.
+func (p *plan) conflicting(old, next object.Object, err error, index int) (object.Object, error) {
 	if faults, ok := errors.AsType[object.Faults](err); ok {
 		p.blame(faults, index)
 		return nil, nil
@@ -120,27 +137,24 @@ func fieldError(obj object.Object, err error) error {
 	return fmt.Errorf("fields of %s: %w", object.Title(obj), err)
 }
 
-// manifest returns an object of a request as JSON with the name and the namespace
-// that it is meant to have, and nothing that it does not say itself.
-func (d decoded) manifest() ([]byte, error) {
-	if !d.placed && json.Valid(d.data) {
-		return d.data, nil
-	}
-	var fields map[string]any
-	if json.Unmarshal(d.data, &fields) != nil { // protobuf, or YAML
-		text, err := object.EncodeJSON(d.obj)
-		if err != nil {
+// fields returns what an object of a request says, with the name and the namespace that
+// it is meant to have, and nothing that it does not say itself.
+func (d decoded) fields() (fields map[string]any, err error) {
+	text := utiljson.Unmarshal(d.data, &fields) == nil
+	if !text { // protobuf, or YAML
+		if fields, err = runtime.DefaultUnstructuredConverter.ToUnstructured(d.obj); err != nil {
 			return nil, err
 		}
-		if err := json.Unmarshal(text, &fields); err != nil {
-			return nil, err
-		}
+		fields["apiVersion"], fields["kind"] = d.resource.APIVersion(), d.resource.Kind
 		if meta, ok := fields["metadata"].(map[string]any); ok && meta["creationTimestamp"] == nil {
 			delete(meta, "creationTimestamp")
 		}
 		if status, ok := fields["status"].(map[string]any); ok && len(status) == 0 {
 			delete(fields, "status")
 		}
+	}
+	if text && !d.placed {
+		return fields, nil
 	}
 	meta, ok := fields["metadata"].(map[string]any)
 	if !ok {
@@ -151,5 +165,5 @@ func (d decoded) manifest() ([]byte, error) {
 	if d.obj.GetNamespace() != "" {
 		meta["namespace"] = d.obj.GetNamespace()
 	}
-	return json.Marshal(fields)
+	return fields, nil
 }

@@ -48,12 +48,6 @@ type By struct {
 // not old's is refused with [ErrPrecondition]. Faults of config have the lines of
 // its text.
 func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (object.Object, error) {
-	if by.Manager == "" {
-		return nil, because(ErrMalformed, "a field manager is required to apply: say who owns the fields that are set")
-	}
-	if err := CheckManager(by.Manager); err != nil {
-		return nil, err
-	}
 	text, err := toJSON(config)
 	if err != nil {
 		return nil, err
@@ -66,6 +60,24 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 	}
 	wanted, err := kinds.Decode(config, 0)
 	if err != nil {
+		return nil, err
+	}
+	// Not wanted itself: it no longer knows which fields were given.
+	var fields map[string]any
+	if err := utiljson.Unmarshal(text, &fields); err != nil {
+		return nil, because(ErrMalformed, "%v", err)
+	}
+	return ApplyRead(old, wanted, fields, force, by)
+}
+
+// ApplyRead is [Apply] of what has been read: wanted, which was decoded from what was
+// given, and the fields that were given, as JSON makes them of its text but for integers,
+// which are int64. Both may be changed, and become parts of the result.
+func ApplyRead(old, wanted object.Object, fields map[string]any, force bool, by By) (object.Object, error) {
+	if by.Manager == "" {
+		return nil, because(ErrMalformed, "a field manager is required to apply: say who owns the fields that are set")
+	}
+	if err := CheckManager(by.Manager); err != nil {
 		return nil, err
 	}
 	if wanted.GetManagedFields() != nil {
@@ -82,12 +94,6 @@ func Apply(kinds Kinds, old object.Object, config []byte, force bool, by By) (ob
 	if err := sameIdentity(live, wanted); err != nil {
 		return nil, err
 	}
-	// Not wanted itself: it no longer knows which fields were given.
-	var fields map[string]any
-	if err := utiljson.Unmarshal(text, &fields); err != nil {
-		return nil, because(ErrMalformed, "%v", err)
-	}
-
 	m, err := managerFor(live, by.Subresource)
 	if err != nil {
 		return nil, err
@@ -138,31 +144,52 @@ func (m *manager) mergesIntoNothing(wanted object.Object) bool {
 // manager owns what was given. It is much faster. fields are wanted as it was
 // given; wanted becomes the result.
 func (m *manager) first(wanted object.Object, fields map[string]any, by By) (object.Object, error) {
-	given, err := m.types.ObjectToTyped(&unstructured.Unstructured{Object: fields})
-	if err != nil {
-		return nil, applyError(fmt.Errorf("failed to create typed patch object (%s): %w", wanted.GetName(), err))
-	}
-	owned, err := given.ToFieldSet()
+	owned, err := m.owned(fields)
 	if err != nil {
 		return nil, err
 	}
-	if m.filter != nil {
-		owned = m.filter.Filter(owned)
-	}
-	if owned = owned.Difference(ownedByNobody); !owned.Empty() {
-		text, err := owned.ToJSON()
-		if err != nil {
-			return nil, err
-		}
+	if owned != "" {
 		now := metav1.NewTime(by.Now.UTC().Truncate(time.Second))
 		wanted.SetManagedFields([]metav1.ManagedFieldsEntry{{
 			Manager: by.Manager, Operation: metav1.ManagedFieldsOperationApply, APIVersion: m.gvk.GroupVersion().String(), Time: &now,
-			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(string(text)),
+			FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(owned),
 		}})
 	}
 	keep(m.empty, wanted, "")
 	object.Default(wanted)
 	return wanted, nil
+}
+
+// owned returns the fields that whoever gives them owns, as managed fields name them;
+// "" if there are none. Objects of one shape, of which there often are many, have the
+// same.
+func (m *manager) owned(fields map[string]any) (string, error) {
+	shape := shapeOf(fields)
+	if text, ok := m.shapes.get(shape); ok {
+		return text, nil
+	}
+	given, err := m.types.ObjectToTyped(&unstructured.Unstructured{Object: fields})
+	if err != nil {
+		name, _, _ := unstructured.NestedString(fields, "metadata", "name")
+		return "", applyError(fmt.Errorf("failed to create typed patch object (%s): %w", name, err))
+	}
+	owned, err := given.ToFieldSet()
+	if err != nil {
+		return "", err
+	}
+	if m.filter != nil {
+		owned = m.filter.Filter(owned)
+	}
+	if owned = owned.Difference(ownedByNobody); owned.Empty() {
+		m.shapes.put(shape, "")
+		return "", nil
+	}
+	text, err := owned.ToJSON()
+	if err != nil {
+		return "", err
+	}
+	m.shapes.put(shape, string(text))
+	return string(text), nil
 }
 
 // ownedByNobody are the fields that apimachinery leaves out of managed fields.

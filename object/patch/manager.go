@@ -34,6 +34,8 @@ type manager struct {
 	types       managedfields.TypeConverter
 	filter      fieldpath.Filter // of the fields that somebody can own; nil: all
 	subresource string
+
+	shapes shapes
 }
 
 // managers keeps one for each kind, version and subresource: managerKey ->
