@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"connectrpc.com/connect/v2"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
@@ -190,6 +191,9 @@ func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep
 		return step, err
 	}
 	if sub == "" {
+		if svc, ok := next.(*corev1.Service); ok { // or what it does not choose would look like a change of it
+			object.KeepServiceClaims(svc, was.obj.(*corev1.Service))
+		}
 		keepSystemFields(next, was.obj)
 		setGeneration(next, was.obj)
 		p.blame(object.Validate(next), index)

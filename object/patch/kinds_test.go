@@ -219,6 +219,8 @@ func TestFirst(t *testing.T) {
 		`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"a"},"spec":{"replicas":null,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"creationTimestamp":null},"spec":{"containers":[]}}}}`,
 		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"port":80,"targetPort":"web"},{"port":80,"protocol":"UDP","targetPort":81}]}}`,
 		`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"},"data":{"k":"aGVsbG8="},"stringData":{"l":"m"}}`,
+		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"name":"b","port":80},{"name":"c","port":443}]}}`,
+		`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"c","env":[{"name":"a<b&c"},{"name":"Z"}],"ports":[{"containerPort":9},{"containerPort":10}]}]}}`,
 		// Much like others, and yet of other fields.
 		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"port":80,"targetPort":"web"},{"port":81,"protocol":"UDP","targetPort":81}]}}`,
 		`{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"port":80,"targetPort":"web"},{"port":80,"protocol":"SCTP","targetPort":81}]}}`,

@@ -120,6 +120,7 @@ func (m *manager) merge(old, live object.Object, fields map[string]any, force bo
 		return nil, err
 	}
 	times.restore(next, by.Now)
+	keepOrder(live, next)
 	stampApplied(live, next, by)
 	keep(live, next, by.Subresource)
 	object.Default(next)
@@ -136,8 +137,7 @@ func (m *manager) merge(old, live object.Object, fields map[string]any, force bo
 func (m *manager) mergesIntoNothing(wanted object.Object) bool {
 	_, custom := wanted.(*object.Custom)
 	_, applied := wanted.GetAnnotations()[corev1.LastAppliedConfigAnnotation]
-	_, service := wanted.(*corev1.Service) // its ports get what the cluster decides; left to merging
-	return !custom && !applied && !service && m.subresource == ""
+	return !custom && !applied && m.subresource == ""
 }
 
 // first is merge where there is nothing to merge with: the object is wanted, and its
@@ -185,11 +185,25 @@ func (m *manager) owned(fields map[string]any) (string, error) {
 		return "", nil
 	}
 	text, err := owned.ToJSON()
+	if err == nil {
+		text, err = inOrder(text)
+	}
 	if err != nil {
 		return "", err
 	}
 	m.shapes.put(shape, string(text))
 	return string(text), nil
+}
+
+// inOrder returns a set of fields with its names in the order of text, as merging leaves
+// them, which has it as a map: in the order of their values, 80 before 443, the next
+// apply would look like a change.
+func inOrder(text []byte) ([]byte, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return nil, err
+	}
+	return json.Marshal(fields)
 }
 
 // ownedByNobody are the fields that apimachinery leaves out of managed fields.
@@ -400,6 +414,34 @@ func (ts times) restore(obj object.Object, now time.Time) {
 	}
 	slices.SortStableFunc(entries, compareEntries)
 	obj.SetManagedFields(entries)
+}
+
+// keepOrder gives each entry of next whose fields are those of live's the text that live
+// has of them. The order of the names in it depends on what apimachinery had to do: where
+// the object changed it has them as a map, else in the order of their values, port 80
+// before port 443.
+func keepOrder(live, next object.Object) {
+	entries := next.GetManagedFields()
+	for i, is := range entries {
+		for _, was := range live.GetManagedFields() {
+			if was.Manager == is.Manager && was.Operation == is.Operation && was.Subresource == is.Subresource && was.APIVersion == is.APIVersion &&
+				was.FieldsV1 != nil && is.FieldsV1 != nil && sameFields(was.FieldsV1.GetRawString(), is.FieldsV1.GetRawString()) {
+				entries[i].FieldsV1 = was.FieldsV1
+			}
+		}
+	}
+	if entries != nil {
+		next.SetManagedFields(entries)
+	}
+}
+
+// sameFields reports whether two texts name the same fields, in whatever order.
+func sameFields(a, b string) bool {
+	if a == b || len(a) != len(b) {
+		return a == b
+	}
+	var x, y fieldpath.Set
+	return x.FromJSON(strings.NewReader(a)) == nil && y.FromJSON(strings.NewReader(b)) == nil && x.Equals(&y)
 }
 
 // stampApplied stamps the applier's entry if its fields are others than before.
