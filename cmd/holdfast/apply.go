@@ -307,7 +307,7 @@ func (a *app) await(ctx context.Context, r *remote, tracker *rollout.Tracker, ap
 	case ctx.Err() != nil:
 		return failf(exitInterrupted, "no longer waiting; the change goes on. `%s` shows how far it is", followCommand(applied))
 	case errors.Is(err, context.DeadlineExceeded):
-		return failf(exitTimeout, "not there after %s: %s; the change goes on%s", elapsed, strings.Join(tracker.Summary(), ", "), rest(tracker)+a.lastWords(ctx, r, tracker))
+		return failf(exitTimeout, "not there after %s: %s; the change goes on%s", elapsed, strings.Join(tracker.Summary(), ", "), rest(tracker)+whyCommand(tracker, applied)+a.lastWords(ctx, r, tracker))
 	}
 	return err
 }
@@ -353,6 +353,23 @@ func followCommand(applied []object.Object) string {
 		}
 	}
 	return "holdfast get all"
+}
+
+// whyCommand says, on a line of its own, how to learn what would let a pod that waits for
+// a node have one.
+func whyCommand(tracker *rollout.Tracker, applied []object.Object) string {
+	for _, obstacle := range tracker.Obstacles() {
+		pod, _, waits := strings.Cut(obstacle, ": no node for it: ")
+		if !waits {
+			continue
+		}
+		for _, obj := range applied {
+			if rollout.Follows(obj) {
+				return fmt.Sprintf("\n`holdfast why %s -n %s` says why, and what would change it", pod, obj.GetNamespace())
+			}
+		}
+	}
+	return ""
 }
 
 func namespacesOf(docs []object.Document) map[string]bool {

@@ -6,7 +6,12 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
@@ -98,18 +103,39 @@ func (a *app) describe(ctx context.Context, r *remote, obj object.Object) (strin
 	return object.Describe(obj, related, events, a.now()), nil
 }
 
-// surroundings says what to read beside an object to tell all about it.
+// surroundings says what to read beside an object to tell all about it: what its kind's
+// description shows of others.
 func surroundings(obj object.Object) []*holdfastv1.ListRequest {
 	of := func(kind, namespace, fields string) *holdfastv1.ListRequest {
 		return &holdfastv1.ListRequest{Kind: wireKind(mustResource(kind)), Namespace: namespace, FieldSelector: fields}
 	}
-	switch object.ResourceOf(obj).Kind {
-	case "Deployment":
-		return []*holdfastv1.ListRequest{of("replicasets", obj.GetNamespace(), ""), of("pods", obj.GetNamespace(), "")}
-	case "ReplicaSet":
-		return []*holdfastv1.ListRequest{of("pods", obj.GetNamespace(), "")}
-	case "Node":
-		return []*holdfastv1.ListRequest{of("pods", "", "spec.nodeName="+obj.GetName())}
+	beside := func(kinds ...string) (out []*holdfastv1.ListRequest) {
+		for _, kind := range kinds {
+			out = append(out, of(kind, obj.GetNamespace(), ""))
+		}
+		return out
+	}
+	switch obj := obj.(type) {
+	case *appsv1.Deployment:
+		return beside("replicasets", "pods")
+	case *appsv1.ReplicaSet, *appsv1.StatefulSet, *appsv1.DaemonSet, *corev1.ReplicationController, *batchv1.Job, *corev1.PersistentVolumeClaim:
+		return beside("pods")
+	case *batchv1.CronJob:
+		return beside("jobs")
+	case *corev1.Service:
+		slices := of("endpointslices", obj.Namespace, "")
+		slices.LabelSelector = discoveryv1.LabelServiceName + "=" + obj.Name
+		return []*holdfastv1.ListRequest{slices}
+	case *networkingv1.Ingress:
+		return beside("services", "endpointslices")
+	case *rbacv1.ClusterRole:
+		if obj.AggregationRule != nil {
+			return beside("clusterroles")
+		}
+	case *corev1.Namespace:
+		return []*holdfastv1.ListRequest{of("resourcequotas", obj.Name, ""), of("limitranges", obj.Name, "")}
+	case *corev1.Node:
+		return []*holdfastv1.ListRequest{of("pods", "", "spec.nodeName="+obj.Name)}
 	}
 	return nil
 }

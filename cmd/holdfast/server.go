@@ -243,5 +243,7 @@ To add a peer, run on another machine within an hour:
   holdfast server --join %[1]s --token %[2]s
 To add a node, where containers run, on this or another machine:
   holdfast agent --join %[1]s --token %[3]s
+Then, something to run:
+  holdfast create deployment web --image nginx:1.29 --port 80
 `, p.Address(), tokens[0], tokens[1])
 }

@@ -64,17 +64,47 @@ func (a *app) runStatus(ctx context.Context, output string) error {
 		if err := writeJSON(a.stdout, output, data); err != nil {
 			return err
 		}
-		if !status.GetQuorum() {
+		if !status.GetQuorum() || noRoom(ctx, r, status) != "" {
 			return exit(exitUnavailable)
 		}
 		return nil
 	}
 	a.printStatus(status)
-	if trouble := quorumTrouble(status); trouble != "" {
+	trouble := quorumTrouble(status)
+	if trouble == "" {
+		trouble = noRoom(ctx, r, status)
+	}
+	if trouble != "" {
 		fmt.Fprintf(a.stdout, "\n%s\n", a.paint(a.stdout, 31, trouble))
 		return exit(exitUnavailable)
 	}
 	return nil
+}
+
+// noRoom says that the leader takes no writes for want of room on its disk, "" if it
+// does or nobody knows.
+func noRoom(ctx context.Context, r *remote, s *holdfastv1.StatusResponse) string {
+	if !s.GetQuorum() || s.GetLeader() == "" {
+		return ""
+	}
+	alarms := s.GetAlarms()
+	if s.GetServedBy() != s.GetLeader() { // it knows of its own alarms only
+		list, err := r.cluster.ListPeers(ctx, &holdfastv1.ListPeersRequest{})
+		if err != nil {
+			return ""
+		}
+		for _, p := range list.GetPeers() {
+			if p.GetPeer().GetId() == s.GetLeader() {
+				alarms = p.GetAlarms()
+			}
+		}
+	}
+	for _, alarm := range alarms {
+		if text, ok := strings.CutPrefix(alarm, "low-space: "); ok {
+			return fmt.Sprintf("NO ROOM on the leader, %s: only deletes are taken. %s", s.GetLeader(), text)
+		}
+	}
+	return ""
 }
 
 func (a *app) printStatus(s *holdfastv1.StatusResponse) {
