@@ -390,8 +390,11 @@ func (t *Tracker) isCurrent(obj object.Object, pod *corev1.Pod) bool {
 			newest = rs
 		}
 	}
+	if newest == nil || d.Annotations[revisionAnnotation] != "" && d.Annotations[revisionAnnotation] != newest.Annotations[revisionAnnotation] {
+		return false // the one that is of its template has not been seen yet
+	}
 	owner := object.ControllerOf(pod)
-	return newest != nil && owner != nil && owner.UID == newest.UID
+	return owner != nil && owner.UID == newest.UID
 }
 
 // isRevision tells whether a pod was made of a ControllerRevision. Its label has the
@@ -416,9 +419,11 @@ func (t *Tracker) newestRevision(obj object.Object) string {
 
 // revisionOf is the rollout's number that the deployment controller writes on a
 // replica set.
+const revisionAnnotation = "deployment.kubernetes.io/revision"
+
 func revisionOf(rs *appsv1.ReplicaSet) int {
 	var n int
-	_, _ = fmt.Sscan(rs.Annotations["deployment.kubernetes.io/revision"], &n)
+	_, _ = fmt.Sscan(rs.Annotations[revisionAnnotation], &n)
 	return n
 }
 
