@@ -90,6 +90,10 @@ HISTORIES ?= 1000
 sim-controllers: ## Play HISTORIES simulated histories of each kind of workload, with changes of leader
 	CGO_ENABLED=0 go test ./controllers -count=1 -timeout 2h -run '^Test(Rollouts|StatefulSets|DaemonSets|Jobs)' -controllers.histories=$(HISTORIES)
 
+.PHONY: test-manifests
+test-manifests: test-deps ## Apply the manifests that other people wrote, with small images of the same names, on two nodes (root; 2 minutes)
+	HOLDFAST_MANIFESTS=1 CGO_ENABLED=0 go test ./internal/systemtest -count=1 -timeout 20m -run '^TestManifestsConverge$$' -v
+
 # make chaos ROWS="1 3 4" REPEAT=5 SECONDS=60: without ROWS all of the fault matrix.
 # OLD is an older version's binary for row 19; without it one is built from history.
 ROWS    ?=

@@ -1,6 +1,11 @@
 package agent
 
 import (
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/agent/runtime"
@@ -11,7 +16,7 @@ import (
 // a node with so much memory.
 func resources(pod *corev1.Pod, spec *corev1.Container, nodeMemory int64) runtime.Resources {
 	r := limits(spec.Resources.Requests, spec.Resources.Limits)
-	r.OOMScoreAdj = oomScore(object.QOSClass(pod), spec, nodeMemory)
+	r.OOMScoreAdj = max(oomScore(object.QOSClass(pod), spec, nodeMemory), leastScore())
 	return r
 }
 
@@ -38,6 +43,33 @@ func limits(requests, limits corev1.ResourceList) runtime.Resources {
 
 // cpuShares is a request as the kernel weighs it.
 func cpuShares(millis int64) int64 { return max(2, min(millis*1024/1000, 262144)) }
+
+// leastScore is the lowest score that this process can give. Without the capability
+// CAP_SYS_RESOURCE, which an agent that itself runs in a container may lack, it is its
+// own: a container that is to have less could not be started.
+var leastScore = sync.OnceValue(func() int {
+	const any, sysResource = -1000, 24
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return any
+	}
+	for line := range strings.Lines(string(status)) {
+		if mask, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			if caps, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64); err != nil || caps>>sysResource&1 == 1 {
+				return any
+			}
+		}
+	}
+	own, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return any
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(own)))
+	if err != nil {
+		return any
+	}
+	return score
+})
 
 // oomScore is how likely a container is killed when the node has no memory left,
 // as Kubernetes has it: those that asked for nothing first, those that have what they

@@ -140,8 +140,13 @@ func takeFromAgent(node, reported *corev1.Node) {
 	}
 	node.Annotations[agentLabels] = strings.Join(slices.Sorted(maps.Keys(reported.Labels)), ",")
 
-	node.Status.Capacity = reported.Status.Capacity.DeepCopy()
-	node.Status.Allocatable = reported.Status.Allocatable.DeepCopy()
+	capacity, allocatable := reported.Status.Capacity.DeepCopy(), reported.Status.Allocatable.DeepCopy()
+	for name, amount := range node.Status.Capacity { // what people say it has besides
+		if _, measured := capacity[name]; !measured && object.ExtendedResource(name) && capacity != nil && allocatable != nil {
+			capacity[name], allocatable[name] = amount, amount
+		}
+	}
+	node.Status.Capacity, node.Status.Allocatable = capacity, allocatable
 	node.Status.Addresses = slices.Clone(reported.Status.Addresses)
 	node.Status.NodeInfo = reported.Status.NodeInfo
 }

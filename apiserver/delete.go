@@ -23,6 +23,17 @@ type deletion struct {
 	revision    int64  // the object's; 0: any
 }
 
+// means returns why was is not the object that is to be deleted, nil if it is.
+func (d deletion) means(was stored) error {
+	switch {
+	case d.uid != "" && d.uid != string(was.obj.GetUID()):
+		return replacedSince(was.obj, d.uid)
+	case d.revision > 0 && d.revision != was.mod:
+		return changedSince(was.obj, was.mod, d.revision)
+	}
+	return nil
+}
+
 func newDeletion(grace *durationpb.Duration, propagation holdfastv1.Propagation) (deletion, error) {
 	d := deletion{propagation: propagation}
 	if grace != nil {
@@ -99,11 +110,8 @@ func (p *plan) remove(was stored, how deletion) (deleted, error) {
 	if err := deletable(object.ResourceOf(was.obj), was.obj.GetName()); err != nil {
 		return deleted{}, err
 	}
-	if how.uid != "" && how.uid != string(was.obj.GetUID()) {
-		return deleted{}, replacedSince(was.obj, how.uid)
-	}
-	if how.revision > 0 && how.revision != was.mod {
-		return deleted{}, changedSince(was.obj, was.mod, how.revision)
+	if err := how.means(was); err != nil {
+		return deleted{}, err
 	}
 	next := was.obj.DeepCopyObject().(object.Object)
 	setPropagation(next, how.propagation)

@@ -144,6 +144,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			nodes.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),
+			newServiceAccounts(c.cfg.NewUID),
 			newVolumes(c.cfg.NewUID),
 			newCollector(),
 			newDefinitions(),

@@ -103,6 +103,10 @@ func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod 
 	}
 
 	want := int(replicasOf(rs.Spec.Replicas))
+	leaving := replacedFirst(live, now)
+	if leaving > 0 && want > 0 {
+		want++ // one at a time is started before the one in its place goes
+	}
 	failures := recentFailures(failed, now)
 	switch missing := want - len(live); {
 	case missing > 0:
@@ -152,6 +156,7 @@ func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod 
 	var next time.Duration
 	plan.status, next = replicaSetStatus(rs, live, len(terminating), now)
 	plan.again = sooner(plan.again, next)
+	plan.again = sooner(plan.again, leaving)
 	plan.again = sooner(plan.again, failures.forgottenIn(now))
 	failure := failures.condition()
 	if plan.refused != "" {
@@ -160,6 +165,15 @@ func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod 
 	setReplicaSetCondition(plan.status, failure, now)
 	plan.changed = !sameStatus(plan.status, &rs.Status)
 	return plan
+}
+
+// replacedFirst returns for how long one of pods is to be replaced before it goes, 0 if
+// none is: the shortest such time.
+func replacedFirst(pods []*corev1.Pod, now time.Time) (soonest time.Duration) {
+	for _, pod := range pods {
+		soonest = sooner(soonest, object.ReplaceFirst(pod, now))
+	}
+	return soonest
 }
 
 func sameStatus(a, b *appsv1.ReplicaSetStatus) bool { return equality.Semantic.DeepEqual(a, b) }

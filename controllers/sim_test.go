@@ -307,9 +307,63 @@ func simDeployment(t testing.TB, text string) *appsv1.Deployment {
 	return d
 }
 
+// serving returns the pods that are available.
+func (s *sim) serving(minReady int32) []*corev1.Pod {
+	return slices.DeleteFunc(s.pods(), func(pod *corev1.Pod) bool {
+		ok, _ := object.PodAvailable(pod, minReady, s.now)
+		return !ok || object.Deleting(pod) || object.PodPhaseFinal(pod)
+	})
+}
+
+// enough returns how many pods are available, without those that their sets, scaled
+// down, are about to remove.
+func (s *sim) enough(minReady int32) int {
+	serving := s.serving(minReady)
+	n := len(serving)
+	for _, rs := range object.List[*appsv1.ReplicaSet](s.view(), "") {
+		n -= object.Surplus(rs, serving, s.now)
+	}
+	return n
+}
+
+// evict does what the API does with a random pod's eviction, for a budget of least
+// pods: it goes if the others are enough, and else it is to be replaced first.
+func (s *sim) evict(least int32, minReady int32) {
+	s.t.Helper()
+	serving := s.serving(minReady)
+	if len(serving) == 0 {
+		return
+	}
+	pod := serving[s.rand.IntN(len(serving))]
+	for _, other := range serving {
+		if object.ReplaceFirst(other, s.now) > 0 {
+			pod = other // who drains tries again
+		}
+	}
+	if int32(s.enough(minReady)) <= least {
+		pod.Annotations = with(pod.Annotations, object.ReplaceFirstAnnotation, s.now.Add(object.ReplaceFirstFor).Format(time.RFC3339))
+	} else {
+		object.MarkDeleted(pod, s.now, nil)
+	}
+	owner, ok := object.Get[*appsv1.ReplicaSet](s.view(), replicaSetResource.Key(pod.Namespace, object.ControllerOf(pod).Name))
+	if !ok {
+		return
+	}
+	txn := raftstore.Txn{}
+	for _, obj := range []object.Object{pod, owner} {
+		data, err := object.Encode(obj)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		txn.Then = append(txn.Then, raftstore.Put(string(object.KeyOf(obj)), data))
+	}
+	s.txn(txn)
+}
+
 // TestRolloutsKeepTheirBounds plays random rollouts: new templates at any moment,
-// plans that are committed late, agents of any speed, new leaders. At every revision, the pods
-// that are not being deleted are at most replicas + maxSurge, and from the first
+// scale-ups, drains, plans that are committed late, agents of any speed, new leaders. At
+// every revision, the pods that are not being deleted are at most replicas + maxSurge,
+// and one more while one is to be replaced before it is evicted; and from the first
 // time that all are available, at least replicas − maxUnavailable of them stay so.
 func TestRolloutsKeepTheirBounds(t *testing.T) {
 	// 155: the template changes when pods have just become available by time alone,
@@ -322,9 +376,9 @@ func TestRolloutsKeepTheirBounds(t *testing.T) {
 		d := simDeployment(t, fmt.Sprintf("web replicas=%d image=v0 surge=%d unavailable=%d minReady=%d deadline=30 history=2", replicas, surge, unavailable, minReady))
 		most, least := rollingBounds(d)
 		most, least = int32(replicas)+most, int32(replicas)-least
-		complete := false
+		complete, asked := false, time.Time{}
 		s.check = func() {
-			live, available := int32(0), int32(0)
+			live, available, most := int32(0), int32(0), most
 			for _, pod := range s.pods() {
 				if object.Deleting(pod) || object.PodPhaseFinal(pod) {
 					continue
@@ -333,8 +387,14 @@ func TestRolloutsKeepTheirBounds(t *testing.T) {
 				if ok, _ := object.PodAvailable(pod, int32(minReady), s.now); ok {
 					available++
 				}
+				if object.ReplaceFirst(pod, s.now) > 0 {
+					asked = s.now
+				}
 			}
-			complete = complete || available == int32(replicas)
+			if !asked.IsZero() {
+				most++ // the one in its place may be there for a while
+			}
+			complete = complete || available >= int32(replicas) && s.enough(int32(minReady)) >= replicas
 			if live > most || complete && available < least {
 				t.Fatalf("seed %d, revision %d: %d pods, %d available; want at most %d, at least %d (replicas %d, surge %d, unavailable %d)",
 					seed, s.state.Root().Revision(), live, available, most, least, replicas, surge, unavailable)
@@ -356,6 +416,14 @@ func TestRolloutsKeepTheirBounds(t *testing.T) {
 				s.now = s.now.Add(time.Duration(s.rand.IntN(5000)) * time.Millisecond)
 			case step%7 == 0:
 				s.update(d.Name, func(d *appsv1.Deployment) { d.Spec.Template = templateOf(fmt.Sprintf("v%d", s.rand.IntN(4)), "web") })
+			case step%7 == 1 && replicas < 9:
+				replicas, complete = replicas+1, false // the new one counts from when it has been there
+				s.update(d.Name, func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32(replicas)) })
+				d.Spec.Replicas = new(int32(replicas))
+				most, least = rollingBounds(d)
+				most, least = int32(replicas)+most, int32(replicas)-least
+			case step%7 > 3:
+				s.evict(least, int32(minReady))
 			}
 		}
 		s.settle()

@@ -151,7 +151,8 @@ func (l *line) meta() metav1.ObjectMeta {
 // pod reads a pod: phase (Running by default), ready or ready=30s (for that long),
 // node=n1 (by default; unbound), restarts=1, cost=5, revision=db-1 (its label),
 // for=n2 (not bound yet), tracked (by a job), index=0, exit=3, ended=20s (ago),
-// failures=1 (of its index), counted=true, condition=DisruptionTarget.
+// failures=1 (of its index), counted=true, condition=DisruptionTarget,
+// replaceFirst=90s (until then).
 func (l *line) pod() *corev1.Pod {
 	l.t.Helper()
 	pod := &corev1.Pod{ObjectMeta: l.meta()}
@@ -201,6 +202,9 @@ func (l *line) pod() *corev1.Pod {
 	}
 	if cost, ok := l.get("cost"); ok {
 		pod.Annotations = map[string]string{deletionCostAnnotation: cost}
+	}
+	if _, ok := l.get("replaceFirst"); ok {
+		pod.Annotations = with(pod.Annotations, object.ReplaceFirstAnnotation, testNow.Add(l.dur("replaceFirst", 0)).Format(time.RFC3339))
 	}
 	if key, ok := l.get("tolerates"); ok { // key or key:seconds
 		key, seconds, timed := strings.Cut(key, ":")

@@ -22,6 +22,10 @@ const (
 	extended                       // a device's, by its vendor's name: whole numbers, limits and requests are equal
 )
 
+// ExtendedResource reports whether name is a resource that people say nodes have, such
+// as "example.com/gpu".
+func ExtendedResource(name corev1.ResourceName) bool { return classOf(name) == extended }
+
 func classOf(name corev1.ResourceName) resourceClass {
 	switch {
 	case name == corev1.ResourceCPU || name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage:

@@ -37,7 +37,15 @@ func (s Support) Field(name string) Support { return s.below(name) }
 func (s Support) Item() Support { return s.below("[]") }
 
 // Value returns the place of a map's value under key.
-func (s Support) Value(key string) Support { return s.below("[" + key + "]") }
+func (s Support) Value(key string) Support {
+	if below := s.below("[" + key + "]"); !below.None() {
+		return below
+	}
+	if !strings.Contains(key, "/") {
+		return Support{}
+	}
+	return s.below("[*/*]")
+}
 
 // Only returns the values, or the keys of a map, that alone are supported; nil
 // if there is no such limit. "{}" is a struct in which nothing is.

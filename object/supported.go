@@ -15,8 +15,8 @@ import (
 // The table of supported fields: what is not in it is refused when it is set. A
 // field enters the table with the change that gives it behavior.
 //
-// A line is a path; "[]" is any item of a list, "[cpu]" that key of a map. A
-// path covers everything below it, unless other lines go on from there. "=" is
+// A line is a path; "[]" is any item of a list, "[cpu]" that key of a map, "[*/*]" any
+// key with a slash: resources that people name. A path covers everything below it, unless other lines go on from there. "=" is
 // followed by the only values that have behavior, mostly the default, which
 // changes nothing when it is written out; "{}" is a struct in which nothing is
 // set.
@@ -121,6 +121,14 @@ func unsupported(obj Object) field.ErrorList {
 	return w.errs
 }
 
+// under returns the place of a map's value, nil if it has none.
+func (t *fieldTree) under(key string) *fieldTree {
+	if child := t.children["["+key+"]"]; child != nil || !strings.Contains(key, "/") {
+		return child
+	}
+	return t.children["[*/*]"]
+}
+
 type supportWalk struct {
 	errs field.ErrorList
 }
@@ -180,9 +188,8 @@ func (w *supportWalk) walk(v reflect.Value, tree *fieldTree, at *where) {
 		}
 	case reflect.Map:
 		for _, key := range sortedKeys(v) {
-			segment := "[" + key.String() + "]"
-			here := where{above: at, key: segment}
-			if child, ok := tree.children[segment]; ok {
+			here := where{above: at, key: "[" + key.String() + "]"}
+			if child := tree.under(key.String()); child != nil {
 				w.walk(v.MapIndex(key), child, &here)
 			} else {
 				w.refuse(&here, "not supported yet")

@@ -142,6 +142,7 @@ type pendingPod struct {
 	due      time.Time // not zero: to be tried at that time in any case
 	told     time.Time // when message was written last
 	failures int       // commits that failed in a row
+	again    bool      // to be tried once the decision that is under way has landed
 }
 
 func newCluster() *cluster {
@@ -225,7 +226,7 @@ func (c *cluster) removeNamespace(name string) {
 // whether that could help a pod that fits nowhere.
 func (c *cluster) setNode(obj *corev1.Node) (helps bool) {
 	n := c.node(obj.Name)
-	allocatable, ready := amountsOf(obj.Status.Allocatable), object.NodeReady(obj)
+	allocatable, ready := amountsOf(allocatableOf(obj)), object.NodeReady(obj)
 	relabeled := !maps.Equal(n.labels, obj.Labels)
 	helps = !n.exists || relabeled || !equality.Semantic.DeepEqual(n.taints, obj.Spec.Taints) ||
 		n.unschedulable != obj.Spec.Unschedulable || n.ready != ready || !n.allocatable.equal(allocatable)
@@ -560,6 +561,22 @@ func (p *pendingPod) compare(other *pendingPod) int {
 		p.created.Compare(other.created),
 		cmp.Compare(p.key, other.key),
 	)
+}
+
+// allocatableOf returns what pods can have of a node. People say what it has of
+// resources of their own as its capacity, all of which is for pods.
+func allocatableOf(obj *corev1.Node) corev1.ResourceList {
+	more := corev1.ResourceList{}
+	for name, amount := range obj.Status.Capacity {
+		if _, ok := obj.Status.Allocatable[name]; !ok && object.ExtendedResource(name) {
+			more[name] = amount
+		}
+	}
+	if len(more) == 0 {
+		return obj.Status.Allocatable
+	}
+	maps.Copy(more, obj.Status.Allocatable)
+	return more
 }
 
 func amountsOf(list corev1.ResourceList) amounts {

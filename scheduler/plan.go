@@ -22,6 +22,7 @@ type decision struct {
 	// the victims have made room.
 	expect  string
 	moved   bool         // it was not expected there before
+	volumes bool         // it waits for its volumes alone
 	claims  []object.Key // whose volumes are to be made there
 	victims []*boundPod
 }
@@ -93,10 +94,10 @@ func (c *cluster) decide(p *pendingPod) (d decision) {
 func (c *cluster) choose(cl *class, n *node, d *decision) {
 	switch {
 	case len(cl.claims.choose) > 0:
-		d.expect, d.claims = n.name, cl.claims.choose
+		d.expect, d.claims, d.volumes = n.name, cl.claims.choose, true
 		d.message = fmt.Sprintf("chosen is %s; volumes are to be made there for %s", n.name, claimNames(cl.claims.choose))
 	case len(cl.claims.waiting) > 0:
-		d.expect = n.name
+		d.expect, d.volumes = n.name, true
 		d.message = fmt.Sprintf("waits for volumes on %s for claim %s", n.name, strings.Join(cl.claims.waiting, ", "))
 	default:
 		d.node = n.name

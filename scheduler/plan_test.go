@@ -159,7 +159,8 @@ func (f fields) resources(names ...corev1.ResourceName) corev1.ResourceList {
 	return list
 }
 
-// parseNodes reads nodes: cpu=4 memory=8Gi pods=110 (by default), NotReady,
+// parseNodes reads nodes: cpu=4 memory=8Gi pods=110 (by default), example.com/gpu=1
+// (capacity), NotReady,
 // cordoned, taint=key[:effect] (NoSchedule by default), label=key:value.
 func parseNodes(t testing.TB, data []byte) []*corev1.Node {
 	t.Helper()
@@ -168,6 +169,7 @@ func parseNodes(t testing.TB, data []byte) []*corev1.Node {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: f.name}}
 		node.Status.Allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"), corev1.ResourcePods: resource.MustParse("110")}
 		maps.Copy(node.Status.Allocatable, f.resources(corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourcePods))
+		node.Status.Capacity = f.resources("example.com/gpu")
 		status := corev1.ConditionTrue
 		if _, ok := f.use("NotReady"); ok {
 			status = corev1.ConditionUnknown

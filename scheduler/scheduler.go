@@ -321,9 +321,11 @@ func (s *Scheduler) pass(ctx context.Context, view raftstore.View) (again bool) 
 	start := time.Now()
 	s.cluster.wake(start)
 	pods := s.cluster.untried(passSize)
+	again = len(pods) == passSize
+	pods = slices.DeleteFunc(pods, s.underWay)
 	s.metrics.pending.Set(float64(len(s.cluster.pending)))
 	if len(pods) == 0 {
-		return false
+		return again
 	}
 	decisions := s.cluster.place(pods)
 	s.metrics.passSeconds.Observe(time.Since(start).Seconds())
@@ -340,7 +342,16 @@ func (s *Scheduler) pass(ctx context.Context, view raftstore.View) (again bool) 
 		}
 	}
 	b.send(ctx)
-	return len(pods) == passSize
+	return again
+}
+
+// underWay reports whether a decision about p is under way. Then p is tried when it is
+// known what became of that: of two at once, the second would be made of what the first
+// is about to change, and what happened to the pod meanwhile would be lost.
+func (s *Scheduler) underWay(p *pendingPod) bool {
+	_, flying := s.flying[p.key]
+	p.again = p.again || flying
+	return flying
 }
 
 // toTell reports whether d's message is to be written. One that comes too soon
@@ -524,6 +535,10 @@ func (s *Scheduler) settle(r *result, now time.Time) {
 		if meanwhile != nil {
 			s.take(*meanwhile)
 		}
+		if p.again && p.failures == 0 && s.cluster.pending[p.key] == p {
+			s.cluster.try(p)
+		}
+		p.again = false
 	}()
 	switch {
 	case r.err == nil && r.node != "":
@@ -534,9 +549,13 @@ func (s *Scheduler) settle(r *result, now time.Time) {
 	case r.err == nil:
 		if r.message != p.message {
 			p.message, p.told = r.message, now
-			s.metrics.unschedulable.Inc()
-			s.log.Debug("pod fits no node", "pod", p.key, "why", r.message)
-			s.events.Record(r.about, corev1.EventTypeWarning, "FailedScheduling", r.message)
+			if r.volumes { // nothing has failed: it is on its way
+				s.events.Record(r.about, corev1.EventTypeNormal, "WaitingForVolumes", r.message)
+			} else {
+				s.metrics.unschedulable.Inc()
+				s.log.Debug("pod fits no node", "pod", p.key, "why", r.message)
+				s.events.Record(r.about, corev1.EventTypeWarning, "FailedScheduling", r.message)
+			}
 		}
 		for _, victim := range r.victims {
 			if pod, ok := object.Get[*corev1.Pod](s.leader.View(), victim.key); ok {

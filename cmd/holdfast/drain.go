@@ -21,9 +21,13 @@ import (
 // evictRetry is how long an eviction that a budget refused waits for its next try.
 const evictRetry = 5 * time.Second
 
+// replaceRetry is the same for a pod that goes once another serves in its place.
+const replaceRetry = time.Second
+
 type drainFlags struct {
 	changeFlags
 	ignoreDaemonSets, deleteEmptyDir, force bool
+	replaceFirst                            bool
 	grace                                   time.Duration
 	timeout                                 time.Duration
 }
@@ -34,7 +38,9 @@ func (a *app) drainCommand() *cobra.Command {
 		Use:   "drain NODE",
 		Short: "Empty a node: keep new pods away, and evict those that run there",
 		Long: `Empty a node, for maintenance: it is cordoned, and its pods are evicted. Disruption
-budgets are kept: what they hold back is told, and tried again until --timeout.
+budgets are kept: what they hold back is told, and tried again until --timeout. Of pods
+that a budget cannot spare, and of the only one that serves of a ReplicaSet (and so of a
+Deployment) or ReplicationController, another is started first; they go once it serves.
 'holdfast uncordon' takes the node back into service.`,
 		Example: `  holdfast drain n1 --ignore-daemonsets
   holdfast drain n1 --ignore-daemonsets --delete-emptydir-data --timeout 10m`,
@@ -48,6 +54,7 @@ budgets are kept: what they hold back is told, and tried again until --timeout.
 	flags.BoolVar(&f.ignoreDaemonSets, "ignore-daemonsets", false, "leave pods of DaemonSets, which would only come back")
 	flags.BoolVar(&f.deleteEmptyDir, "delete-emptydir-data", false, "also evict pods with data in emptyDir volumes, which is lost")
 	flags.BoolVar(&f.force, "force", false, "also evict pods that nothing will bring back")
+	flags.BoolVar(&f.replaceFirst, "replace-first", true, "start another pod before the only one of a ReplicaSet goes, although no budget says so")
 	flags.Var((*graceValue)(&f.grace), "grace-period", "time that pods have to stop in (default: what each asks for)")
 	flags.DurationVar(&f.timeout, "timeout", 0, "how long to wait; 0 means for ever")
 	flags.Var(&f.dryRun, "dry-run", "server or client: only say what would be evicted")
@@ -214,7 +221,7 @@ func (a *app) evictOne(ctx context.Context, r *remote, f drainFlags, e *eviction
 	}
 	callCtx, cancel := a.request(ctx)
 	defer cancel()
-	req := &holdfastv1.EvictRequest{Namespace: e.pod.Namespace, Name: e.pod.Name, Uid: string(e.pod.UID)}
+	req := &holdfastv1.EvictRequest{Namespace: e.pod.Namespace, Name: e.pod.Name, Uid: string(e.pod.UID), ReplaceFirst: f.replaceFirst}
 	if f.grace >= 0 {
 		req.GracePeriod = durationpb.New(f.grace)
 	}
@@ -233,6 +240,9 @@ func (a *app) evictOne(ctx context.Context, r *remote, f drainFlags, e *eviction
 			fmt.Fprintf(a.stdout, "pod/%s waits: %s\n", e.pod.Name, why)
 		}
 		e.why, e.next = why, a.now().Add(evictRetry)
+		if object.CanReplaceFirst(e.pod) {
+			e.next = a.now().Add(replaceRetry)
+		}
 		return nil
 	case connect.CodeNotFound:
 		e.evicted = true // gone already; the watch will say so

@@ -100,6 +100,7 @@ func workloadGenerators() []generator {
 			job := &batchv1.Job{Spec: cj.Spec.JobTemplate.Spec}
 			job.Labels = cj.Spec.JobTemplate.Labels
 			job.Annotations = map[string]string{"cronjob.kubernetes.io/instantiate": "manual"}
+			job.OwnerReferences = []metav1.OwnerReference{{APIVersion: "batch/v1", Kind: "CronJob", Name: cj.Name, UID: cj.UID, Controller: new(true)}}
 			return job, nil
 		},
 	}, {

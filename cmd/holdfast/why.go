@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/object"
@@ -15,15 +17,17 @@ import (
 )
 
 func (a *app) whyCommand() *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:   "why pod/NAME",
 		Short: "Say why a pod waits, runs where it does, restarted or moved",
 		Long: `Say why a pod waits: what keeps it from each node, and what would let it run; or why it
 runs where it does. Then what its containers wait for, why they were started again, why
 the pod ends, and what happened to it and its owner of late. The scheduler's rules answer,
-on any peer, as things are now.`,
+on any peer, as things are now. Whoever may get the pod may ask; the names of nodes and
+of pods that would make room are told to him as well.`,
 		Example: `  holdfast why pod/web-7f2ab
-  holdfast why web-7f2ab`,
+  holdfast why web-7f2ab -o json`,
 		Args: cobra.RangeArgs(1, 2),
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return a.liveNames(cmd, mustResource("pods")), cobra.ShellCompDirectiveNoFileComp
@@ -32,12 +36,17 @@ on any peer, as things are now.`,
 			if len(args) == 1 && !strings.Contains(args[0], "/") {
 				args = []string{"pod", args[0]}
 			}
-			return a.runWhy(cmd.Context(), args)
+			return a.runWhy(cmd.Context(), args, output)
 		},
 	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
 }
 
-func (a *app) runWhy(ctx context.Context, args []string) error {
+func (a *app) runWhy(ctx context.Context, args []string, output string) error {
+	if err := checkOutput(output, "text", "json"); err != nil {
+		return err
+	}
 	obj, err := a.one(ctx, args)
 	if err != nil {
 		return err
@@ -56,12 +65,41 @@ func (a *app) runWhy(ctx context.Context, args []string) error {
 	if err != nil {
 		return a.explain(ctx, r, "ask why", err)
 	}
+	events, err := a.lately(ctx, r, pod)
+	if err != nil {
+		return err
+	}
+	if output == "json" {
+		return a.whyJSON(pod, why, events)
+	}
 	fmt.Fprintln(a.stdout, "pod/"+pod.Name+" "+placeOf(pod, why))
 	a.obstacles(why)
 	for _, line := range podStory(pod) {
 		fmt.Fprintln(a.stdout, line)
 	}
-	return a.lately(ctx, r, pod)
+	for _, line := range events {
+		fmt.Fprintln(a.stdout, "- "+line)
+	}
+	return nil
+}
+
+// whyJSON prints the same for programs: what the API answers, and below "pod",
+// "place", "story" and "events" what people read.
+func (a *app) whyJSON(pod *corev1.Pod, why *holdfastv1.PodResponse, events []string) error {
+	data, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(why)
+	if err != nil {
+		return err
+	}
+	all := map[string]any{}
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	all["pod"], all["place"] = pod.Namespace+"/"+pod.Name, placeOf(pod, why)
+	all["story"], all["events"] = append([]string{}, podStory(pod)...), append([]string{}, events...)
+	out := json.NewEncoder(a.stdout)
+	out.SetIndent("", "  ")
+	out.SetEscapeHTML(false)
+	return out.Encode(all)
 }
 
 // placeOf says in a line where the pod is and why.
@@ -148,9 +186,9 @@ func endOf(t *corev1.ContainerStateTerminated) string {
 	return text
 }
 
-// lately prints the last events of the pod and of its owner: a pod that was moved is
+// lately returns the last events of the pod and of its owner: a pod that was moved is
 // another pod now, and its owner knows why.
-func (a *app) lately(ctx context.Context, r *remote, pod *corev1.Pod) error {
+func (a *app) lately(ctx context.Context, r *remote, pod *corev1.Pod) (lines []string, err error) {
 	about := []string{string(pod.UID)}
 	if owner := object.ControllerOf(pod); owner != nil {
 		about = append(about, string(owner.UID))
@@ -159,7 +197,7 @@ func (a *app) lately(ctx context.Context, r *remote, pod *corev1.Pod) error {
 	for _, uid := range about {
 		objs, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("events")), FieldSelector: "involvedObject.uid=" + uid}, "events")
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, obj := range objs {
 			if e, ok := obj.(*corev1.Event); ok {
@@ -170,7 +208,7 @@ func (a *app) lately(ctx context.Context, r *remote, pod *corev1.Pod) error {
 	slices.SortStableFunc(events, func(a, b *corev1.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
 	const most = 6
 	for _, e := range events[max(len(events)-most, 0):] {
-		fmt.Fprintf(a.stdout, "- %s/%s %s: %s\n", strings.ToLower(e.InvolvedObject.Kind), e.InvolvedObject.Name, e.Reason, e.Message)
+		lines = append(lines, fmt.Sprintf("%s/%s %s: %s", strings.ToLower(e.InvolvedObject.Kind), e.InvolvedObject.Name, e.Reason, e.Message))
 	}
-	return nil
+	return lines, nil
 }

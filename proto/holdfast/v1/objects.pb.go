@@ -2370,7 +2370,10 @@ type EvictRequest struct {
 	GracePeriod *durationpb.Duration `protobuf:"bytes,4,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
 	DryRun      bool                 `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// As in DeleteRequest.
-	Revision      int64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// A pod that is the only one of its ReplicaSet or ReplicationController that serves
+	// is needed, as if a budget said so: another is started first.
+	ReplaceFirst  bool `protobuf:"varint,7,opt,name=replace_first,json=replaceFirst,proto3" json:"replace_first,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2445,6 +2448,13 @@ func (x *EvictRequest) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *EvictRequest) GetReplaceFirst() bool {
+	if x != nil {
+		return x.ReplaceFirst
+	}
+	return false
 }
 
 type EvictResponse struct {
@@ -3552,14 +3562,15 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\bencoding\x18\b \x01(\x0e2\x15.holdfast.v1.EncodingR\bencoding\"v\n" +
 	"\x18DeleteCollectionResponse\x12-\n" +
 	"\aobjects\x18\x01 \x03(\v2\x13.holdfast.v1.ObjectR\aobjects\x12+\n" +
-	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xc5\x01\n" +
+	"\x06answer\x18\x02 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xea\x01\n" +
 	"\fEvictRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\x12<\n" +
 	"\fgrace_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vgracePeriod\x12\x17\n" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12\x1a\n" +
-	"\brevision\x18\x06 \x01(\x03R\brevision\"<\n" +
+	"\brevision\x18\x06 \x01(\x03R\brevision\x12#\n" +
+	"\rreplace_first\x18\a \x01(\bR\freplaceFirst\"<\n" +
 	"\rEvictResponse\x12+\n" +
 	"\x06answer\x18\x01 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\x8b\x02\n" +
 	"\vBindRequest\x12\x1c\n" +

@@ -205,7 +205,7 @@ func (t *Tracker) Verdict() Verdict {
 			all = false
 			continue
 		}
-		if reason := t.failure(obj); reason != "" {
+		if reason := t.failure(obj); reason != "" && observed(obj, target.generation) {
 			return Verdict{Failed, target.title + ": " + reason}
 		}
 		all = all && converged(obj, target.generation)
@@ -321,6 +321,21 @@ func troublesOf(title string, obj object.Object) []string {
 	return out
 }
 
+// observed tells whether obj is as it was asked for at least, and its controller has
+// seen that. Before, its failures are those of what it was.
+func observed(obj object.Object, generation int64) bool {
+	seen := obj.GetGeneration()
+	switch obj := obj.(type) {
+	case *appsv1.Deployment:
+		seen = obj.Status.ObservedGeneration
+	case *appsv1.StatefulSet:
+		seen = obj.Status.ObservedGeneration
+	case *appsv1.DaemonSet:
+		seen = obj.Status.ObservedGeneration
+	}
+	return obj.GetGeneration() >= generation && seen >= obj.GetGeneration()
+}
+
 // failure says why a target will not be as asked for, or "".
 func (t *Tracker) failure(obj object.Object) string {
 	if d, ok := obj.(*appsv1.Deployment); ok {
@@ -375,8 +390,11 @@ func (t *Tracker) isCurrent(obj object.Object, pod *corev1.Pod) bool {
 			newest = rs
 		}
 	}
+	if newest == nil || d.Annotations[revisionAnnotation] != "" && d.Annotations[revisionAnnotation] != newest.Annotations[revisionAnnotation] {
+		return false // the one that is of its template has not been seen yet
+	}
 	owner := object.ControllerOf(pod)
-	return newest != nil && owner != nil && owner.UID == newest.UID
+	return owner != nil && owner.UID == newest.UID
 }
 
 // isRevision tells whether a pod was made of a ControllerRevision. Its label has the
@@ -401,9 +419,11 @@ func (t *Tracker) newestRevision(obj object.Object) string {
 
 // revisionOf is the rollout's number that the deployment controller writes on a
 // replica set.
+const revisionAnnotation = "deployment.kubernetes.io/revision"
+
 func revisionOf(rs *appsv1.ReplicaSet) int {
 	var n int
-	_, _ = fmt.Sscan(rs.Annotations["deployment.kubernetes.io/revision"], &n)
+	_, _ = fmt.Sscan(rs.Annotations[revisionAnnotation], &n)
 	return n
 }
 
@@ -444,13 +464,13 @@ func (t *Tracker) podsOf(obj object.Object) []*corev1.Pod {
 
 // converged tells whether a target is as asked for. The rules are those of
 // `kubectl rollout status`; pods that are only replaced when somebody deletes them
-// (OnDelete) need not be of the new template.
+// (OnDelete) need not be of the new template, nor those of a paused deployment.
 func converged(obj object.Object, generation int64) bool {
 	switch obj := obj.(type) {
 	case *appsv1.Deployment:
 		s, want := obj.Status, replicasOf(obj)
 		return obj.Generation >= generation && s.ObservedGeneration >= obj.Generation &&
-			s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want
+			(s.UpdatedReplicas == want || obj.Spec.Paused) && s.Replicas == want && s.AvailableReplicas == want
 	case *appsv1.ReplicaSet:
 		s, want := obj.Status, replicasOf(obj)
 		return obj.Generation >= generation && s.ObservedGeneration >= obj.Generation && s.Replicas == want && s.ReadyReplicas == want

@@ -184,7 +184,9 @@ type ObjectServiceClient interface {
 	// transactions of some hundred each.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	// Evict deletes a pod if the PodDisruptionBudgets that select it allow that now;
-	// else ResourceExhausted, with the budget's name and numbers.
+	// else ResourceExhausted, with the budget's name and numbers. Then a ReplicaSet or a
+	// ReplicationController keeps one pod more for two minutes from each call on, so that
+	// a later one can succeed.
 	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
 	// Bind puts a pod that waits onto a node: for schedulers beside Holdfast's own, of
 	// pods that name them in spec.schedulerName. FailedPrecondition when the pod has a
@@ -294,7 +296,9 @@ type ObjectServiceHandler interface {
 	// transactions of some hundred each.
 	DeleteCollection(context.Context, *v1.DeleteCollectionRequest) (*v1.DeleteCollectionResponse, error)
 	// Evict deletes a pod if the PodDisruptionBudgets that select it allow that now;
-	// else ResourceExhausted, with the budget's name and numbers.
+	// else ResourceExhausted, with the budget's name and numbers. Then a ReplicaSet or a
+	// ReplicationController keeps one pod more for two minutes from each call on, so that
+	// a later one can succeed.
 	Evict(context.Context, *v1.EvictRequest) (*v1.EvictResponse, error)
 	// Bind puts a pod that waits onto a node: for schedulers beside Holdfast's own, of
 	// pods that name them in spec.schedulerName. FailedPrecondition when the pod has a
