@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,6 +56,8 @@ type Config struct {
 	// peers say. Optional; it is read every 5 s.
 	StaticPods string
 	Limits     Limits // optional; of what pods may use
+	// Signals measures the node. Optional; this machine, and the file system of DataDir.
+	Signals NodeSignals
 	// ResolvConf is the file that pods' resolv.conf is made from. Optional;
 	// /etc/resolv.conf.
 	ResolvConf string
@@ -84,6 +87,16 @@ type Limits struct {
 	// ImageHighPercent and ImageLowPercent: when the disk with the images is fuller than
 	// the first, unused images go until it is no fuller than the second. Optional; 85 and 80.
 	ImageHighPercent, ImageLowPercent int64
+	// Eviction is what must be left of what pods share, or some are ended. Optional; nil is
+	// [DefaultEvictionHard], an empty list nothing.
+	Eviction []Threshold
+	// EvictionTransition is how long the node says that it is short of something after it
+	// was. Optional; 5 min.
+	EvictionTransition time.Duration
+	// KeptLogsAge and KeptLogsBytes bound the logs of removed pods that are kept. Optional; 24 h
+	// and 1 GiB. They go at once when the node is short of disk.
+	KeptLogsAge   time.Duration
+	KeptLogsBytes int64
 }
 
 // Agent runs one node. See [New].
@@ -101,6 +114,8 @@ type Agent struct {
 	sessions *sessions
 	usage    *usage
 	images   *imageCollector
+	evictor  *evictor
+	logs     *logKeeper
 	routes   *routes
 	static   *staticPods
 }
@@ -152,6 +167,17 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.StartHold == 0 {
 		cfg.StartHold = defaultStartHold
 	}
+	if cfg.Limits.Eviction == nil {
+		if cfg.Limits.Eviction, err = ParseThresholds(strings.Split(DefaultEvictionHard, ",")); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Limits.EvictionTransition == 0 {
+		cfg.Limits.EvictionTransition = defaultEvictionTransition
+	}
+	if cfg.Signals == nil {
+		cfg.Signals = nodeSignals(dir)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -191,6 +217,14 @@ func New(cfg Config) (*Agent, error) {
 	a.images = &imageCollector{
 		runtime: cfg.Runtime, log: a.log, pods: a.pods.known,
 		high: cmp.Or(cfg.Limits.ImageHighPercent, defaultImageHigh), low: cmp.Or(cfg.Limits.ImageLowPercent, defaultImageLow),
+	}
+	a.logs = &logKeeper{
+		runtime: cfg.Runtime, log: a.log,
+		age: cmp.Or(cfg.Limits.KeptLogsAge, defaultKeptLogsAge), bytes: cmp.Or(cfg.Limits.KeptLogsBytes, defaultKeptLogsBytes),
+	}
+	a.evictor = &evictor{
+		pods: a.pods, images: a.images, logs: a.logs, runtime: cfg.Runtime, volumes: a.pods.volumes, log: a.log,
+		thresholds: cfg.Limits.Eviction, transition: cfg.Limits.EvictionTransition, signals: cfg.Signals, register: a.session.register,
 	}
 	return a, nil
 }
@@ -250,6 +284,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.usage.run(ctx) })
 		g.Go(func() error { return a.static.run(ctx) })
 		g.Go(func() error { return a.images.run(ctx) })
+		g.Go(func() error { return a.evictor.run(ctx) })
+		g.Go(func() error { return a.logs.run(ctx) })
 		return a.sessions.run(ctx)
 	})
 	err = g.Wait()

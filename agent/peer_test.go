@@ -62,6 +62,7 @@ type testPeer struct {
 type sessionCall struct {
 	ended  chan struct{}
 	out    strings.Builder // log, or stdout
+	notice string          // of a log
 	stderr strings.Builder
 	code   int32
 	start  bool
@@ -336,6 +337,7 @@ func (c *sessionCall) take(m *agentv1.SessionRequest) {
 	switch m := m.GetMessage().(type) {
 	case *agentv1.SessionRequest_Logs:
 		c.out.Write(m.Logs.GetData())
+		c.notice += m.Logs.GetNotice()
 	case *agentv1.SessionRequest_Error:
 		c.err = m.Error
 	case *agentv1.SessionRequest_Taken:
@@ -435,11 +437,15 @@ type testNode struct {
 	dir    string
 	static string // folder of static pods
 	mounts volume.Mounts
-	stop   func()
+	// signals and eviction are of the agent's configuration; by default nobody is evicted.
+	signals  agent.NodeSignals
+	eviction []agent.Threshold
+	keptLogs time.Duration
+	stop     func()
 }
 
 func newNode(t *testing.T, peers ...*testPeer) *testNode {
-	n := &testNode{t: t, rt: fake.New(fake.Config{}), net: fake.NewNetwork(), client: &testClient{peers: peers}, dir: t.TempDir(), mounts: volume.Folders{}}
+	n := &testNode{t: t, rt: fake.New(fake.Config{}), net: fake.NewNetwork(), client: &testClient{peers: peers}, dir: t.TempDir(), mounts: volume.Folders{}, eviction: []agent.Threshold{}}
 	t.Cleanup(func() {
 		if n.stop != nil {
 			n.stop()
@@ -463,6 +469,7 @@ func (n *testNode) start() {
 		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: n.mounts, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
 		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
+		Signals: n.signals, Limits: agent.Limits{Eviction: n.eviction, KeptLogsAge: n.keptLogs},
 	})
 	if err != nil {
 		n.t.Fatal(err)

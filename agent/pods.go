@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,12 +72,15 @@ type pods struct {
 	workers                   map[string]*worker
 	// listed is what the runtime said, attached what the network did; seq counts
 	// the lists that have begun, done is the one that listed came from.
-	listed    map[string]runtime.PodState
-	listedAt  time.Time
-	listErr   error
-	attached  map[string]Attachment
-	held      []string // uids of pods that have volumes on the disk
-	seq, done uint64
+	listed   map[string]runtime.PodState
+	listedAt time.Time
+	listErr  error
+	attached map[string]Attachment
+	held     []string // uids of pods that have volumes on the disk
+	// pressure is what the node is short of; reclaiming: ended containers are to go.
+	pressure   []corev1.NodeConditionType
+	reclaiming atomic.Bool
+	seq, done  uint64
 	// complete: the desired pods are known from a peer, so others may go.
 	complete bool
 	// holdUntil is when saved state alone suffices to start containers.

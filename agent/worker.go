@@ -52,11 +52,15 @@ type worker struct {
 	needList atomic.Uint64
 	// address is the pod's, for probes and hooks; "" if it has none.
 	address atomic.Value
+	// over: the pod is at its end or past it.
+	over atomic.Bool
 
 	mu sync.Mutex
 	// pod and gone are what is desired; set by pods.
 	pod  *corev1.Pod
 	gone bool
+	// evicted is why the pod is to end all the same; "": it is not.
+	evicted string
 	// named is what the pod names; fresh: it has changed since the worker looked.
 	named podInputs
 	fresh bool
@@ -124,6 +128,23 @@ func (w *worker) freshInputs() bool {
 	return fresh
 }
 
+// evict ends the pod for good.
+func (w *worker) evict(why string) {
+	w.mu.Lock()
+	w.evicted = why
+	w.mu.Unlock()
+	w.notify()
+}
+
+func (w *worker) evictedFor() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.evicted
+}
+
+// ended says whether the pod is at its end or past it.
+func (w *worker) ended() bool { return w.over.Load() || w.evictedFor() != "" }
+
 // run works until ctx ends, or until nothing is left of a pod that is not
 // desired.
 func (w *worker) run(ctx context.Context) {
@@ -151,11 +172,13 @@ func (w *worker) run(ctx context.Context) {
 		observed, seq, hold := w.p.observed(w.uid)
 		pod, gone := w.desired()
 		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results(), VolumesKey: w.volumesKey(pod)}
+		in.Evicted, in.Pressure, in.Reclaim = w.evictedFor(), w.p.underPressure(), w.p.reclaiming.Load()
 		w.address.Store(podAddress(in, w.p.hostIP))
 		now := time.Now()
 		var at time.Time
 		if seq > 0 && seq >= w.needList.Load() {
 			remember(in, now)
+			w.over.Store(terminating(in) || finished(in))
 			// Not while an action runs: it may have begun without them, and fail for it.
 			if running == nil && w.freshInputs() {
 				inputsChanged(&w.memory)
@@ -335,6 +358,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 		})
 	case doDetach:
 		call(attachTimeout, func(ctx context.Context) error { return w.p.network.Detach(ctx, w.uid) })
+	case doRelease:
+		call(removeTimeout, func(context.Context) error { return w.p.volumes.TearDown(w.uid) })
 	case doWait, doFinish:
 	}
 	return out
@@ -521,6 +546,9 @@ func (w *worker) report(in podInput, now time.Time) {
 		return
 	}
 	before := w.memory.Status
+	if w.memory.Evicted != "" && (before == nil || before.Reason != reasonEvicted) {
+		w.event(corev1.EventTypeWarning, reasonEvicted, w.memory.Evicted)
+	}
 	s := podStatus(in, w.p.hostIP, now)
 	w.memory.Status = &s
 	w.transitions(before, &s, now)

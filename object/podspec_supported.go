@@ -27,8 +27,10 @@ const supportedButInit = `
 	containers[].ports[].hostPort
 	containers[].resources.requests[cpu]
 	containers[].resources.requests[memory]
+	containers[].resources.requests[ephemeral-storage]
 	containers[].resources.limits[cpu]
 	containers[].resources.limits[memory]
+	containers[].resources.limits[ephemeral-storage]
 	containers[].resizePolicy
 	containers[].imagePullPolicy
 	containers[].stdin

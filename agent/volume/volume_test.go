@@ -537,7 +537,7 @@ func TestUsage(t *testing.T) {
 	if err := m.SetUp(t.Context(), pod, someSources()); err != nil {
 		t.Fatal(err)
 	}
-	before, err := m.Usage(context.Background(), pod)
+	before, err := m.Usage(context.Background(), pod, nil)
 	if err != nil || len(before) != 1 || before[0].Volume != "work" || before[0].Limit != 1<<20 {
 		t.Fatalf("usage is %+v (%v), want that of the emptyDir on disk", before, err)
 	}
@@ -548,7 +548,7 @@ func TestUsage(t *testing.T) {
 	if err := os.Link(big, big+"-too"); err != nil {
 		t.Fatal(err)
 	}
-	after, err := m.Usage(context.Background(), pod)
+	after, err := m.Usage(context.Background(), pod, nil)
 	if grown := after[0].Bytes - before[0].Bytes; err != nil || grown < 256<<10 || grown > 300<<10 {
 		t.Errorf("a file of 256 KiB with two names adds %d bytes (%v)", grown, err)
 	}
