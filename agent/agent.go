@@ -20,12 +20,15 @@ import (
 	containers "github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
 // Client reaches the peers; *client.Client is one.
 type Client interface {
 	// Agent returns the agent's service on whichever peer is in use.
 	Agent() agentv1connect.AgentServiceClient
+	// Access returns the service that makes tokens, on the same peer.
+	Access() holdfastv1connect.AccessServiceClient
 	// Peer returns the address of the peer in use, or "".
 	Peer() string
 	// SetPeers replaces the addresses to choose from. The connection in use
@@ -58,6 +61,9 @@ type Config struct {
 	Limits     Limits // optional; of what pods may use
 	// Signals measures the node. Optional; this machine, and the file system of DataDir.
 	Signals NodeSignals
+	// ClusterCA are the certificates, in PEM, by which pods know the cluster's API: what the
+	// ConfigMap kube-root-ca.crt of each namespace would hold, if nobody has made one. Optional.
+	ClusterCA string
 	// ResolvConf is the file that pods' resolv.conf is made from. Optional;
 	// /etc/resolv.conf.
 	ResolvConf string
@@ -204,7 +210,7 @@ func New(cfg Config) (*Agent, error) {
 	memory := quantity(a.machine.capacity(cfg), corev1.ResourceMemory)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
-		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
+		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),

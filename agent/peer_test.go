@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -26,6 +27,7 @@ import (
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
 // testPeer is a peer as an agent sees it, and no more: it says what a test tells
@@ -54,6 +56,7 @@ type testPeer struct {
 	usageAt    []time.Time
 	reports    []*agentv1.PodStatusReport // in order
 	removed    []string                   // volumes, as name/uid
+	tokens     []*holdfastv1.IssueTokenRequest
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall
 }
@@ -78,7 +81,31 @@ func newPeer(name string) *testPeer {
 	p := &testPeer{name: name, server: connect.NewServer(), cut: make(chan struct{}), period: time.Second, calls: map[string]*sessionCall{}}
 	p.first = func() []*agentv1.DesiredResponse { return nil }
 	agentv1connect.RegisterAgentServiceHandler(p.server, p)
+	holdfastv1connect.RegisterAccessServiceHandler(p.server, accessOf{peer: p})
 	return p
+}
+
+// accessOf makes tokens as a peer does: only of pods of the node, good for as long as was asked for.
+type accessOf struct {
+	holdfastv1connect.UnimplementedAccessServiceHandler
+	peer *testPeer
+}
+
+func (a accessOf) IssueToken(_ context.Context, req *holdfastv1.IssueTokenRequest) (*holdfastv1.IssueTokenResponse, error) {
+	if _, err := a.peer.up(); err != nil {
+		return nil, err
+	}
+	a.peer.mu.Lock()
+	defer a.peer.mu.Unlock()
+	a.peer.tokens = append(a.peer.tokens, req)
+	if req.GetBinding().GetKind() != "Pod" || req.GetBinding().GetUid() == "" {
+		return nil, connect.NewError(connect.CodePermissionDenied, "a node gets only tokens that are bound to its pods")
+	}
+	now := time.Now()
+	claims := fmt.Sprintf(`{"iat":%d,"exp":%d,"sub":"system:serviceaccount:%s:%s","aud":%q,"n":%d}`,
+		now.Unix(), now.Add(req.GetLifetime().AsDuration()).Unix(), req.GetNamespace(), req.GetServiceAccount(), req.GetAudiences(), len(a.peer.tokens))
+	text := "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+	return &holdfastv1.IssueTokenResponse{Token: text}, nil
 }
 
 func (p *testPeer) setDown(down bool) {
@@ -408,6 +435,12 @@ func (c *testClient) Agent() agentv1connect.AgentServiceClient {
 	return agentv1connect.NewAgentServiceClient(connect.NewClient(connectinprocess.New(c.peers[c.at].server)))
 }
 
+func (c *testClient) Access() holdfastv1connect.AccessServiceClient {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return holdfastv1connect.NewAccessServiceClient(connect.NewClient(connectinprocess.New(c.peers[c.at].server)))
+}
+
 func (c *testClient) Peer() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -438,10 +471,11 @@ type testNode struct {
 	static string // folder of static pods
 	mounts volume.Mounts
 	// signals and eviction are of the agent's configuration; by default nobody is evicted.
-	signals  agent.NodeSignals
-	eviction []agent.Threshold
-	keptLogs time.Duration
-	stop     func()
+	signals   agent.NodeSignals
+	eviction  []agent.Threshold
+	keptLogs  time.Duration
+	clusterCA string
+	stop      func()
 }
 
 func newNode(t *testing.T, peers ...*testPeer) *testNode {
@@ -469,7 +503,7 @@ func (n *testNode) start() {
 		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: n.mounts, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
 		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
-		Signals: n.signals, Limits: agent.Limits{Eviction: n.eviction, KeptLogsAge: n.keptLogs},
+		Signals: n.signals, Limits: agent.Limits{Eviction: n.eviction, KeptLogsAge: n.keptLogs}, ClusterCA: n.clusterCA,
 	})
 	if err != nil {
 		n.t.Fatal(err)

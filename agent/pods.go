@@ -37,7 +37,10 @@ type podsConfig struct {
 	// networkReady waits until pods can be attached.
 	networkReady func(context.Context) error
 	// confirm returns nil if a quorum says that the pod is not to run here.
-	confirm     func(ctx context.Context, uid string) error
+	confirm func(ctx context.Context, uid string) error
+	// issue makes a token of a pod's service account.
+	issue       func(ctx context.Context, pod *corev1.Pod, kind tokenKind) (podToken, error)
+	clusterCA   string
 	reports     *reporter
 	log         *slog.Logger
 	metrics     *metrics

@@ -58,6 +58,8 @@ type podInput struct {
 	Static bool
 	// VolumesKey identifies what the pod's volumes should show.
 	VolumesKey string
+	// TokensDue is when that becomes another one because tokens are to be replaced; zero: never.
+	TokensDue time.Time
 	// Hold: start nothing yet, no peer was heard since the agent started.
 	Hold bool
 	// Evicted is why the pod is to end, though it is desired: the node is short of
@@ -692,6 +694,12 @@ func nextRunning(in podInput, now time.Time) action {
 	}
 	if at := deadlineOf(in); !at.IsZero() {
 		waitFor(at)
+	}
+	if in.TokensDue.After(now) {
+		waitFor(in.TokensDue)
+	}
+	if in.VolumesKey != in.Memory.Shown && in.Memory.Volumes.Failures > 0 && in.Memory.Volumes.At.After(now) {
+		waitFor(in.Memory.Volumes.At)
 	}
 	past := initialized(in)
 	blocked := false // a sidecar is not up yet

@@ -80,6 +80,8 @@ const supportedButInit = `
 	volumes[].projected.sources[].configMap
 	volumes[].projected.sources[].secret
 	volumes[].projected.sources[].downwardAPI
+	volumes[].projected.sources[].serviceAccountToken
+	volumes[].ephemeral
 	restartPolicy
 	imagePullSecrets
 	terminationGracePeriodSeconds
@@ -114,9 +116,9 @@ const supportedButInit = `
 	hostNetwork
 	hostPID
 	hostIPC
-	serviceAccountName = default
-	serviceAccount = default
-	automountServiceAccountToken = false
+	serviceAccountName
+	serviceAccount
+	automountServiceAccountToken
 	shareProcessNamespace
 	setHostnameAsFQDN = false
 	hostUsers = true

@@ -25,13 +25,17 @@ type sources struct {
 	secrets    map[string]*corev1.Secret
 	claims     map[string]*corev1.PersistentVolumeClaim
 	volumes    map[string]*corev1.PersistentVolume
+	tokens     map[string]string // by audience
 }
 
 func (s sources) ConfigMap(name string) *corev1.ConfigMap         { return s.configMaps[name] }
 func (s sources) Secret(name string) *corev1.Secret               { return s.secrets[name] }
 func (s sources) Claim(name string) *corev1.PersistentVolumeClaim { return s.claims[name] }
 func (s sources) Volume(name string) *corev1.PersistentVolume     { return s.volumes[name] }
-func (s sources) Field(path string) (string, error)               { return "<" + path + ">", nil }
+func (s sources) Token(p *corev1.ServiceAccountTokenProjection) (text, version string) {
+	return s.tokens[p.Audience], s.tokens[p.Audience]
+}
+func (s sources) Field(path string) (string, error) { return "<" + path + ">", nil }
 func (s sources) Resource(ref *corev1.ResourceFieldSelector) (string, error) {
 	return "<" + ref.ContainerName + " " + ref.Resource + ">", nil
 }
