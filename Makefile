@@ -133,6 +133,11 @@ bench-failover: deps build images ## Measure how long writes stop when the leade
 bench-scheduler: ## Measure the scheduler without a store: 10,000 pods on 5,000 nodes (QUICK=1: once each)
 	@CGO_ENABLED=0 go test ./scheduler -run '^$$' -bench '^BenchmarkShapes$$' -benchtime $(if $(QUICK),1x,5x) -timeout 30m | bench/scheduler | tee bench/results/scheduler.txt
 
+.PHONY: bench-pods
+bench-pods: deps ## Measure the start of pods on a node, what they cost, and logs, beside runc alone (root; QUICK=1)
+	@CGO_ENABLED=0 go build -o bin/bench-pods ./internal/podbench
+	@bin/bench-pods $(if $(QUICK),-quick) | tee bench/results/pods.txt
+
 .PHONY: bench-store
 bench-store: build ## Measure the replicated store beside etcd (about 20 minutes; QUICK=1)
 	cd bench && CGO_ENABLED=0 go build -o ../bin/bench-store ./store

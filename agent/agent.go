@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,12 +20,15 @@ import (
 	containers "github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
 // Client reaches the peers; *client.Client is one.
 type Client interface {
 	// Agent returns the agent's service on whichever peer is in use.
 	Agent() agentv1connect.AgentServiceClient
+	// Access returns the service that makes tokens, on the same peer.
+	Access() holdfastv1connect.AccessServiceClient
 	// Peer returns the address of the peer in use, or "".
 	Peer() string
 	// SetPeers replaces the addresses to choose from. The connection in use
@@ -55,6 +59,11 @@ type Config struct {
 	// peers say. Optional; it is read every 5 s.
 	StaticPods string
 	Limits     Limits // optional; of what pods may use
+	// Signals measures the node. Optional; this machine, and the file system of DataDir.
+	Signals NodeSignals
+	// ClusterCA are the certificates, in PEM, by which pods know the cluster's API: what the
+	// ConfigMap kube-root-ca.crt of each namespace would hold, if nobody has made one. Optional.
+	ClusterCA string
 	// ResolvConf is the file that pods' resolv.conf is made from. Optional;
 	// /etc/resolv.conf.
 	ResolvConf string
@@ -84,6 +93,16 @@ type Limits struct {
 	// ImageHighPercent and ImageLowPercent: when the disk with the images is fuller than
 	// the first, unused images go until it is no fuller than the second. Optional; 85 and 80.
 	ImageHighPercent, ImageLowPercent int64
+	// Eviction is what must be left of what pods share, or some are ended. Optional; nil is
+	// [DefaultEvictionHard], an empty list nothing.
+	Eviction []Threshold
+	// EvictionTransition is how long the node says that it is short of something after it
+	// was. Optional; 5 min.
+	EvictionTransition time.Duration
+	// KeptLogsAge and KeptLogsBytes bound the logs of removed pods that are kept. Optional; 24 h
+	// and 1 GiB. They go at once when the node is short of disk.
+	KeptLogsAge   time.Duration
+	KeptLogsBytes int64
 }
 
 // Agent runs one node. See [New].
@@ -101,6 +120,8 @@ type Agent struct {
 	sessions *sessions
 	usage    *usage
 	images   *imageCollector
+	evictor  *evictor
+	logs     *logKeeper
 	routes   *routes
 	static   *staticPods
 }
@@ -152,6 +173,17 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.StartHold == 0 {
 		cfg.StartHold = defaultStartHold
 	}
+	if cfg.Limits.Eviction == nil {
+		if cfg.Limits.Eviction, err = ParseThresholds(strings.Split(DefaultEvictionHard, ",")); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Limits.EvictionTransition == 0 {
+		cfg.Limits.EvictionTransition = defaultEvictionTransition
+	}
+	if cfg.Signals == nil {
+		cfg.Signals = nodeSignals(dir)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -178,7 +210,7 @@ func New(cfg Config) (*Agent, error) {
 	memory := quantity(a.machine.capacity(cfg), corev1.ResourceMemory)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
-		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
+		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),
@@ -191,6 +223,14 @@ func New(cfg Config) (*Agent, error) {
 	a.images = &imageCollector{
 		runtime: cfg.Runtime, log: a.log, pods: a.pods.known,
 		high: cmp.Or(cfg.Limits.ImageHighPercent, defaultImageHigh), low: cmp.Or(cfg.Limits.ImageLowPercent, defaultImageLow),
+	}
+	a.logs = &logKeeper{
+		runtime: cfg.Runtime, log: a.log,
+		age: cmp.Or(cfg.Limits.KeptLogsAge, defaultKeptLogsAge), bytes: cmp.Or(cfg.Limits.KeptLogsBytes, defaultKeptLogsBytes),
+	}
+	a.evictor = &evictor{
+		pods: a.pods, images: a.images, logs: a.logs, runtime: cfg.Runtime, volumes: a.pods.volumes, log: a.log,
+		thresholds: cfg.Limits.Eviction, transition: cfg.Limits.EvictionTransition, signals: cfg.Signals, register: a.session.register,
 	}
 	return a, nil
 }
@@ -250,6 +290,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.usage.run(ctx) })
 		g.Go(func() error { return a.static.run(ctx) })
 		g.Go(func() error { return a.images.run(ctx) })
+		g.Go(func() error { return a.evictor.run(ctx) })
+		g.Go(func() error { return a.logs.run(ctx) })
 		return a.sessions.run(ctx)
 	})
 	err = g.Wait()

@@ -779,6 +779,55 @@ func TestLogs(t *testing.T) {
 	})
 }
 
+// TestLogsOfRemovedPods: the log of a pod that was deleted is there for a while, for who
+// asks for it, and the caller is told.
+func TestLogsOfRemovedPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		n := newNode(t, a)
+		n.keptLogs = 10 * time.Minute
+		web, two := newPod("web"), newPod("two", corev1.Container{Name: "x", Image: "web:1"}, corev1.Container{Name: "y", Image: "web:1"})
+		a.says(complete(t, 10, web, two))
+		n.start()
+		settle(5 * time.Second)
+		a.send(t, &agentv1.DesiredResponse{Revision: 11, RemovedPods: []string{string(web.UID), string(two.UID)}})
+		settle(time.Minute)
+		n.wantRunning("after the deletion")
+		removed := func(r *holdfastv1.LogsRequest) { r.Removed = true }
+		c := a.wish(t, logsOf("web", "", removed, func(r *holdfastv1.LogsRequest) { r.Follow = true }))
+		<-c.ended
+		if got := c.out.String(); c.err != nil || !strings.HasPrefix(got, "web:1 started as pod default/web") || !strings.Contains(got, "stopping") {
+			t.Errorf("the log of a deleted pod is %q, error %v", got, c.err)
+		}
+		if !strings.Contains(c.notice, "Pod default/web was deleted") || !strings.Contains(c.notice, "n1") {
+			t.Errorf("the notice is %q", c.notice)
+		}
+		for _, bad := range []struct {
+			wish *agentv1.SessionsResponse
+			code string
+			text string
+		}{
+			{logsOf("web", ""), "not_found", "is not on node"}, // who does not ask for it, as kubectl
+			{logsOf("web", "other", removed), "not_found", `logs of ["main"]`},
+			{logsOf("two", "", removed), "invalid_argument", `["x" "y"]`},
+			{logsOf("web", "", removed, func(r *holdfastv1.LogsRequest) { r.Previous = true }), "not_found", "earlier run"},
+			{logsOf("never", "", removed), "not_found", "10m"},
+		} {
+			c := a.wish(t, bad.wish)
+			<-c.ended
+			if c.err.GetCode() != bad.code || !strings.Contains(c.err.GetMessage(), bad.text) {
+				t.Errorf("%v: error is %v, want %s with %q", bad.wish, c.err, bad.code, bad.text)
+			}
+		}
+		settle(11 * time.Minute)
+		c = a.wish(t, logsOf("web", "", removed))
+		<-c.ended
+		if c.err.GetCode() != "not_found" {
+			t.Errorf("after its time the log is %q, error %v; want it gone", c.out.String(), c.err)
+		}
+	})
+}
+
 // TestExec covers exec by the reverse tunnel: streams apart, stdin and its end,
 // exit codes, several at once, and a caller who goes.
 func TestExec(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-io/holdfast/agent/runtime"
@@ -32,13 +33,13 @@ type imageUse struct {
 
 // planImages chooses the images to remove from a disk that is fuller than high
 // percent, to bring it down to low: of those that nobody uses, the one first that was not
-// used for longest. short is how many bytes more should go and cannot.
-func planImages(all []imageUse, disk runtime.Disk, high, low int64, now time.Time) (remove []imageUse, short int64) {
+// used for longest, and no later than minAge ago. short is how many bytes more should go and cannot.
+func planImages(all []imageUse, disk runtime.Disk, high, low int64, minAge time.Duration, now time.Time) (remove []imageUse, short int64) {
 	if disk.Bytes <= 0 || (disk.Bytes-disk.FreeBytes)*100 <= high*disk.Bytes {
 		return nil, 0
 	}
 	short = disk.Bytes/100*(100-low) - disk.FreeBytes
-	unused := slices.DeleteFunc(slices.Clone(all), func(i imageUse) bool { return i.InUse || now.Sub(i.LastUsed) < imageMinAge })
+	unused := slices.DeleteFunc(slices.Clone(all), func(i imageUse) bool { return i.InUse || now.Sub(i.LastUsed) < minAge })
 	slices.SortFunc(unused, func(a, b imageUse) int {
 		return cmp.Or(a.LastUsed.Compare(b.LastUsed), cmp.Compare(a.Digest, b.Digest))
 	})
@@ -60,6 +61,7 @@ type imageCollector struct {
 	high, low int64
 	log       *slog.Logger
 
+	mu   sync.Mutex           // held during a pass
 	used map[string]time.Time // by digest; when it was last used, or first seen
 }
 
@@ -76,7 +78,15 @@ func (c *imageCollector) run(ctx context.Context) error {
 }
 
 // collect is one pass. What fails is tried again with the next.
-func (c *imageCollector) collect(ctx context.Context) {
+func (c *imageCollector) collect(ctx context.Context) { c.pass(ctx, c.high, c.low, imageMinAge) }
+
+// collectAll removes every image that nobody uses: the node is short of disk. A pod that has had
+// one pulled and has not begun has it pulled again.
+func (c *imageCollector) collectAll(ctx context.Context) { c.pass(ctx, 0, 0, 0) }
+
+func (c *imageCollector) pass(ctx context.Context, high, low int64, minAge time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	disk, err := c.runtime.ImageDisk(ctx)
 	if err != nil {
 		c.log.Warn("the disk with the images cannot be looked at", "error", err)
@@ -94,7 +104,7 @@ func (c *imageCollector) collect(ctx context.Context) {
 		return
 	}
 	now := time.Now()
-	remove, short := planImages(c.uses(images, pods, now), disk, c.high, c.low, now)
+	remove, short := planImages(c.uses(images, pods, now), disk, high, low, minAge, now)
 	for _, i := range remove {
 		if err := c.runtime.RemoveImage(ctx, i.Digest); err != nil {
 			c.log.Warn("image cannot be removed", "image", i.Names, "error", err)
@@ -102,7 +112,7 @@ func (c *imageCollector) collect(ctx context.Context) {
 		}
 		c.log.Info("image removed: the disk fills up and nobody uses it", "image", i.Names, "bytes", i.Bytes, "unused", now.Sub(i.LastUsed).Round(time.Second))
 	}
-	if short > 0 {
+	if short > 0 && low > 0 {
 		c.log.Warn("the disk with the images is too full, and no unused image is left to remove", "bytes", short)
 	}
 }

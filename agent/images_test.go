@@ -41,7 +41,7 @@ func TestPlanImages(t *testing.T) {
 		{"nothing to remove", "a 100 1h used", 0, "short 200"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			remove, short := planImages(images(c.images), runtime.Disk{Bytes: 1000, FreeBytes: c.free}, 85, 80, now)
+			remove, short := planImages(images(c.images), runtime.Disk{Bytes: 1000, FreeBytes: c.free}, 85, 80, imageMinAge, now)
 			var words []string
 			for _, i := range remove {
 				words = append(words, i.Digest)
@@ -51,7 +51,7 @@ func TestPlanImages(t *testing.T) {
 			}
 		})
 	}
-	if remove, _ := planImages(images("a 1 1h"), runtime.Disk{}, 85, 80, now); remove != nil {
+	if remove, _ := planImages(images("a 1 1h"), runtime.Disk{}, 85, 80, imageMinAge, now); remove != nil {
 		t.Errorf("a disk of no size: %v goes", remove)
 	}
 }

@@ -214,8 +214,9 @@ func anyContainer(pod *corev1.Pod, name string) *corev1.Container {
 }
 
 // inputsChanged lets what failed for the pod's configuration or its volumes be
-// tried again at once: what was missing may be there now.
-func inputsChanged(m *podMemory) {
+// tried again at once: what was missing may be there now. With other pull secrets, images
+// are too.
+func inputsChanged(m *podMemory, secrets bool) {
 	m.Volumes.At = time.Time{}
 	if m.Network.Reason == reasonMount {
 		m.Network.At = time.Time{}
@@ -223,6 +224,9 @@ func inputsChanged(m *podMemory) {
 	for _, c := range m.Containers {
 		if c.Start.Reason == reasonConfigError {
 			c.Start.At = time.Time{}
+		}
+		if secrets {
+			c.Pull.At = time.Time{}
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (m machine) capacity(cfg Config) corev1.ResourceList {
 	}
 	var disk unix.Statfs_t
 	if unix.Statfs(existing(cfg.DataDir), &disk) == nil {
-		capacity[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.Blocks)*disk.Bsize, resource.BinarySI)
+		capacity[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.Blocks-disk.Bfree+disk.Bavail)*disk.Bsize, resource.BinarySI)
 	}
 	maps.Copy(capacity, cfg.Capacity)
 	return capacity
@@ -68,6 +68,18 @@ func allocatable(capacity, reserved corev1.ResourceList) corev1.ResourceList {
 		left[name] = have
 	}
 	return left
+}
+
+// kept is what pods cannot use, since some would be ended for it.
+func kept(capacity corev1.ResourceList, thresholds []Threshold) corev1.ResourceList {
+	list := corev1.ResourceList{}
+	for _, t := range thresholds {
+		name := map[Signal]corev1.ResourceName{SignalMemory: corev1.ResourceMemory, SignalNodeFS: corev1.ResourceEphemeralStorage}[t.Signal]
+		if q, ok := capacity[name]; ok {
+			list[name] = *resource.NewQuantity(t.of(q.Value()), resource.BinarySI)
+		}
+	}
+	return list
 }
 
 // thisMachine reads the machine's description. What is only informative may be
@@ -134,7 +146,7 @@ func nodeObject(cfg Config, m machine, runtimeVersion string) *corev1.Node {
 		ObjectMeta: metav1.ObjectMeta{Name: cfg.Node, Labels: labels},
 		Status: corev1.NodeStatus{
 			Capacity:    capacity,
-			Allocatable: allocatable(capacity, cfg.Limits.Reserved),
+			Allocatable: allocatable(allocatable(capacity, cfg.Limits.Reserved), kept(capacity, cfg.Limits.Eviction)),
 			Addresses: []corev1.NodeAddress{
 				{Type: corev1.NodeInternalIP, Address: cfg.Address.String()},
 				{Type: corev1.NodeHostName, Address: cfg.Node},

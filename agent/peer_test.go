@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -26,6 +27,7 @@ import (
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 )
 
 // testPeer is a peer as an agent sees it, and no more: it says what a test tells
@@ -54,6 +56,7 @@ type testPeer struct {
 	usageAt    []time.Time
 	reports    []*agentv1.PodStatusReport // in order
 	removed    []string                   // volumes, as name/uid
+	tokens     []*holdfastv1.IssueTokenRequest
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall
 }
@@ -62,6 +65,7 @@ type testPeer struct {
 type sessionCall struct {
 	ended  chan struct{}
 	out    strings.Builder // log, or stdout
+	notice string          // of a log
 	stderr strings.Builder
 	code   int32
 	start  bool
@@ -77,7 +81,31 @@ func newPeer(name string) *testPeer {
 	p := &testPeer{name: name, server: connect.NewServer(), cut: make(chan struct{}), period: time.Second, calls: map[string]*sessionCall{}}
 	p.first = func() []*agentv1.DesiredResponse { return nil }
 	agentv1connect.RegisterAgentServiceHandler(p.server, p)
+	holdfastv1connect.RegisterAccessServiceHandler(p.server, accessOf{peer: p})
 	return p
+}
+
+// accessOf makes tokens as a peer does: only of pods of the node, good for as long as was asked for.
+type accessOf struct {
+	holdfastv1connect.UnimplementedAccessServiceHandler
+	peer *testPeer
+}
+
+func (a accessOf) IssueToken(_ context.Context, req *holdfastv1.IssueTokenRequest) (*holdfastv1.IssueTokenResponse, error) {
+	if _, err := a.peer.up(); err != nil {
+		return nil, err
+	}
+	a.peer.mu.Lock()
+	defer a.peer.mu.Unlock()
+	a.peer.tokens = append(a.peer.tokens, req)
+	if req.GetBinding().GetKind() != "Pod" || req.GetBinding().GetUid() == "" {
+		return nil, connect.NewError(connect.CodePermissionDenied, "a node gets only tokens that are bound to its pods")
+	}
+	now := time.Now()
+	claims := fmt.Sprintf(`{"iat":%d,"exp":%d,"sub":"system:serviceaccount:%s:%s","aud":%q,"n":%d}`,
+		now.Unix(), now.Add(req.GetLifetime().AsDuration()).Unix(), req.GetNamespace(), req.GetServiceAccount(), req.GetAudiences(), len(a.peer.tokens))
+	text := "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+	return &holdfastv1.IssueTokenResponse{Token: text}, nil
 }
 
 func (p *testPeer) setDown(down bool) {
@@ -336,6 +364,7 @@ func (c *sessionCall) take(m *agentv1.SessionRequest) {
 	switch m := m.GetMessage().(type) {
 	case *agentv1.SessionRequest_Logs:
 		c.out.Write(m.Logs.GetData())
+		c.notice += m.Logs.GetNotice()
 	case *agentv1.SessionRequest_Error:
 		c.err = m.Error
 	case *agentv1.SessionRequest_Taken:
@@ -406,6 +435,12 @@ func (c *testClient) Agent() agentv1connect.AgentServiceClient {
 	return agentv1connect.NewAgentServiceClient(connect.NewClient(connectinprocess.New(c.peers[c.at].server)))
 }
 
+func (c *testClient) Access() holdfastv1connect.AccessServiceClient {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return holdfastv1connect.NewAccessServiceClient(connect.NewClient(connectinprocess.New(c.peers[c.at].server)))
+}
+
 func (c *testClient) Peer() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -435,11 +470,16 @@ type testNode struct {
 	dir    string
 	static string // folder of static pods
 	mounts volume.Mounts
-	stop   func()
+	// signals and eviction are of the agent's configuration; by default nobody is evicted.
+	signals   agent.NodeSignals
+	eviction  []agent.Threshold
+	keptLogs  time.Duration
+	clusterCA string
+	stop      func()
 }
 
 func newNode(t *testing.T, peers ...*testPeer) *testNode {
-	n := &testNode{t: t, rt: fake.New(fake.Config{}), net: fake.NewNetwork(), client: &testClient{peers: peers}, dir: t.TempDir(), mounts: volume.Folders{}}
+	n := &testNode{t: t, rt: fake.New(fake.Config{}), net: fake.NewNetwork(), client: &testClient{peers: peers}, dir: t.TempDir(), mounts: volume.Folders{}, eviction: []agent.Threshold{}}
 	t.Cleanup(func() {
 		if n.stop != nil {
 			n.stop()
@@ -463,6 +503,7 @@ func (n *testNode) start() {
 		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: n.mounts, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
 		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
+		Signals: n.signals, Limits: agent.Limits{Eviction: n.eviction, KeptLogsAge: n.keptLogs}, ClusterCA: n.clusterCA,
 	})
 	if err != nil {
 		n.t.Fatal(err)

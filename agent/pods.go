@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,7 +37,10 @@ type podsConfig struct {
 	// networkReady waits until pods can be attached.
 	networkReady func(context.Context) error
 	// confirm returns nil if a quorum says that the pod is not to run here.
-	confirm     func(ctx context.Context, uid string) error
+	confirm func(ctx context.Context, uid string) error
+	// issue makes a token of a pod's service account.
+	issue       func(ctx context.Context, pod *corev1.Pod, kind tokenKind) (podToken, error)
+	clusterCA   string
 	reports     *reporter
 	log         *slog.Logger
 	metrics     *metrics
@@ -71,12 +75,15 @@ type pods struct {
 	workers                   map[string]*worker
 	// listed is what the runtime said, attached what the network did; seq counts
 	// the lists that have begun, done is the one that listed came from.
-	listed    map[string]runtime.PodState
-	listedAt  time.Time
-	listErr   error
-	attached  map[string]Attachment
-	held      []string // uids of pods that have volumes on the disk
-	seq, done uint64
+	listed   map[string]runtime.PodState
+	listedAt time.Time
+	listErr  error
+	attached map[string]Attachment
+	held     []string // uids of pods that have volumes on the disk
+	// pressure is what the node is short of; reclaiming: ended containers are to go.
+	pressure   []corev1.NodeConditionType
+	reclaiming atomic.Bool
+	seq, done  uint64
 	// complete: the desired pods are known from a peer, so others may go.
 	complete bool
 	// holdUntil is when saved state alone suffices to start containers.

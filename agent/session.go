@@ -220,6 +220,7 @@ func (s *session) register(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
 	node := nodeObject(s.a.cfg, s.a.machine, s.a.cfg.Runtime.Version())
+	node.Status.Conditions = s.a.nodeConditions()
 	data, err := object.Encode(node)
 	if err != nil {
 		return err

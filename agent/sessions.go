@@ -317,11 +317,40 @@ func sessionError(doing string, err error) error {
 	return connect.Errorf(code, "%s: %v", doing, err).WithCause(err)
 }
 
+// findLog resolves what a caller named to the run of a container whose log is there, and what
+// the caller is to be told about that.
+func (s *sessions) findLog(ctx context.Context, req *holdfastv1.LogsRequest) (id runtime.ContainerID, notice string, err error) {
+	pod, observed, ok := s.a.pods.find(req.GetNamespace(), req.GetPod())
+	if !ok && req.GetRemoved() {
+		return s.a.logs.find(ctx, s.a.cfg.Node, req.GetNamespace(), req.GetPod(), req.GetContainer(), req.GetPrevious())
+	}
+	name := req.GetContainer()
+	if ok && name == "" && len(pod.Spec.Containers) == 1 {
+		name = pod.Spec.Containers[0].Name
+	}
+	if ok && containerSpec(pod, name) != nil && !req.GetPrevious() {
+		// The container itself may be gone before its pod is: its log is not.
+		if _, listed := latestRun(observed, name); !listed {
+			status := s.a.reports.status(pod.UID)
+			if c := recordedStatus(&status, name); c != nil && c.ContainerID != "" {
+				return runtime.ContainerID{PodUID: string(pod.UID), Name: c.Name, Attempt: int(c.RestartCount)}, "", nil
+			}
+		}
+	}
+	run, err := s.findContainer(req.GetNamespace(), req.GetPod(), req.GetContainer(), req.GetPrevious())
+	return run.ID, "", err
+}
+
 func (s *sessions) logs(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.LogsRequest) error {
 	out.receive(func(*agentv1.SessionResponse) {}, cancel)
-	run, err := s.findContainer(req.GetNamespace(), req.GetPod(), req.GetContainer(), req.GetPrevious())
+	id, notice, err := s.findLog(ctx, req)
 	if err != nil {
 		return err
+	}
+	if notice != "" {
+		if err := out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Logs{Logs: &holdfastv1.LogsResponse{Notice: notice}}}); err != nil {
+			return err
+		}
 	}
 	options := runtime.LogOptions{Follow: req.GetFollow(), TailLines: req.GetTailLines(), Timestamps: req.GetTimestamps()}
 	if req.GetSince() != nil {
@@ -334,12 +363,12 @@ func (s *sessions) logs(ctx context.Context, cancel func(), out *sessionStream, 
 		send = upTo(limit, send)
 	}
 	lines := &lineWriter{send: send}
-	err = s.a.cfg.Runtime.Logs(ctx, run.ID, options, lines)
+	err = s.a.cfg.Runtime.Logs(ctx, id, options, lines)
 	if ferr := lines.flush(); err == nil {
 		err = ferr
 	}
 	if err != nil && !errors.Is(err, errLimit) {
-		return sessionError(fmt.Sprintf("log of container %s of pod %s/%s", run.ID.Name, req.GetNamespace(), req.GetPod()), err)
+		return sessionError(fmt.Sprintf("log of container %s of pod %s/%s", id.Name, req.GetNamespace(), req.GetPod()), err)
 	}
 	return nil
 }

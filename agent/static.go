@@ -102,6 +102,9 @@ func parseStatic(path string, data []byte, node string) ([]*corev1.Pod, error) {
 		if keys := object.PodInputs(pod); len(keys) > 0 {
 			return nil, fmt.Errorf("%s:%d: a static pod cannot refer to objects of the cluster, and this one refers to %s", path, doc.Line, keys[0])
 		}
+		if len(tokensOf(pod)) > 0 {
+			return nil, fmt.Errorf("%s:%d: a static pod cannot have tokens of a service account", path, doc.Line)
+		}
 		if pod.Namespace == "" {
 			pod.Namespace = corev1.NamespaceDefault
 		}

@@ -85,6 +85,13 @@ func TestStaticPods(t *testing.T) {
 			t.Errorf("reported of the mirror is %+v, want that it runs", r)
 		}
 		n.wantRunning("with its mirror", uid+"/main/0")
+		settle(20 * time.Second)
+		a.mu.Lock()
+		usage := a.usage[len(a.usage)-1].GetPods()
+		a.mu.Unlock()
+		if len(usage) != 1 || usage[0].GetUid() != "uid-mirror" || usage[0].GetName() != "dns-n1" {
+			t.Errorf("the usage reported is %v, want that of the mirror", usage)
+		}
 		before := a.count(func(p *testPeer) int { return len(p.mirrors) })
 		settle(time.Hour)
 		if got := a.count(func(p *testPeer) int { return len(p.mirrors) }); got != before {

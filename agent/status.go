@@ -22,6 +22,7 @@ const (
 	reasonContainerCreating = "ContainerCreating"
 	reasonPodInitializing   = "PodInitializing"
 	reasonDeadlineExceeded  = "DeadlineExceeded"
+	reasonEvicted           = "Evicted"
 	reasonErrImagePull      = "ErrImagePull"
 	reasonErrImageNeverPull = "ErrImageNeverPull"
 	reasonImagePullBackOff  = "ImagePullBackOff"
@@ -61,6 +62,9 @@ func podStatus(in podInput, hostIP netip.Addr, now time.Time) corev1.PodStatus {
 	}
 	if m.Overdue {
 		s.Reason, s.Message = reasonDeadlineExceeded, "Pod was active on the node longer than the specified deadline"
+	}
+	if m.Evicted != "" {
+		s.Reason, s.Message = reasonEvicted, m.Evicted
 	}
 	switch {
 	case pod.Spec.HostNetwork:
@@ -260,7 +264,7 @@ func phase(in podInput, before corev1.PodPhase, all []corev1.ContainerStatus) co
 	alive := slices.ContainsFunc(in.Observed.Containers, func(c runtime.ContainerState) bool {
 		return c.State == runtime.StateRunning || c.State == runtime.StateUnknown
 	})
-	failed := in.Memory.Overdue || initFailed(in)
+	failed := in.Memory.Overdue || in.Memory.Evicted != "" || initFailed(in)
 	switch {
 	case failed && !alive:
 		return corev1.PodFailed
@@ -322,14 +326,19 @@ func conditions(in podInput, before []corev1.PodCondition, s corev1.PodStatus, n
 	}
 	m := in.Memory
 	sandbox := in.Pod.Spec.HostNetwork || m.Attached != nil
-	own := []struct {
+	type condition struct {
 		kind corev1.PodConditionType
 		is   corev1.PodCondition
-	}{
+	}
+	own := []condition{
 		{corev1.PodReadyToStartContainers, truth(sandbox && (m.Created || in.Observed.UID != ""))},
 		{corev1.PodInitialized, initial},
 		{corev1.ContainersReady, containersReady},
 		{corev1.PodReady, ready},
+	}
+	if m.Evicted != "" {
+		c := corev1.PodCondition{Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: m.Evicted}
+		own = slices.Insert(own, 0, condition{corev1.DisruptionTarget, c})
 	}
 	var out []corev1.PodCondition
 	for _, c := range in.Pod.Status.Conditions {

@@ -58,8 +58,17 @@ type podInput struct {
 	Static bool
 	// VolumesKey identifies what the pod's volumes should show.
 	VolumesKey string
+	// TokensDue is when that becomes another one because tokens are to be replaced; zero: never.
+	TokensDue time.Time
 	// Hold: start nothing yet, no peer was heard since the agent started.
 	Hold bool
+	// Evicted is why the pod is to end, though it is desired: the node is short of
+	// something, or the pod takes too much. Empty: it is not.
+	Evicted string
+	// Pressure is what the node is short of: new pods are not begun.
+	Pressure []corev1.NodeConditionType
+	// Reclaim: the node is short of disk, ended containers are to go.
+	Reclaim bool
 	// Probes holds what probes have found out: no entry, not enough yet.
 	Probes map[probe.Key]probe.Result
 }
@@ -95,6 +104,12 @@ type podMemory struct {
 	PreStop map[runtime.ContainerID]bool
 	// Overdue: the pod has been active for longer than its activeDeadlineSeconds.
 	Overdue bool
+	// Evicted is why the pod was ended before its time; empty: it was not. Admitted: it
+	// was decided that the node has room for it.
+	Evicted  string
+	Admitted bool
+	// Released: the volumes of the finished pod were taken away.
+	Released bool
 	// Status is the last status computed; transitions are relative to it.
 	Status *corev1.PodStatus
 	// Messages holds the termination messages that were fetched, by run.
@@ -192,6 +207,8 @@ const (
 	doRemovePod actionKind = "remove-pod"
 	// doDetach takes the pod's network away.
 	doDetach actionKind = "detach"
+	// doRelease takes the volumes of a finished pod away.
+	doRelease actionKind = "release-volumes"
 	// doFinish: nothing is left of the pod; say so.
 	doFinish actionKind = "finish"
 )
@@ -284,6 +301,16 @@ func remember(in podInput, now time.Time) {
 	if at := deadlineOf(in); !at.IsZero() && !now.Before(at) && !finished(in) {
 		m.Overdue = true
 	}
+	switch {
+	case terminating(in) || finished(in):
+	case in.Evicted != "":
+		m.Evicted = in.Evicted
+	case !m.Admitted && !in.Hold:
+		m.Admitted = true
+		if in.Pod.Status.StartTime == nil && in.Observed.UID == "" { // it is new here
+			m.Evicted = refused(podUse{Pod: in.Pod, Static: in.Static}, in.Pressure)
+		}
+	}
 	for _, p := range parts(in.Pod) {
 		name := p.spec.Name
 		c := m.Containers[name]
@@ -359,7 +386,7 @@ func terminating(in podInput) bool {
 // finished says whether the pod has run to its end, by what was recorded or by
 // what is seen, and nothing of it is to be started again. Sidecars may still run.
 func finished(in podInput) bool {
-	if s := in.Memory.Status; s != nil && final(s.Phase) || final(in.Pod.Status.Phase) || in.Memory.Overdue {
+	if s := in.Memory.Status; s != nil && final(s.Phase) || final(in.Pod.Status.Phase) || in.Memory.Overdue || in.Memory.Evicted != "" {
 		return true
 	}
 	if initFailed(in) {
@@ -618,25 +645,38 @@ func graceOf(pod *corev1.Pod) time.Duration {
 	}
 }
 
-// nextFinished keeps a finished pod's containers, for their logs, and gives its
-// address back.
+// nextFinished keeps a finished pod's containers, unless it was evicted or the node is short of
+// disk, and gives back its address and its volumes. Logs stay in any case.
 func nextFinished(in podInput, now time.Time) action {
 	m := in.Memory
 	if wait, ok := m.Cleanup.wait(now); ok {
 		return wait
 	}
 	if alive := aliveIn(in); len(alive) > 0 {
-		why := "pod has finished"
-		if m.Overdue {
+		why, grace := "pod has finished", graceOf(in.Pod)
+		switch {
+		case m.Overdue:
 			why = "pod has been active for longer than its deadline"
+		case m.Evicted != "":
+			why, grace = "pod is evicted", min(grace, evictionGrace)
 		}
-		return stop(in, firstToStop(in.Pod, alive), now.Add(graceOf(in.Pod)), why)
+		return stop(in, firstToStop(in.Pod, alive), now.Add(grace), why)
 	}
 	if a, ok := nextMessage(in); ok {
 		return a
 	}
-	if !m.Detached {
+	switch {
+	case !m.Detached:
 		return action{Kind: doDetach}
+	case in.Reclaim || m.Evicted != "":
+		for _, c := range in.Observed.Containers {
+			if c.State == runtime.StateExited {
+				return action{Kind: doRemoveContainer, IDs: []runtime.ContainerID{c.ID}, Why: "the node needs its space"}
+			}
+		}
+	}
+	if !m.Released {
+		return action{Kind: doRelease}
 	}
 	return action{Kind: doWait}
 }
@@ -654,6 +694,12 @@ func nextRunning(in podInput, now time.Time) action {
 	}
 	if at := deadlineOf(in); !at.IsZero() {
 		waitFor(at)
+	}
+	if in.TokensDue.After(now) {
+		waitFor(in.TokensDue)
+	}
+	if in.VolumesKey != in.Memory.Shown && in.Memory.Volumes.Failures > 0 && in.Memory.Volumes.At.After(now) {
+		waitFor(in.Memory.Volumes.At)
 	}
 	past := initialized(in)
 	blocked := false // a sidecar is not up yet
@@ -680,7 +726,11 @@ func nextRunning(in podInput, now time.Time) action {
 		if c.State != runtime.StateExited {
 			continue
 		}
-		if latest, _ := latestRun(in.Observed, c.ID.Name); c.ID.Attempt < latest.ID.Attempt-keptRuns {
+		kept := keptRuns
+		if in.Reclaim {
+			kept = 0
+		}
+		if latest, _ := latestRun(in.Observed, c.ID.Name); c.ID.Attempt < latest.ID.Attempt-kept {
 			return action{Kind: doRemoveContainer, IDs: []runtime.ContainerID{c.ID}, Why: "it is too old to keep"}
 		}
 	}
@@ -882,7 +932,10 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 		}
 	case doRemoveContainer:
 		id := a.IDs[0]
-		if c := m.Containers[id.Name]; c != nil && id.Attempt == c.Attempt && err == nil {
+		if err != nil {
+			m.cleaned(err, now) // of a finished pod: not again at once
+		}
+		if c := m.Containers[id.Name]; c != nil && id.Attempt == c.Attempt && err == nil && c.Ended.IsZero() {
 			// It never ran: as if it had not been.
 			c.Attempt--
 			c.Ended = time.Time{}
@@ -897,6 +950,9 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 		if err == nil {
 			m.Attached = nil
 		}
+	case doRelease:
+		m.cleaned(err, now)
+		m.Released = err == nil
 	case doWait, doMessage, doFinish:
 	}
 }

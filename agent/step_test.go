@@ -160,6 +160,12 @@ func (w *world) play(t *testing.T, line string) {
 		pod := w.in.Pod.DeepCopy()
 		pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = nil, nil
 		w.in.Pod, w.in.Gone = pod, false
+	case "evict":
+		w.in.Evicted = strings.Join(words[1:], " ")
+	case "pressure":
+		w.in.Pressure = []corev1.NodeConditionType{corev1.NodeConditionType(arg(1))}
+	case "reclaim":
+		w.in.Reclaim = arg(1) == "on"
 	case "hold":
 		w.in.Hold = arg(1) == "on"
 	case "agent": // agent restarts: memory is lost, the recorded status is the last one
@@ -168,7 +174,7 @@ func (w *world) play(t *testing.T, line string) {
 			pod.Status = *s
 		}
 		attached := w.in.Memory.Attached
-		w.in.Pod, w.in.Memory, w.in.Probes = pod, &podMemory{Attached: attached}, nil
+		w.in.Pod, w.in.Memory, w.in.Probes, w.in.Evicted = pod, &podMemory{Attached: attached}, nil, ""
 	case "show": // the status in full
 		data, err := yaml.Marshal(w.in.Memory.Status)
 		if err != nil {
@@ -231,7 +237,7 @@ func (w *world) done() {
 		w.in.Observed = runtime.PodState{}
 	case doMessage:
 		w.in.Memory.Messages[a.IDs[0]] = "last words of " + a.IDs[0].Name
-	case doWait, doPull, doDetach, doFinish, doPostStart, doConfirm:
+	case doWait, doPull, doDetach, doRelease, doFinish, doPostStart, doConfirm:
 	}
 	applied(w.in.Memory, a, nil, w.now)
 }

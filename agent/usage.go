@@ -99,6 +99,9 @@ func (u *usage) measure(ctx context.Context) *agentv1.ReportUsageRequest {
 	seen := map[runtime.ContainerID]sample{}
 	for _, state := range u.a.pods.all() {
 		pod := &holdfastv1.PodUsage{Namespace: state.Namespace, Name: state.Name, Uid: state.UID}
+		if id, ok := u.a.pods.reported(state.UID); ok { // the cluster knows a static pod by its mirror
+			pod.Uid = string(id.UID)
+		}
 		var window time.Duration
 		for _, c := range state.Containers {
 			if c.State != runtime.StateRunning {

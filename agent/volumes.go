@@ -17,14 +17,27 @@ var errVolumes = errors.New("volumes")
 
 // podSources are what a pod's volumes show.
 type podSources struct {
-	pod *corev1.Pod
-	at  podEnv
+	pod       *corev1.Pod
+	at        podEnv
+	tokens    heldTokens
+	clusterCA string
 }
 
 var _ volume.Sources = podSources{}
 
+// rootCA is the ConfigMap in which Kubernetes has the cluster's CA for the pods of a namespace.
+const rootCA = "kube-root-ca.crt"
+
 func (s podSources) ConfigMap(name string) *corev1.ConfigMap {
-	return lookInput[corev1.ConfigMap](s.at.inputs, s.pod.Namespace, name)
+	cm := lookInput[corev1.ConfigMap](s.at.inputs, s.pod.Namespace, name)
+	if cm == nil && name == rootCA && s.clusterCA != "" {
+		return &corev1.ConfigMap{Data: map[string]string{"ca.crt": s.clusterCA}}
+	}
+	return cm
+}
+
+func (s podSources) Token(p *corev1.ServiceAccountTokenProjection) (text, version string) {
+	return s.tokens[kindOfToken(p)].text, s.tokens.version(p, time.Now())
 }
 
 func (s podSources) Secret(name string) *corev1.Secret {
@@ -48,12 +61,20 @@ func (s podSources) Resource(ref *corev1.ResourceFieldSelector) (string, error) 
 // setUpVolumes makes the pod's volumes what they should be, and returns the key
 // of what they show then.
 func (w *worker) setUpVolumes(ctx context.Context, pod *corev1.Pod) (shown string, err error) {
-	src := podSources{pod: pod, at: w.env(pod)}
+	failed := w.renewTokens(ctx, pod)
+	src := w.sources(pod)
 	shown = volume.Key(pod, src)
 	if err := w.p.volumes.SetUp(ctx, pod, src); err != nil {
-		return "", fmt.Errorf("%w: %w", errVolumes, err)
+		return "", fmt.Errorf("%w: %w", errVolumes, errors.Join(err, failed))
+	}
+	if failed != nil {
+		return "", fmt.Errorf("%w: %w", errVolumes, failed)
 	}
 	return shown, nil
+}
+
+func (w *worker) sources(pod *corev1.Pod) podSources {
+	return podSources{pod: pod, at: w.env(pod), tokens: w.heldTokens(), clusterCA: w.p.clusterCA}
 }
 
 // volumesKey identifies what the pod's volumes should show; "": nothing that
@@ -62,14 +83,14 @@ func (w *worker) volumesKey(pod *corev1.Pod) string {
 	if pod == nil || len(pod.Spec.Volumes) == 0 {
 		return ""
 	}
-	return volume.Key(pod, podSources{pod: pod, at: w.env(pod)})
+	return volume.Key(pod, w.sources(pod))
 }
 
 // volumeMounts says how the pod's volumes are mounted in a container. Its errors
 // match errConfig.
 func (w *worker) volumeMounts(pod *corev1.Pod, spec *corev1.Container) ([]runtime.Mount, error) {
 	at := w.env(pod)
-	mounts, err := w.p.volumes.ContainerMounts(pod, spec, podSources{pod: pod, at: at}, func(text string) (string, error) {
+	mounts, err := w.p.volumes.ContainerMounts(pod, spec, w.sources(pod), func(text string) (string, error) {
 		env, err := environment(pod, spec, at)
 		if err != nil {
 			return "", err

@@ -52,14 +52,22 @@ type worker struct {
 	needList atomic.Uint64
 	// address is the pod's, for probes and hooks; "" if it has none.
 	address atomic.Value
+	// over: the pod is at its end or past it.
+	over atomic.Bool
 
 	mu sync.Mutex
 	// pod and gone are what is desired; set by pods.
 	pod  *corev1.Pod
 	gone bool
+	// evicted is why the pod is to end all the same; "": it is not.
+	evicted string
+	// tokens are replaced whole, never changed.
+	tokens heldTokens
 	// named is what the pod names; fresh: it has changed since the worker looked.
 	named podInputs
 	fresh bool
+	// freshSecrets: and so have its pull secrets.
+	freshSecrets bool
 
 	// The rest belongs to the worker's goroutine.
 	memory podMemory
@@ -98,6 +106,10 @@ func (w *worker) desire(pod *corev1.Pod, named podInputs, gone bool) {
 	if pod != nil {
 		w.pod = pod
 		w.fresh = w.fresh || !w.named.same(named)
+		w.freshSecrets = w.freshSecrets || slices.ContainsFunc(pod.Spec.ImagePullSecrets, func(ref corev1.LocalObjectReference) bool {
+			key := keyOf[corev1.Secret](pod.Namespace, ref.Name)
+			return w.named[key] != named[key]
+		})
 		w.named = named
 	}
 	w.gone = gone
@@ -115,14 +127,32 @@ func (w *worker) inputs() podInputs {
 	return w.named
 }
 
-// freshInputs says, once, that what the pod names has changed.
-func (w *worker) freshInputs() bool {
+// freshInputs says, once, that what the pod names has changed, and whether its pull
+// secrets have.
+func (w *worker) freshInputs() (fresh, secrets bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	fresh := w.fresh
-	w.fresh = false
-	return fresh
+	fresh, secrets = w.fresh, w.freshSecrets
+	w.fresh, w.freshSecrets = false, false
+	return fresh, secrets
 }
+
+// evict ends the pod for good.
+func (w *worker) evict(why string) {
+	w.mu.Lock()
+	w.evicted = why
+	w.mu.Unlock()
+	w.notify()
+}
+
+func (w *worker) evictedFor() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.evicted
+}
+
+// ended says whether the pod is at its end or past it.
+func (w *worker) ended() bool { return w.over.Load() || w.evictedFor() != "" }
 
 // run works until ctx ends, or until nothing is left of a pod that is not
 // desired.
@@ -151,14 +181,19 @@ func (w *worker) run(ctx context.Context) {
 		observed, seq, hold := w.p.observed(w.uid)
 		pod, gone := w.desired()
 		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results(), VolumesKey: w.volumesKey(pod)}
+		in.TokensDue = w.heldTokens().nextDue()
+		in.Evicted, in.Pressure, in.Reclaim = w.evictedFor(), w.p.underPressure(), w.p.reclaiming.Load()
 		w.address.Store(podAddress(in, w.p.hostIP))
 		now := time.Now()
 		var at time.Time
 		if seq > 0 && seq >= w.needList.Load() {
 			remember(in, now)
+			w.over.Store(terminating(in) || finished(in))
 			// Not while an action runs: it may have begun without them, and fail for it.
-			if running == nil && w.freshInputs() {
-				inputsChanged(&w.memory)
+			if running == nil {
+				if fresh, secrets := w.freshInputs(); fresh {
+					inputsChanged(&w.memory, secrets)
+				}
 			}
 			w.report(in, now)
 			probes.Want(probeTargets(in))
@@ -254,7 +289,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 			}
 			defer w.p.release()
 			var err error
-			if out.shown, err = w.setUpVolumes(ctx, pod); err != nil {
+			// An old token keeps no container from its restart. It is seen to afterwards.
+			if out.shown, err = w.setUpVolumes(ctx, pod); err != nil && !errors.Is(err, errOldToken) {
 				return err
 			}
 			return w.createPod(ctx, pod)
@@ -335,6 +371,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 		})
 	case doDetach:
 		call(attachTimeout, func(ctx context.Context) error { return w.p.network.Detach(ctx, w.uid) })
+	case doRelease:
+		call(removeTimeout, func(context.Context) error { return w.p.volumes.TearDown(w.uid) })
 	case doWait, doFinish:
 	}
 	return out
@@ -521,6 +559,9 @@ func (w *worker) report(in podInput, now time.Time) {
 		return
 	}
 	before := w.memory.Status
+	if w.memory.Evicted != "" && (before == nil || before.Reason != reasonEvicted) {
+		w.event(corev1.EventTypeWarning, reasonEvicted, w.memory.Evicted)
+	}
 	s := podStatus(in, w.p.hostIP, now)
 	w.memory.Status = &s
 	w.transitions(before, &s, now)

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -47,7 +48,13 @@ func (p *plan) admit(next, was object.Object, index int) error {
 		if was == nil {
 			p.limit(next, index)
 			p.rank(next, index)
+			p.account(next, index)
 		}
+	case *corev1.ServiceAccount:
+		if p.accounts == nil {
+			p.accounts = make(map[object.Key]*corev1.ServiceAccount)
+		}
+		p.accounts[object.KeyOf(next)] = next
 	case *corev1.PersistentVolumeClaim:
 		p.limit(next, index)
 	case *apiextensionsv1.CustomResourceDefinition:
@@ -97,6 +104,18 @@ func (p *plan) rank(pod *corev1.Pod, index int) {
 	if pod.Spec.PriorityClassName != "" {
 		p.noneSince(object.ResourceOf(&schedulingv1.PriorityClass{}).Prefix(""))
 	}
+}
+
+// account gives a new pod what it has of its service account.
+func (p *plan) account(pod *corev1.Pod, index int) {
+	r := object.ResourceOf(&corev1.ServiceAccount{})
+	key := r.Key(pod.Namespace, cmp.Or(pod.Spec.ServiceAccountName, object.DefaultServiceAccount))
+	account := p.accounts[key]
+	if account == nil {
+		account, _ = object.Get[*corev1.ServiceAccount](p.view, key)
+	}
+	p.blame(object.UseServiceAccount(pod, account), index)
+	p.noneSince(r.Prefix(pod.Namespace))
 }
 
 // claimAddresses gives a Service the addresses and ports that it needs.

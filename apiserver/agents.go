@@ -34,7 +34,7 @@ type agentService struct{ *Server }
 
 // Register creates the node's Node object, or brings what the agent owns of it
 // up to date: labels of its own, and of the status capacity, allocatable,
-// addresses and nodeInfo. If nothing differs, nothing is written and no leader is
+// addresses, nodeInfo and the conditions about what it is short of. If nothing differs, nothing is written and no leader is
 // needed: an election does not keep agents out.
 func (s agentService) Register(ctx context.Context, req *agentv1.RegisterRequest) (*agentv1.RegisterResponse, error) {
 	name, err := nodeName(ctx)
@@ -149,6 +149,12 @@ func takeFromAgent(node, reported *corev1.Node) {
 	node.Status.Capacity, node.Status.Allocatable = capacity, allocatable
 	node.Status.Addresses = slices.Clone(reported.Status.Addresses)
 	node.Status.NodeInfo = reported.Status.NodeInfo
+	for _, c := range reported.Status.Conditions {
+		switch c.Type {
+		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
+			object.SetNodeCondition(node, c)
+		}
+	}
 }
 
 // revisionOf returns the revision of a stored object: its resourceVersion.

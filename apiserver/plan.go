@@ -41,11 +41,12 @@ type plan struct {
 	// conflicts are fields that other managers own.
 	conflicts object.Faults
 	warnings  []string
-	coming    map[string]bool         // namespaces that this transaction makes
-	checked   map[string]object.Fault // namespace, or key of a definition -> what is wrong with it
-	claims    *object.ServiceClaims   // of the view's Services and those of the plan
-	quotas    map[string]*quotaUse    // by key, of those that the plan takes from
-	ranges    map[string]bool         // prefixes that must be as they are in the view
+	coming    map[string]bool                       // namespaces that this transaction makes
+	checked   map[string]object.Fault               // namespace, or key of a definition -> what is wrong with it
+	claims    *object.ServiceClaims                 // of the view's Services and those of the plan
+	quotas    map[string]*quotaUse                  // by key, of those that the plan takes from
+	accounts  map[object.Key]*corev1.ServiceAccount // that this transaction makes or changes
+	ranges    map[string]bool                       // prefixes that must be as they are in the view
 }
 
 // stored is an object as it stands in the plan's view.

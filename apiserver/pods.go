@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-io/holdfast/object"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
@@ -102,23 +104,33 @@ func (p Pods) within(ctx context.Context, call func(context.Context) error) erro
 }
 
 func (s podService) logs(ctx context.Context, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {
-	pod, container, err := s.container(ctx, req.GetNamespace(), req.GetPod(), req.GetContainer())
-	if err != nil {
-		return err
-	}
 	if req.GetLimitBytes() < 0 {
 		return badRequest("limit_bytes", "is negative: say how many bytes, or 0 for all")
 	}
 	wish := proto.CloneOf(req)
-	wish.Namespace, wish.Container, wish.Relayed = pod.Namespace, container, false
-	purpose := "log of " + object.Title(pod)
-	sess, err := s.sessions.open(ctx, pod.Spec.NodeName, purpose, &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_Logs{Logs: wish}})
+	wish.Relayed = false
+	var node, purpose string
+	pod, container, err := s.container(ctx, req.GetNamespace(), req.GetPod(), req.GetContainer())
+	switch {
+	case err == nil:
+		wish.Namespace, wish.Container, wish.Removed = pod.Namespace, container, false
+		node, purpose = pod.Spec.NodeName, "log of "+object.Title(pod)
+	case pod == nil && req.GetRemoved() && connect.CodeOf(err) == connect.CodeNotFound:
+		wish.Namespace = cmp.Or(req.GetNamespace(), metav1.NamespaceDefault)
+		if node = cmp.Or(req.GetNode(), s.lastNode(wish.GetNamespace(), req.GetPod())); node == "" {
+			return err
+		}
+		purpose = "log of the deleted pod " + joinName(wish.GetNamespace(), req.GetPod())
+	default:
+		return err
+	}
+	sess, err := s.sessions.open(ctx, node, purpose, &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_Logs{Logs: wish}})
 	if errors.Is(err, errNoAgent) {
-		client, err := s.peerWith(ctx, pod.Spec.NodeName, purpose, req.GetRelayed())
+		client, err := s.peerWith(ctx, node, purpose, req.GetRelayed())
 		if err != nil {
 			return err
 		}
-		wish.Relayed = true
+		wish.Relayed, wish.Removed, wish.Node = true, req.GetRemoved(), node
 		return relayLogs(ctx, client, wish, to)
 	}
 	if err != nil {
@@ -142,6 +154,20 @@ func (s podService) logs(ctx context.Context, req *holdfastv1.LogsRequest, to Re
 			}
 		}
 	}
+}
+
+// lastNode returns the node whose agent has last told of a pod of that name, by the events that
+// this peer has; "": none.
+func (s podService) lastNode(namespace, name string) (node string) {
+	var last time.Time
+	events, _ := s.cfg.Events.List(namespace)
+	for _, e := range events {
+		about := e.InvolvedObject
+		if about.Kind == "Pod" && about.Name == name && e.Source.Component == "agent" && e.Source.Host != "" && !e.LastTimestamp.Time.Before(last) {
+			node, last = e.Source.Host, e.LastTimestamp.Time
+		}
+	}
+	return node
 }
 
 func relayLogs(ctx context.Context, client *connect.Client, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {

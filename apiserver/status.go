@@ -167,7 +167,8 @@ func planReport(pod *corev1.Pod, removed bool, status *corev1.PodStatus) (change
 	next.Status = *status.DeepCopy()
 	next.Status.Conditions = slices.DeleteFunc(next.Status.Conditions, ofOthers)
 	for i, c := range pod.Status.Conditions {
-		if ofOthers(c) {
+		taken := slices.ContainsFunc(next.Status.Conditions, func(other corev1.PodCondition) bool { return other.Type == c.Type })
+		if ofOthers(c) && !taken {
 			at := min(i, len(next.Status.Conditions)) // where it was: its place is no change
 			next.Status.Conditions = slices.Insert(next.Status.Conditions, at, c)
 		}
@@ -197,6 +198,8 @@ func ofOthers(c corev1.PodCondition) bool {
 	switch c.Type {
 	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady:
 		return false
+	case corev1.DisruptionTarget: // of several writers; an eviction by the node is the agent's
+		return c.Reason != corev1.PodReasonTerminationByKubelet
 	default:
 		return true
 	}

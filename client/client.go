@@ -132,6 +132,11 @@ func (c *Client) Cluster() holdfastv1connect.ClusterServiceClient {
 	return holdfastv1connect.NewClusterServiceClient(c.connect)
 }
 
+// Access returns a client of the AccessService.
+func (c *Client) Access() holdfastv1connect.AccessServiceClient {
+	return holdfastv1connect.NewAccessServiceClient(c.connect)
+}
+
 // Agent returns a client of the AgentService.
 func (c *Client) Agent() agentv1connect.AgentServiceClient {
 	return agentv1connect.NewAgentServiceClient(c.connect)

@@ -146,6 +146,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newNamespaces(),
 			newServiceAccounts(c.cfg.NewUID),
 			newVolumes(c.cfg.NewUID),
+			newOwnClaims(c.cfg.NewUID),
 			newCollector(),
 			newDefinitions(),
 			newRoles(c.cfg.NewUID),

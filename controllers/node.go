@@ -89,6 +89,7 @@ func planNode(node *corev1.Node, v verdict, pods []*corev1.Pod, now time.Time) n
 		}
 		plan.changed = setHealthTaint(node, taint, now) || plan.changed
 	}
+	plan.changed = setPressureTaints(node, now) || plan.changed
 	room := newBudget()
 	for _, pod := range pods {
 		if object.Deleting(pod) || object.PodPhaseFinal(pod) {

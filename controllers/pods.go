@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +20,8 @@ import (
 
 // What the kinds that own pods have in common: how a pod is made, claimed and
 // replaced, and what its namespace allows.
+
+var accountResource = object.ResourceOf(&corev1.ServiceAccount{})
 
 // failuresAnnotation counts, on a pod that replaces one of the same place that
 // failed, how many have failed there in a row.
@@ -170,6 +173,13 @@ func (a *admission) admit(obj object.Object) error {
 	a.load()
 	if faults := object.ApplyLimitRanges(obj, a.ranges); len(faults) > 0 {
 		return faults
+	}
+	if pod, ok := obj.(*corev1.Pod); ok {
+		key := accountResource.Key(pod.Namespace, cmp.Or(pod.Spec.ServiceAccountName, object.DefaultServiceAccount))
+		account, _ := object.Get[*corev1.ServiceAccount](a.s, key)
+		if faults := object.UseServiceAccount(pod, account); len(faults) > 0 {
+			return faults
+		}
 	}
 	r := object.ResourceOf(obj)
 	added := make([]corev1.ResourceList, len(a.quotas))

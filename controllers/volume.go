@@ -157,8 +157,8 @@ func (p *claimPlan) find(in claimInput) {
 // provision makes a volume for claim on the node.
 func (p *claimPlan) provision(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, node *corev1.Node) {
 	enforce := cmp.Or(class.Parameters[object.LocalVolumeEnforceKey], object.EnforceNone)
-	if enforce != object.EnforceNone && enforce != object.EnforceLoop {
-		p.warn("ProvisioningFailed", "class %s says %s: %q, want %s or %s", class.Name, object.LocalVolumeEnforceKey, enforce, object.EnforceNone, object.EnforceLoop)
+	if enforce != object.EnforceNone && enforce != object.EnforceEvict && enforce != object.EnforceLoop {
+		p.warn("ProvisioningFailed", "class %s says %s: %q, want %s, %s or %s", class.Name, object.LocalVolumeEnforceKey, enforce, object.EnforceNone, object.EnforceEvict, object.EnforceLoop)
 		return
 	}
 	for _, key := range slices.Sorted(maps.Keys(class.Parameters)) {

@@ -201,3 +201,69 @@ func containsAll(text, lines string) bool {
 	}
 	return true
 }
+
+// TestServiceAccountToken: a pod finds the token of its service account, the cluster's CA and its
+// namespace where programs look for them; the token is good, and only while the pod is there.
+func TestServiceAccountToken(t *testing.T) {
+	c := testcluster.Start(t, testcluster.Config{Peers: 3, Nodes: 1})
+	c.Apply(`
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: robot}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  serviceAccountName: robot
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: web
+    image: "fake/web:1"
+    command: [sh, -c, "cat /var/run/secrets/kubernetes.io/serviceaccount/token; echo; cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt; cat /var/run/secrets/kubernetes.io/serviceaccount/namespace; echo; sleep 1000"]
+`)
+	waitReady(t, c, 1, "")
+	ctx, cancel := context.WithTimeout(t.Context(), testcluster.Patience)
+	defer cancel()
+	read := func() string {
+		stream, err := c.Client().Pods().Logs(ctx, &holdfastv1.LogsRequest{Namespace: "default", Pod: "web", TailLines: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		var b strings.Builder
+		for {
+			msg, err := stream.Receive()
+			if err != nil {
+				return b.String()
+			}
+			b.Write(msg.GetData())
+		}
+	}
+	var shown string
+	c.WaitFor(ctx, "the pod to show its files", func() (bool, string) {
+		shown = read()
+		return strings.HasSuffix(shown, "default\n"), shown
+	})
+	token, rest, _ := strings.Cut(shown, "\n")
+	if !strings.HasPrefix(rest, "-----BEGIN CERTIFICATE-----") {
+		t.Errorf("ca.crt is %q", rest)
+	}
+	review := func() *holdfastv1.ReviewTokenResponse {
+		res, err := c.Client().Access().ReviewToken(ctx, &holdfastv1.ReviewTokenRequest{Token: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	if res := review(); !res.GetAuthenticated() || res.GetName() != "system:serviceaccount:default:robot" {
+		t.Errorf("the pod's token counts as %v", res)
+	}
+	if _, err := c.Client().Objects().Delete(ctx, &holdfastv1.DeleteRequest{Kind: &holdfastv1.Kind{Version: "v1", Kind: "Pod"}, Namespace: "default", Name: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitFor(ctx, "the pod to be gone", func() (bool, string) { return len(pods(c)) == 0, "" })
+	if res := review(); res.GetAuthenticated() {
+		t.Error("the token outlives its pod")
+	}
+}

@@ -247,7 +247,12 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 	}
 	peers := client.New(client.Config{Peers: n.rec.Peers, Credentials: n.creds, Logger: n.log.With("part", "client")})
 	defer peers.Close()
+	_, _, ca, err := n.creds.PEM()
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Config{
+		ClusterCA:  string(ca),
 		Node:       n.rec.Name,
 		Client:     peers,
 		Runtime:    rt,

@@ -17,11 +17,14 @@ const (
 	// LocalVolumeNodeKey is the volume attribute that names the node.
 	LocalVolumeNodeKey = "node"
 	// LocalVolumeEnforceKey is a parameter of the class, and an attribute of its
-	// volumes: how the size is enforced. EnforceNone (the default) or EnforceLoop.
+	// volumes: how the size is enforced. EnforceNone (the default), EnforceEvict or EnforceLoop.
 	LocalVolumeEnforceKey = "enforce"
 
 	EnforceNone = "none" // a directory: the size is not enforced
-	EnforceLoop = "loop" // a file system of that size in a file
+	// EnforceEvict: a directory; a pod that has filled it beyond its size is evicted, within
+	// a minute or so.
+	EnforceEvict = "evict"
+	EnforceLoop  = "loop" // a file system of that size in a file
 )
 
 // LocalVolumeNode returns the node that a local volume is on, "" for any other

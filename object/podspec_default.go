@@ -1,6 +1,7 @@
 package object
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,7 @@ func defaultPod(pod *corev1.Pod) {
 	if pod.Spec.Resources != nil {
 		defaultPodRequests(&pod.Spec)
 	}
+	defaultAccount(&pod.Spec)
 	if pod.Spec.HostNetwork {
 		eachContainer(&pod.Spec, func(c *corev1.Container, _ containerKind, _ int) {
 			for i := range c.Ports {
@@ -46,6 +48,16 @@ func defaultRequests(res *corev1.ResourceRequirements) {
 			res.Requests = corev1.ResourceList{}
 		}
 		res.Requests[name] = limit.DeepCopy()
+	}
+}
+
+// defaultAccount names the account of a pod that shows a token of it.
+func defaultAccount(spec *corev1.PodSpec) {
+	for i := range spec.Volumes {
+		if p := spec.Volumes[i].Projected; p != nil && slices.ContainsFunc(p.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil }) {
+			setIfZero(&spec.ServiceAccountName, DefaultServiceAccount)
+			spec.DeprecatedServiceAccount = spec.ServiceAccountName
+		}
 	}
 }
 

@@ -28,9 +28,11 @@ const supportedButInit = `
 	containers[].resources.requests[cpu]
 	containers[].resources.requests[memory]
 	containers[].resources.requests[*/*]
+	containers[].resources.requests[ephemeral-storage]
 	containers[].resources.limits[cpu]
 	containers[].resources.limits[memory]
 	containers[].resources.limits[*/*]
+	containers[].resources.limits[ephemeral-storage]
 	containers[].resizePolicy
 	containers[].imagePullPolicy
 	containers[].stdin
@@ -80,6 +82,8 @@ const supportedButInit = `
 	volumes[].projected.sources[].configMap
 	volumes[].projected.sources[].secret
 	volumes[].projected.sources[].downwardAPI
+	volumes[].projected.sources[].serviceAccountToken
+	volumes[].ephemeral
 	restartPolicy
 	imagePullSecrets
 	terminationGracePeriodSeconds
@@ -114,9 +118,9 @@ const supportedButInit = `
 	hostNetwork
 	hostPID
 	hostIPC
-	serviceAccountName = default
-	serviceAccount = default
-	automountServiceAccountToken = false
+	serviceAccountName
+	serviceAccount
+	automountServiceAccountToken
 	shareProcessNamespace
 	setHostnameAsFQDN = false
 	hostUsers = true

@@ -214,6 +214,12 @@ func needsOf(id string, pod *corev1.Pod, request amounts) *needs {
 		selector:   spec.NodeSelector, selectorKeys: slices.Sorted(maps.Keys(spec.NodeSelector)),
 		tolerations: spec.Tolerations,
 	}
+	if object.QOSClass(pod) != corev1.PodQOSBestEffort {
+		// As in Kubernetes, what has asked for resources copes with a node short of memory.
+		n.tolerations = append(slices.Clone(n.tolerations), corev1.Toleration{
+			Key: corev1.TaintNodeMemoryPressure, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule,
+		})
+	}
 	if spec.Priority != nil {
 		n.priority = *spec.Priority
 	} else if spec.NodeName == "" {

@@ -28,6 +28,7 @@ func TestConformance(t *testing.T) {
 		Missing:  "127.0.0.1:1/none:1", // where nobody listens
 		Attach:   testNetNS,
 		Hog:      []string{"sh", "-c", "x=$(yes | head -c 100000000)"},
+		Writer:   []string{"sh", "-c", "yes | head -c 2000000 >/big"},
 	})
 }
 

@@ -105,7 +105,8 @@ func (r *Runtime) ImageDisk(context.Context) (runtime.Disk, error) {
 		return runtime.Disk{}, fmt.Errorf("look at the disk of %s: %w", r.cfg.Root, err)
 	}
 	return runtime.Disk{
-		Bytes: int64(st.Blocks) * st.Bsize, FreeBytes: int64(st.Bavail) * st.Bsize,
+		// Without what is kept for root, as df counts.
+		Bytes: int64(st.Blocks-st.Bfree+st.Bavail) * st.Bsize, FreeBytes: int64(st.Bavail) * st.Bsize,
 		Inodes: int64(st.Files), FreeInodes: int64(st.Ffree),
 	}, nil
 }

@@ -288,8 +288,7 @@ func (r *Runtime) readPod(uid string) (podRecord, error) {
 	return record, nil
 }
 
-// RemovePod kills what runs in a pod and takes all of it away, its logs
-// included.
+// RemovePod kills what runs in a pod and takes all of it away, but for its logs.
 func (r *Runtime) RemovePod(ctx context.Context, uid string) error {
 	if err := checkPodUID(uid); err != nil {
 		return err
@@ -358,6 +357,9 @@ func (r *Runtime) forgetPod(ctx context.Context, uid string) error {
 	}
 	if err := r.weigh(uid, podRecord{}); err != nil {
 		r.log.Warn("pods' weights are not up to date", "error", err)
+	}
+	if err := r.keepLogs(uid); err != nil {
+		return err
 	}
 	// The record goes last: until then, List shows what is left of the pod.
 	entries, err := os.ReadDir(files.dir)

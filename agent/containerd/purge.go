@@ -43,7 +43,7 @@ func (r *Runtime) Purge(ctx context.Context) error {
 	killCgroup(r.cgroup)
 	failed = errors.Join(failed, r.Shutdown(ctx), r.waitShims(ctx), unmountBelow(r.cfg.State), removeCgroup(ctx, r.cgroup))
 	removeIfEmpty(ctx, filepath.Dir(r.cgroup)) // shared with other nodes of the machine
-	failed = errors.Join(failed, os.RemoveAll(r.cfg.State), os.RemoveAll(filepath.Join(r.cfg.Root, "pods")))
+	failed = errors.Join(failed, os.RemoveAll(r.cfg.State), os.RemoveAll(filepath.Join(r.cfg.Root, "pods")), os.RemoveAll(filepath.Join(r.cfg.Root, keptDir)))
 	if r.server != nil {
 		failed = errors.Join(failed, os.RemoveAll(r.server.serve.SocketDir))
 	}

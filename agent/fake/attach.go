@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,5 +159,48 @@ func (r *Runtime) Usage(_ context.Context, id runtime.ContainerID) (runtime.Usag
 	if err != nil {
 		return runtime.Usage{}, err
 	}
-	return runtime.Usage{CPU: time.Since(c.state.StartedAt) / 1000, MemoryBytes: 2 << 20}, nil
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return runtime.Usage{CPU: time.Since(c.state.StartedAt) / 1000, MemoryBytes: max(c.memory, 2<<20), PIDs: 1}, nil
+}
+
+// DiskUsage returns what Fills said, and a block for each container beside.
+func (r *Runtime) DiskUsage(_ context.Context, podUID string) ([]runtime.ContainerDisk, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.pods[podUID]
+	if p == nil {
+		return nil, fmt.Errorf("fake: pod %s: %w", podUID, runtime.ErrNotFound)
+	}
+	sums := map[string]runtime.ContainerDisk{}
+	for _, c := range p.containers {
+		sum := sums[c.spec.ID.Name]
+		sum.Name = c.spec.ID.Name
+		sum.RootBytes += c.disk + 4096
+		sum.Inodes++
+		sums[sum.Name] = sum
+	}
+	var all []runtime.ContainerDisk
+	for _, name := range slices.Sorted(maps.Keys(sums)) {
+		all = append(all, sums[name])
+	}
+	return all, nil
+}
+
+// Fills makes the latest run of a container use so much memory and so much of the disk.
+// It returns false if there is none.
+func (r *Runtime) Fills(podUID, name string, memory, disk int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.pods[podUID]
+	if p == nil {
+		return false
+	}
+	for _, c := range slices.Backward(p.containers) { // oldest first
+		if c.spec.ID.Name == name {
+			c.memory, c.disk = memory, disk
+			return true
+		}
+	}
+	return false
 }

@@ -51,7 +51,8 @@ type Runtime struct {
 	changed chan struct{}
 	images  map[string]runtime.Image
 	pods    map[string]*pod
-	busy    map[string][]string // by pod: names of the changing calls under way
+	kept    map[string]*keptLogs // of removed pods, by uid
+	busy    map[string][]string  // by pod: names of the changing calls under way
 	faults  []string
 	pullErr map[string]error
 	listErr error
@@ -74,13 +75,15 @@ type container struct {
 	log      *log
 	files    *files
 	stubborn bool
-	in       *input             // stdin; nil: none
-	terminal *terminal          // nil: none
-	audience audience           // of a command
-	term     chan struct{}      // closed by a stop; nil unless it runs a command
-	kill     context.CancelFunc // of a command; nil otherwise
-	timer    *time.Timer        // of a short life; nil otherwise
-	done     chan struct{}      // closed when it has ended
+	// memory and disk are what it uses, beside what every container does.
+	memory, disk int64
+	in           *input             // stdin; nil: none
+	terminal     *terminal          // nil: none
+	audience     audience           // of a command
+	term         chan struct{}      // closed by a stop; nil unless it runs a command
+	kill         context.CancelFunc // of a command; nil otherwise
+	timer        *time.Timer        // of a short life; nil otherwise
+	done         chan struct{}      // closed when it has ended
 	// visible returns the containers whose processes it sees, itself included.
 	visible func() []*container
 }
@@ -93,6 +96,7 @@ func New(cfg Config) *Runtime {
 		changed: make(chan struct{}),
 		images:  map[string]runtime.Image{},
 		pods:    map[string]*pod{},
+		kept:    map[string]*keptLogs{},
 		busy:    map[string][]string{},
 		pullErr: map[string]error{},
 	}
@@ -510,7 +514,7 @@ func (r *Runtime) RemoveContainer(_ context.Context, id runtime.ContainerID) err
 	return nil
 }
 
-// RemovePod kills what runs and forgets the pod.
+// RemovePod kills what runs and forgets the pod, but for its logs.
 func (r *Runtime) RemovePod(_ context.Context, uid string) error {
 	end, err := r.begin(uid, "RemovePod")
 	if err != nil {
@@ -532,6 +536,9 @@ func (r *Runtime) RemovePod(_ context.Context, uid string) error {
 		l.close()
 	}
 	delete(r.pods, uid)
+	if len(p.logs) > 0 {
+		r.kept[uid] = &keptLogs{pod: p, at: time.Now()}
+	}
 	r.touch()
 	return nil
 }
@@ -572,6 +579,9 @@ func (r *Runtime) Logs(ctx context.Context, id runtime.ContainerID, options runt
 	if p := r.pods[id.PodUID]; p != nil {
 		l = p.logs[id]
 	}
+	if k := r.kept[id.PodUID]; k != nil && l == nil {
+		l = k.pod.logs[id]
+	}
 	up := r.running
 	r.mu.Unlock()
 	switch {
@@ -581,6 +591,42 @@ func (r *Runtime) Logs(ctx context.Context, id runtime.ContainerID, options runt
 		return fmt.Errorf("fake: log of container %s attempt %d: %w", id.Name, id.Attempt, runtime.ErrNotFound)
 	}
 	return l.copy(ctx, options, w)
+}
+
+// keptLogs is a pod that was removed.
+type keptLogs struct {
+	pod *pod
+	at  time.Time
+}
+
+// keptBytes is what each log of a removed pod takes.
+const keptBytes = 4096
+
+// KeptLogs returns the removed pods whose logs are still there, by uid.
+func (r *Runtime) KeptLogs(context.Context) ([]runtime.KeptLogs, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.running {
+		return nil, errNotUp
+	}
+	var all []runtime.KeptLogs
+	for _, uid := range slices.Sorted(maps.Keys(r.kept)) {
+		k := r.kept[uid]
+		out := runtime.KeptLogs{UID: uid, Namespace: k.pod.spec.Namespace, Name: k.pod.spec.Name, RemovedAt: k.at, Bytes: keptBytes * int64(len(k.pod.logs))}
+		out.Runs = slices.SortedFunc(maps.Keys(k.pod.logs), func(a, b runtime.ContainerID) int {
+			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Attempt, b.Attempt))
+		})
+		all = append(all, out)
+	}
+	return all, nil
+}
+
+// RemoveLogs forgets the logs of a removed pod.
+func (r *Runtime) RemoveLogs(_ context.Context, podUID string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.kept, podUID)
+	return nil
 }
 
 // Exec runs a command of the small shell.
@@ -680,6 +726,7 @@ func (r *Runtime) Wipe() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.pods = map[string]*pod{}
+	r.kept = map[string]*keptLogs{}
 	r.images = map[string]runtime.Image{}
 	r.touch()
 }

@@ -84,8 +84,8 @@ type Runtime interface {
 	// and never started, and frees what it held, but for its log. Removing an
 	// unknown one is not an error; removing a running one is.
 	RemoveContainer(ctx context.Context, id ContainerID) error
-	// RemovePod kills what still runs in the pod and frees all that it held,
-	// logs included. Removing an unknown pod is not an error.
+	// RemovePod kills what still runs in the pod and frees all that it held, but for its
+	// logs. Removing an unknown pod is not an error.
 	RemovePod(ctx context.Context, uid string) error
 
 	// List returns every pod that the runtime holds, with its containers, as
@@ -99,8 +99,14 @@ type Runtime interface {
 	// Logs writes a container's log to w, oldest line first. With
 	// options.Follow it goes on until the container has ended and all it wrote
 	// has been written, or ctx ends. It returns ErrNotFound for a container
-	// that it never had or whose pod was removed.
+	// that it never had or whose logs were removed.
 	Logs(ctx context.Context, id ContainerID, options LogOptions, w io.Writer) error
+	// KeptLogs returns the pods that were removed and whose logs are still there. Of two
+	// with one uid only the last is.
+	KeptLogs(ctx context.Context) ([]KeptLogs, error)
+	// RemoveLogs takes away the logs of a pod that was removed. Removing what is not there
+	// is not an error.
+	RemoveLogs(ctx context.Context, podUID string) error
 	// Exec runs a command in a running container and returns its exit code. When
 	// ctx ends, the command is killed. It returns ErrNotFound or ErrNotRunning
 	// when there is nothing to run it in.
@@ -117,6 +123,10 @@ type Runtime interface {
 	// Usage returns what a running container uses. It returns ErrNotFound or
 	// ErrNotRunning for another.
 	Usage(ctx context.Context, id ContainerID) (Usage, error)
+	// DiskUsage measures what a pod's containers take of the disk, ended runs that were
+	// not removed included. It walks all their files. It returns ErrNotFound for a pod
+	// that it does not have.
+	DiskUsage(ctx context.Context, podUID string) ([]ContainerDisk, error)
 }
 
 // Image is an image that is present on the node.
@@ -139,7 +149,7 @@ type ImageState struct {
 
 // Disk is how full a file system is.
 type Disk struct {
-	Bytes, FreeBytes   int64 // free: for programs that are not root's
+	Bytes, FreeBytes   int64 // for programs that are not root's
 	Inodes, FreeInodes int64 // 0 and 0 where it does not count them
 }
 
@@ -302,6 +312,14 @@ type LogOptions struct {
 	Since      time.Time
 }
 
+// KeptLogs are the logs of a pod that was removed.
+type KeptLogs struct {
+	UID, Namespace, Name string
+	RemovedAt            time.Time
+	Bytes                int64
+	Runs                 []ContainerID // by name and attempt
+}
+
 // ExecOptions says what to run in a container, and where its streams go.
 type ExecOptions struct {
 	Command []string
@@ -330,4 +348,13 @@ type AttachOptions struct {
 type Usage struct {
 	CPU         time.Duration // since the container's start
 	MemoryBytes int64         // without what the kernel can take back at once
+	PIDs        int64         // processes and threads
+}
+
+// ContainerDisk is what the runs of a container take of the disk.
+type ContainerDisk struct {
+	Name      string
+	RootBytes int64 // written into its own root
+	Inodes    int64
+	LogBytes  int64
 }

@@ -40,6 +40,8 @@ func claimed(pod *corev1.Pod, v *corev1.Volume, src Sources) (*corev1.Persistent
 	switch {
 	case claim == nil:
 		return nil, fmt.Errorf("claim %q %w", name, ErrMissing)
+	case object.ClaimFault(pod, v, claim) != "":
+		return nil, errors.New(object.ClaimFault(pod, v, claim))
 	case claim.Spec.VolumeName == "" || claim.Status.Phase != corev1.ClaimBound:
 		return nil, fmt.Errorf("claim %q is not bound to a volume yet", name)
 	}

@@ -16,6 +16,8 @@ import (
 type file struct {
 	data []byte
 	mode fs.FileMode
+	// owner is the user that it belongs to, nil: root.
+	owner *int
 }
 
 // isShown says whether a volume shows objects or the pod's own fields: files that
@@ -26,7 +28,7 @@ func isShown(v *corev1.Volume) bool {
 
 // showsSecrets says whether what a volume shows must never be on a disk.
 func showsSecrets(v *corev1.Volume) bool {
-	return v.Secret != nil || v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.Secret != nil })
+	return v.Secret != nil || v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.Secret != nil || s.ServiceAccountToken != nil })
 }
 
 const defaultFileMode = 0o644
@@ -53,6 +55,8 @@ func content(pod *corev1.Pod, v *corev1.Volume, src Sources) (map[string]file, e
 				err = addSecret(files, src, s.Secret.Name, s.Secret.Items, s.Secret.Optional, mode)
 			case s.DownwardAPI != nil:
 				err = addDownward(files, src, pod, s.DownwardAPI.Items, mode)
+			case s.ServiceAccountToken != nil:
+				err = addToken(files, src, pod, s.ServiceAccountToken, mode)
 			default:
 				err = fmt.Errorf("a projection of this type is not supported")
 			}
@@ -86,6 +90,47 @@ func addSecret(files map[string]file, src Sources, name string, items []corev1.K
 		values = secret.Data
 	}
 	return add(files, fmt.Sprintf("secret %q", name), values, secret != nil, items, optional != nil && *optional, mode)
+}
+
+// addToken adds a token of the pod's service account. As in Kubernetes it is for the pod's one user
+// if it has one, and for its group.
+func addToken(files map[string]file, src Sources, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection, mode *int32) error {
+	text, _ := src.Token(p)
+	if text == "" {
+		return fmt.Errorf("token of the pod's service account for %q %w", p.Audience, ErrMissing)
+	}
+	f := file{data: []byte(text), mode: modeOf(nil, mode), owner: onlyUser(pod)}
+	if f.owner != nil || fsGroup(pod) != nil {
+		f.mode = 0o600
+	}
+	files[path.Clean(p.Path)] = f
+	return nil
+}
+
+// onlyUser returns the user that all containers of the pod run as by its spec, nil if it does
+// not say so or they differ.
+func onlyUser(pod *corev1.Pod) *int {
+	var common *int64
+	if sc := pod.Spec.SecurityContext; sc != nil {
+		common = sc.RunAsUser
+	}
+	var user *int64
+	for _, all := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range all {
+			own := common
+			if sc := all[i].SecurityContext; sc != nil && sc.RunAsUser != nil {
+				own = sc.RunAsUser
+			}
+			if own == nil || user != nil && *user != *own {
+				return nil
+			}
+			user = own
+		}
+	}
+	if user == nil {
+		return nil
+	}
+	return new(int(*user))
 }
 
 // add adds the values of an object: all, or those that items name.
@@ -195,6 +240,9 @@ func Key(pod *corev1.Pod, src Sources) string {
 					secret(s.Secret.Name)
 				case s.DownwardAPI != nil:
 					downward()
+				case s.ServiceAccountToken != nil:
+					_, version := src.Token(s.ServiceAccountToken)
+					object("token", s.ServiceAccountToken.Audience, version)
 				}
 			}
 		}

@@ -27,6 +27,9 @@ type Sources interface {
 	Secret(name string) *corev1.Secret
 	Claim(name string) *corev1.PersistentVolumeClaim
 	Volume(name string) *corev1.PersistentVolume
+	// Token returns a token of the pod's service account, "" if there is none, and what tells
+	// it from the next. It may be out of date; who calls SetUp sees to new ones.
+	Token(p *corev1.ServiceAccountTokenProjection) (text, version string)
 	// Field returns the value of a field of the pod for the downward API, Resource
 	// that of a container's resource.
 	Field(path string) (string, error)
@@ -233,6 +236,16 @@ func hostPath(h *corev1.HostPathVolumeSource) error {
 		return fmt.Errorf("hostPath: %s is not of type %s", h.Path, kind)
 	}
 	return nil
+}
+
+// Shown returns what a volume that shows something has in a file, fs.ErrNotExist if it does not.
+func (m *Manager) Shown(pod *corev1.Pod, volume, path string) ([]byte, error) {
+	dir, err := os.OpenRoot(m.path(pod, volume))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return dir.ReadFile(filepath.Join(dataLink, path))
 }
 
 // TearDown removes a pod's volumes with all that is in them; hostPaths and claims

@@ -25,13 +25,17 @@ type sources struct {
 	secrets    map[string]*corev1.Secret
 	claims     map[string]*corev1.PersistentVolumeClaim
 	volumes    map[string]*corev1.PersistentVolume
+	tokens     map[string]string // by audience
 }
 
 func (s sources) ConfigMap(name string) *corev1.ConfigMap         { return s.configMaps[name] }
 func (s sources) Secret(name string) *corev1.Secret               { return s.secrets[name] }
 func (s sources) Claim(name string) *corev1.PersistentVolumeClaim { return s.claims[name] }
 func (s sources) Volume(name string) *corev1.PersistentVolume     { return s.volumes[name] }
-func (s sources) Field(path string) (string, error)               { return "<" + path + ">", nil }
+func (s sources) Token(p *corev1.ServiceAccountTokenProjection) (text, version string) {
+	return s.tokens[p.Audience], s.tokens[p.Audience]
+}
+func (s sources) Field(path string) (string, error) { return "<" + path + ">", nil }
 func (s sources) Resource(ref *corev1.ResourceFieldSelector) (string, error) {
 	return "<" + ref.ContainerName + " " + ref.Resource + ">", nil
 }
@@ -537,7 +541,7 @@ func TestUsage(t *testing.T) {
 	if err := m.SetUp(t.Context(), pod, someSources()); err != nil {
 		t.Fatal(err)
 	}
-	before, err := m.Usage(context.Background(), pod)
+	before, err := m.Usage(context.Background(), pod, nil)
 	if err != nil || len(before) != 1 || before[0].Volume != "work" || before[0].Limit != 1<<20 {
 		t.Fatalf("usage is %+v (%v), want that of the emptyDir on disk", before, err)
 	}
@@ -548,7 +552,7 @@ func TestUsage(t *testing.T) {
 	if err := os.Link(big, big+"-too"); err != nil {
 		t.Fatal(err)
 	}
-	after, err := m.Usage(context.Background(), pod)
+	after, err := m.Usage(context.Background(), pod, nil)
 	if grown := after[0].Bytes - before[0].Bytes; err != nil || grown < 256<<10 || grown > 300<<10 {
 		t.Errorf("a file of 256 KiB with two names adds %d bytes (%v)", grown, err)
 	}

@@ -104,6 +104,11 @@ func fill(dir string, files map[string]file, group *int) error {
 		if err := open(path, f.mode); err != nil {
 			return err
 		}
+		if f.owner != nil {
+			if err := os.Lchown(path, *f.owner, -1); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +32,8 @@ type agentFlags struct {
 	config   node.Config
 	labels   []string
 	reserved map[string]string
+	eviction []string
+	keptLogs string
 	runtime  string
 	host     nodeHost
 	log      logFlags
@@ -82,8 +85,12 @@ while it is away, and it takes them over when it is back.`,
 	flags.StringSliceVar(&f.host.plainHTTP, "plain-http", nil, "registry, host or host:port, to speak to without TLS; may be repeated")
 	flags.Int64Var(&f.config.Limits.ImageHighPercent, "image-gc-high-threshold", 85, "percent of the disk above which images go that nobody uses")
 	flags.Int64Var(&f.config.Limits.ImageLowPercent, "image-gc-low-threshold", 80, "percent of the disk down to which they go")
+	flags.StringSliceVar(&f.eviction, "eviction-hard", strings.Split(agent.DefaultEvictionHard, ","), "what must be left of what pods share, SIGNAL<AMOUNT, or pods are evicted; \"\": none is")
+	flags.DurationVar(&f.config.Limits.EvictionTransition, "eviction-pressure-transition-period", 5*time.Minute, "how long the node counts as short of something after it was")
 	flags.StringVar(&f.host.logBytes, "container-log-max-size", "10Mi", "size at which a file of a container's log is closed")
 	flags.IntVar(&f.host.logFiles, "container-log-max-files", 5, "how many files of a container's log are kept")
+	flags.DurationVar(&f.config.Limits.KeptLogsAge, "removed-pod-logs-max-age", 24*time.Hour, "how long logs of pods are kept that were deleted")
+	flags.StringVar(&f.keptLogs, "removed-pod-logs-max-size", "1Gi", "how much of them is kept")
 	flags.StringSliceVar(&f.labels, "label", nil, "label of the node, key=value; may be repeated")
 	flags.StringToStringVar(&f.reserved, "system-reserved", nil, "what the machine needs for itself and pods do not get, such as cpu=200m,memory=512Mi")
 	flags.Int64Var(&f.config.Limits.MaxPodPIDs, "pod-max-pids", 0, "the most processes and threads of a pod; 0: not bounded")
@@ -104,6 +111,19 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 	}
 	if f.config.Limits.Reserved, err = parseReserved(f.reserved); err != nil {
 		return err
+	}
+	if f.config.Limits.Eviction, err = agent.ParseThresholds(f.eviction); err != nil {
+		return failf(exitUsage, "--eviction-hard: %v", err)
+	}
+	if f.config.Limits.EvictionTransition <= 0 {
+		return failf(exitUsage, "--eviction-pressure-transition-period %v: want more than 0", f.config.Limits.EvictionTransition)
+	}
+	kept, err := resource.ParseQuantity(f.keptLogs)
+	if err != nil || kept.Sign() <= 0 {
+		return failf(exitUsage, "--removed-pod-logs-max-size %s: want an amount such as 1Gi", f.keptLogs)
+	}
+	if f.config.Limits.KeptLogsBytes = kept.Value(); f.config.Limits.KeptLogsAge <= 0 {
+		return failf(exitUsage, "--removed-pod-logs-max-age %v: want more than 0", f.config.Limits.KeptLogsAge)
 	}
 	if f.config.Token == "" && len(f.config.Join) > 0 {
 		f.config.Token = a.getenv("HOLDFAST_TOKEN")

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent"
 	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/client"
@@ -226,7 +227,8 @@ func machineCommand(f devFlags, spec devcluster.Spec, boot devcluster.Boot, dirs
 	args := []string{"--name", spec.Name, "--data-dir", dirs.Data, "--advertise", spec.Address.String(), "--log-level", f.logLevel, "--log-format", "text"}
 	if spec.Role == devcluster.RoleNode {
 		verb = "agent"
-		args = append(args, "--run-dir", dirs.Run, "--containers-name", containersName(f, spec))
+		// Several nodes share one machine here, whose disk is its owner's: it is none of their business.
+		args = append(args, "--run-dir", dirs.Run, "--containers-name", containersName(f, spec), "--eviction-hard", "")
 		for _, dir := range f.imageDirs {
 			args = append(args, "--image-dir", dir)
 		}
@@ -277,6 +279,7 @@ func (d *devRun) runInProcess(ctx context.Context, spec devcluster.Spec, boot de
 		n, err := node.Prepare(ctx, node.Config{
 			DataDir: dataDir, Name: spec.Name, Advertise: spec.Address.String(), Gossip: at(spec.Gossip),
 			Join: boot.Join, Token: boot.Token, Version: version, Logger: log, Mounts: volume.Folders{},
+			Limits: agent.Limits{Eviction: []agent.Threshold{}},
 		})
 		if err != nil {
 			return err

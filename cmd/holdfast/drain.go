@@ -68,6 +68,10 @@ func drainable(pods []*corev1.Pod, f drainFlags) (evict []*corev1.Pod, stay, for
 	for _, pod := range pods {
 		name := "pod/" + pod.Name + " (" + pod.Namespace + ")"
 		owner := object.ControllerOf(pod)
+		if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+			stay = append(stay, name) // the node runs it from a file, whatever becomes of the object
+			continue
+		}
 		if object.PodPhaseFinal(pod) {
 			evict = append(evict, pod)
 			continue

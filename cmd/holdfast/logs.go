@@ -39,6 +39,7 @@ type logsFlags struct {
 	sinceTime     string
 	limitBytes    int64
 	maxRequests   int
+	node          string
 }
 
 func (a *app) logsCommand() *cobra.Command {
@@ -48,7 +49,8 @@ func (a *app) logsCommand() *cobra.Command {
 		Short: "Show what containers have written",
 		Long: `Show what a pod's container has written, or all pods of a workload, or with some
 labels, together: then each line has its pod's name before it, and that of its
-container with --all-containers.
+container with --all-containers. Nodes keep the logs of deleted pods for a while; the
+command says so when it shows one.
 
 With -f it goes on with new lines until the container has ended; with a workload or
 labels it also takes in what is started later. The death of a peer on the way does
@@ -85,6 +87,7 @@ not end it: it goes on through another one, without losing lines.`,
 	flags.StringVar(&f.sinceTime, "since-time", "", "only lines since then, such as 2026-01-31T12:00:00Z")
 	flags.Int64Var(&f.limitBytes, "limit-bytes", 0, "at most so many bytes of each log; 0 means all")
 	flags.IntVar(&f.maxRequests, "max-log-requests", 20, "how many logs may be open at the same time with --follow")
+	flags.StringVar(&f.node, "node", "", "which node to ask for the log of a deleted pod (default: the one that its events tell of)")
 	return cmd
 }
 
@@ -227,8 +230,9 @@ func (l *logReader) log(ctx context.Context, pod, container, prefix string, tail
 		Namespace: a.inNamespace(), Pod: pod, Container: container,
 		Follow: f.follow, TailLines: tail, Previous: f.previous, Since: l.since,
 		Timestamps: true, // to know where to go on
+		Removed:    true, Node: f.node,
 	}
-	log := &resumableLog{out: l.out, prefix: prefix, timestamps: f.timestamps, left: f.limitBytes, limited: f.limitBytes > 0}
+	log := &resumableLog{note: a.note, out: l.out, prefix: prefix, timestamps: f.timestamps, left: f.limitBytes, limited: f.limitBytes > 0}
 	var lost time.Time
 	for pause := watchRetry; ; pause = min(2*pause, watchRetryMax) {
 		progress, err := log.once(ctx, l.r, req)
@@ -257,6 +261,7 @@ func (l *logReader) log(ctx context.Context, pod, container, prefix string, tail
 
 // resumableLog takes a log with times and writes it once, whatever breaks.
 type resumableLog struct {
+	note       func(format string, args ...any)
 	out        *lineWriter
 	prefix     string
 	timestamps bool
@@ -300,6 +305,9 @@ func (l *resumableLog) once(ctx context.Context, r *remote, req *holdfastv1.Logs
 			return progress, err
 		}
 		progress = true
+		if notice := res.GetNotice(); notice != "" && !l.begun() {
+			l.note("%s", notice)
+		}
 		l.take(res.GetData())
 		if l.limited && l.left <= 0 {
 			return true, nil

@@ -91,6 +91,7 @@ func FuzzUnified(f *testing.F) {
 // TestDrainable: nothing goes that would be lost without somebody's word.
 func TestDrainable(t *testing.T) {
 	lonely := pod("lonely", 1, nil)
+	static := pod("static", 1, func(p *corev1.Pod) { p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"} })
 	done := pod("done", 1, func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
 	for _, test := range []struct {
 		f              drainFlags
@@ -99,7 +100,10 @@ func TestDrainable(t *testing.T) {
 		{drainFlags{}, 1, 1},
 		{drainFlags{force: true}, 2, 0},
 	} {
-		evict, _, forbid := drainable([]*corev1.Pod{lonely, done}, test.f)
+		evict, stay, forbid := drainable([]*corev1.Pod{lonely, done, static}, test.f)
+		if len(stay) != 1 || !strings.Contains(stay[0], "static") {
+			t.Errorf("%+v: what stays is %q, want the mirror of a static pod", test.f, stay)
+		}
 		if len(evict) != test.evicts || len(forbid) != test.forbid {
 			t.Errorf("%+v: %d are evicted and %q forbid it, want %d and %d", test.f, len(evict), forbid, test.evicts, test.forbid)
 		}

@@ -80,6 +80,7 @@ var rules = []rule{
 	{pkg: "internal/golden", may: nil},
 	{pkg: "internal/mutants", may: nil},
 	{pkg: "internal/ociimage", may: nil},
+	{pkg: "internal/podbench", may: []string{"proto", "object", "agent", "internal/ociimage"}},
 	{pkg: "internal/openapigen", may: nil},
 	{pkg: "internal/systemtest", may: nil},
 	{pkg: "internal/testcluster", may: []string{"*"}},

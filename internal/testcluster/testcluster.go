@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent"
 	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/client"
@@ -159,6 +160,7 @@ func (c *Cluster) node(name, address string) *Machine {
 		cfg := node.Config{
 			DataDir: dir, Name: name, Advertise: address, Gossip: address + ":7946", Version: "test", Logger: c.logger(name),
 			Join: apiAddresses(c.Peers[:1]), Token: token, Mounts: volume.Folders{},
+			Limits: agent.Limits{Eviction: []agent.Threshold{}}, // the machine is not the nodes'
 		}
 		n, err := node.Prepare(ctx, cfg)
 		if err != nil {

@@ -44,6 +44,8 @@ type Options struct {
 	// Limits: memory limits are enforced, which is tested with a container that
 	// exceeds one, made by Hog. Optional.
 	Hog []string
+	// Writer writes 1 MiB or more into its container's own root. Optional.
+	Writer []string
 	// Timeout bounds every wait. Optional; 30 s.
 	Timeout time.Duration
 }
@@ -667,13 +669,48 @@ func (s *suite) removeRunning() {
 	uid := s.pod()
 	s.run(uid, "obeys", 0, forever)
 	id := s.run(uid, "stubborn", 0, stubborn)
+	s.ready(id)
 	s.exited(s.run(uid, "ended", 0, "exit 1"))
 	must(s, "RemovePod", s.rt.RemovePod(s.ctx(), uid))
 	if p := s.list(uid); p.UID != "" {
 		s.Errorf("after RemovePod List has %+v", p)
 	}
-	if err := s.rt.Logs(s.ctx(), id, runtime.LogOptions{TailLines: -1}, io.Discard); !errors.Is(err, runtime.ErrNotFound) {
-		s.Errorf("Logs after RemovePod returned %v, want ErrNotFound", err)
+	s.keptLogs(uid, id)
+}
+
+// keptLogs looks at the logs of a removed pod, and takes them away.
+func (s *suite) keptLogs(uid string, stubborn runtime.ContainerID) {
+	ctx := s.ctx()
+	kept := func() (runtime.KeptLogs, bool) {
+		s.Helper()
+		all, err := s.rt.KeptLogs(ctx)
+		must(s, "KeptLogs", err)
+		for _, k := range all {
+			if k.UID == uid {
+				return k, true
+			}
+		}
+		return runtime.KeptLogs{}, false
+	}
+	if got := s.logText(stubborn, runtime.LogOptions{TailLines: -1, Follow: true}); got != "ready\n" {
+		s.Errorf("the log of a container of a removed pod is %q, want %q", got, "ready\n")
+	}
+	k, ok := kept()
+	var runs []string
+	for _, run := range k.Runs {
+		runs = append(runs, fmt.Sprintf("%s/%d", run.Name, run.Attempt))
+	}
+	if !ok || k.Namespace != "conformance" || k.Name != "pod-"+uid || time.Since(k.RemovedAt).Abs() > time.Minute || k.Bytes <= 0 ||
+		!slices.Equal(runs, []string{"ended/0", "obeys/0", "stubborn/0"}) {
+		s.Errorf("KeptLogs has %+v, want the removed pod with its three containers", k)
+	}
+	must(s, "RemoveLogs", s.rt.RemoveLogs(ctx, uid))
+	must(s, "RemoveLogs again", s.rt.RemoveLogs(ctx, uid))
+	if k, ok := kept(); ok {
+		s.Errorf("after RemoveLogs KeptLogs has %+v", k)
+	}
+	if err := s.rt.Logs(ctx, stubborn, runtime.LogOptions{TailLines: -1}, io.Discard); !errors.Is(err, runtime.ErrNotFound) {
+		s.Errorf("Logs after RemoveLogs returned %v, want ErrNotFound", err)
 	}
 }
 
@@ -1346,6 +1383,10 @@ func (s *suite) usage() {
 	if before.MemoryBytes <= 0 || before.MemoryBytes > 1<<30 {
 		s.Errorf("a small shell uses %d bytes of memory", before.MemoryBytes)
 	}
+	if before.PIDs < 1 || before.PIDs > 100 {
+		s.Errorf("a small shell has %d processes", before.PIDs)
+	}
+	s.diskUsage(uid)
 	for deadline := time.Now().Add(s.o.Timeout); ; time.Sleep(20 * time.Millisecond) {
 		after, err := s.rt.Usage(s.ctx(), id)
 		must(s, "Usage", err)
@@ -1360,6 +1401,36 @@ func (s *suite) usage() {
 	must(s, "RemoveContainer", s.rt.RemoveContainer(s.ctx(), id))
 	if got, err := s.rt.Usage(s.ctx(), id); !errors.Is(err, runtime.ErrNotFound) && !errors.Is(err, runtime.ErrNotRunning) {
 		s.Errorf("Usage of a removed container returned %+v, %v, want ErrNotFound or ErrNotRunning", got, err)
+	}
+}
+
+// diskUsage writes into a container's own root, and looks at what that takes.
+func (s *suite) diskUsage(uid string) {
+	writer := s.run(uid, "writer", 0, forever)
+	s.ready(writer)
+	of := func(name string) runtime.ContainerDisk {
+		s.Helper()
+		all, err := s.rt.DiskUsage(s.ctx(), uid)
+		must(s, "DiskUsage", err)
+		for _, d := range all {
+			if d.Name == name {
+				return d
+			}
+		}
+		s.Fatalf("DiskUsage has %+v, and nothing of container %s", all, name)
+		return runtime.ContainerDisk{}
+	}
+	before := of("writer")
+	if len(s.o.Writer) > 0 {
+		if _, _, code := s.result(writer, runtime.ExecOptions{Command: s.o.Writer}); code != 0 {
+			s.Fatalf("%q ended with %d", s.o.Writer, code)
+		}
+		if after := of("writer"); after.RootBytes-before.RootBytes < 1<<20 || after.Inodes <= before.Inodes {
+			s.Errorf("DiskUsage is %+v after writing 1 MiB, before it was %+v", after, before)
+		}
+	}
+	if _, err := s.rt.DiskUsage(s.ctx(), s.prefix+"-unknown"); !errors.Is(err, runtime.ErrNotFound) {
+		s.Errorf("DiskUsage of an unknown pod returned %v, want ErrNotFound", err)
 	}
 }
 

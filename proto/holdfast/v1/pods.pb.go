@@ -43,7 +43,14 @@ type LogsRequest struct {
 	// Only lines written at or after this time.
 	Since *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=since,proto3" json:"since,omitempty"`
 	// Ends after so many bytes, within a line if need be. 0: all.
-	LimitBytes    int64 `protobuf:"varint,10,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	LimitBytes int64 `protobuf:"varint,10,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	// Also of a pod that no longer exists, if its node still has the log: nodes keep
+	// those of removed pods for a while. The first message then has a notice. Not
+	// found on the node: NotFound, as for a pod that never was.
+	Removed bool `protobuf:"varint,11,opt,name=removed,proto3" json:"removed,omitempty"`
+	// Which node to ask for the log of a pod that no longer exists. May be empty: the
+	// one that the pod's events tell of.
+	Node          string `protobuf:"bytes,12,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,11 +155,27 @@ func (x *LogsRequest) GetLimitBytes() int64 {
 	return 0
 }
 
+func (x *LogsRequest) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *LogsRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 // LogsResponse is a piece of a log.
 type LogsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whole lines, each with its line feed.
-	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// For people, about the log: that its pod was deleted, and how long the log stays.
+	Notice        string `protobuf:"bytes,2,opt,name=notice,proto3" json:"notice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -192,6 +215,13 @@ func (x *LogsResponse) GetData() []byte {
 		return x.Data
 	}
 	return nil
+}
+
+func (x *LogsResponse) GetNotice() string {
+	if x != nil {
+		return x.Notice
+	}
+	return ""
 }
 
 // ExecStart is the first message of an Exec.
@@ -1714,7 +1744,7 @@ var File_holdfast_v1_pods_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_pods_proto_rawDesc = "" +
 	"\n" +
-	"\x16holdfast/v1/pods.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/objects.proto\"\xbb\x02\n" +
+	"\x16holdfast/v1/pods.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/objects.proto\"\xe9\x02\n" +
 	"\vLogsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
@@ -1730,9 +1760,12 @@ const file_holdfast_v1_pods_proto_rawDesc = "" +
 	"\x05since\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1f\n" +
 	"\vlimit_bytes\x18\n" +
 	" \x01(\x03R\n" +
-	"limitBytes\"\"\n" +
+	"limitBytes\x12\x18\n" +
+	"\aremoved\x18\v \x01(\bR\aremoved\x12\x12\n" +
+	"\x04node\x18\f \x01(\tR\x04node\":\n" +
 	"\fLogsResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xe4\x01\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
+	"\x06notice\x18\x02 \x01(\tR\x06notice\"\xe4\x01\n" +
 	"\tExecStart\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
