@@ -37,6 +37,7 @@ type podsConfig struct {
 	networkReady func(context.Context) error
 	// confirm returns nil if a quorum says that the pod is not to run here.
 	confirm     func(ctx context.Context, uid string) error
+	fencing     *fencing
 	reports     *reporter
 	log         *slog.Logger
 	metrics     *metrics

@@ -314,11 +314,11 @@ func (s *session) heartbeats(ctx context.Context) error {
 	}
 	failing := false
 	for {
-		began := time.Now()
+		began, sentAt := time.Now(), s.a.cfg.Clock()
 		period, revision, _, _ := s.state()
 		timeout := min(max(2*period, heartbeatTimeoutMin), heartbeatTimeoutMax)
 		cctx, cancel := context.WithTimeout(ctx, timeout)
-		res, err := s.a.cfg.Client.Agent().Heartbeat(cctx, &agentv1.HeartbeatRequest{BootId: s.a.machine.BootID, Revision: revision})
+		res, err := s.a.cfg.Client.Agent().Heartbeat(cctx, &agentv1.HeartbeatRequest{BootId: s.a.machine.BootID, Revision: revision, SentAt: int64(sentAt)})
 		late := cctx.Err() != nil
 		cancel()
 		if ctx.Err() != nil {
@@ -347,6 +347,9 @@ func (s *session) heartbeats(ctx context.Context) error {
 				s.log.Info("heartbeats are accepted again", "peer", s.a.cfg.Client.Peer())
 			}
 			failing = false
+			if at := res.GetGrantedAt(); at > 0 {
+				s.a.fencing.granted(time.Duration(at))
+			}
 			if p := res.GetPeriod().AsDuration(); p > 0 {
 				s.setPeriod(p)
 			}

@@ -151,6 +151,9 @@ func (w *worker) run(ctx context.Context) {
 		observed, seq, hold := w.p.observed(w.uid)
 		pod, gone := w.desired()
 		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results(), VolumesKey: w.volumesKey(pod)}
+		if fenced(pod, w.static) {
+			in.Lease = w.p.fencing.lease()
+		}
 		w.address.Store(podAddress(in, w.p.hostIP))
 		now := time.Now()
 		var at time.Time
@@ -231,6 +234,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 	switch a.Kind {
 	case doConfirm:
 		call(confirmTimeout, func(ctx context.Context) error { return w.p.confirm(ctx, w.uid) })
+	case doAllow:
+		call(confirmTimeout, w.allow)
 	case doAttach:
 		call(attachTimeout, func(ctx context.Context) error {
 			if err := w.p.networkReady(ctx); err != nil {
@@ -329,6 +334,9 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 				return err
 			}
 			if err := w.p.volumes.TearDown(w.uid); err != nil {
+				return err
+			}
+			if err := w.p.fencing.guard.Forget(w.uid); err != nil {
 				return err
 			}
 			return os.RemoveAll(w.dir())
