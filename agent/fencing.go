@@ -73,8 +73,8 @@ func (f *fencing) renew(sentAt time.Duration) (anew bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	before, until, now := f.guard.Until(), sentAt+object.FencingTerm, f.clock()
-	if until <= before || until <= now {
-		return false
+	if until <= before || until <= now || sentAt > now {
+		return false // nothing new, or of another start of the machine
 	}
 	anew = f.epoch == 0 || now >= before-fencingGrace // pods were stopped, or may have been
 	if err := f.guard.Renew(until); err != nil {
