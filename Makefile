@@ -90,6 +90,17 @@ HISTORIES ?= 1000
 sim-controllers: ## Play HISTORIES simulated histories of each kind of workload, with changes of leader
 	CGO_ENABLED=0 go test ./controllers -count=1 -timeout 2h -run '^Test(Rollouts|StatefulSets|DaemonSets|Jobs)' -controllers.histories=$(HISTORIES)
 
+# make sim-fencing FIRST=1000, or MUTANT=deadman: what must be red.
+MUTANT ?=
+
+.PHONY: sim-fencing
+sim-fencing: ## Play 500 random histories of fencing in virtual time: cuts, freezes, kills, clocks, restarts (FENCING, FIRST, MUTANT)
+	CGO_ENABLED=0 go test ./apiserver -count=1 -timeout 2h -v -run '^TestFencingHistories$$' -apiserver.fencing=$(or $(FENCING),500) -apiserver.fencing-first=$(FIRST) -apiserver.mutant=$(MUTANT) | grep -v '^ *\(=== \|--- PASS\)'
+
+.PHONY: test-fencing
+test-fencing: test-deps ## Play 30 histories of fencing with real containers, which write down when they ran (root; FENCING)
+	CGO_ENABLED=0 go test ./internal/systemtest -count=1 -timeout 1h -v -run '^TestFencing$$' -systemtest.fencing=$(or $(FENCING),30)
+
 # make chaos ROWS="1 3 4" REPEAT=5 SECONDS=60: without ROWS all of the fault matrix.
 # OLD is an older version's binary for row 19; without it one is built from history.
 ROWS    ?=

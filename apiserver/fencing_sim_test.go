@@ -855,6 +855,14 @@ func (s *fencingSim) strike() {
 	case 3: // the agent stands still, cut off or not
 		life := m.life
 		both := s.chance(2) == 0
+		if s.chance(2) == 0 { // while it starts what crashed
+			for name, uid := range m.running() {
+				if single(name) != "" {
+					m.rt.Crash(uid, "main", 1)
+				}
+			}
+			s.sleep(0, 300*time.Millisecond)
+		}
 		s.fault("freeze", "the agent of %s, cut: %v", m.name, both)
 		life.freeze()
 		m.setGossip("dead")
@@ -917,10 +925,10 @@ func (s *fencingSim) strike() {
 		}
 		// A node is lost with it.
 		m.setCut(true, s.raft.Others(leader)[0].ID, s.raft.Others(leader)[1].ID)
-		if s.chance(2) == 0 {
+		if s.chance(3) > 0 {
 			m.setGossip("dead")
 		}
-		s.sleep(time.Second, 30*time.Second)
+		s.sleep(time.Second, 40*time.Second)
 		for _, p := range s.raft.Peers {
 			s.c.setDown(p.ID, false)
 		}
