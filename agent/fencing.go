@@ -89,6 +89,17 @@ func (f *fencing) renew(sentAt time.Duration) (anew bool) {
 	return anew
 }
 
+// age returns how long ago the heartbeat was sent that was granted last; 0 if none was
+// in this life of the agent.
+func (f *fencing) age() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.epoch == 0 {
+		return 0
+	}
+	return max(f.clock()-(f.guard.Until()-object.FencingTerm), 0)
+}
+
 // lease returns what the decision about a fenced pod needs.
 func (f *fencing) lease() *podLease {
 	f.mu.Lock()

@@ -126,3 +126,40 @@ func TestFencedPodIsAskedFor(t *testing.T) {
 		n.until(time.Minute, "uid-db/main/0", "uid-web/main/0")
 	})
 }
+
+// TestPeerThatReachesNoLeader: a peer that answers, but through which the lease is not
+// renewed, is left before the lease is over.
+func TestPeerThatReachesNoLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newPeer("a"), newPeer("b")
+		n := newFencedNode(t, a)
+		n.client.peers = append(n.client.peers, b)
+		pod := fencedPod("db")
+		for _, p := range []*testPeer{a, b} {
+			p.wanted = []string{"uid-db"}
+			p.says(complete(t, 10, pod))
+		}
+		n.start()
+		settle(time.Minute)
+		n.wantRunning("with the first peer", "uid-db/main/0")
+		a.mu.Lock()
+		a.grants, b.grants = false, true
+		a.mu.Unlock()
+		settle(10 * time.Second)
+		if got := n.client.Peer(); got != "b" {
+			t.Errorf("the agent is with peer %q, want b", got)
+		}
+		n.wantRunning("with the second peer, without a gap", "uid-db/main/0")
+
+		// Where no peer helps, it does not go round and round.
+		b.mu.Lock()
+		b.grants = false
+		b.mu.Unlock()
+		sessions := func() int { return len(a.froms) + len(b.froms) }
+		before := sessions()
+		settle(10 * time.Minute)
+		if more := sessions() - before; more > 20 {
+			t.Errorf("%d sessions in ten minutes without a leader", more)
+		}
+	})
+}

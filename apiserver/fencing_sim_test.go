@@ -82,6 +82,7 @@ type simMachine struct {
 	cut    map[string]chan struct{} // by peer: closed while the link is cut
 	gossip string
 	life   *simLife // of the agent; nil: it does not run
+	client *simClient
 }
 
 // simLife is one life of an agent's process.
@@ -525,8 +526,9 @@ func (m *simMachine) start() {
 	if os.Getenv("HOLDFAST_TEST_LOG") != "" {
 		level = slog.LevelInfo
 	}
+	m.client = &simClient{m: m, life: life, at: m.s.chance(3)}
 	a, err := agent.New(agent.Config{
-		Node: m.name, Client: &simClient{m: m, life: life, at: m.s.chance(3)}, Runtime: simRuntime{m.rt, m, life}, Network: m.net,
+		Node: m.name, Client: m.client, Runtime: simRuntime{m.rt, m, life}, Network: m.net,
 		Mounts: volume.Folders{}, DataDir: m.dir, Socket: "none", Address: netip.MustParseAddr("192.0.2.1"), Version: "test",
 		ResolvConf: "/dev/null", ParallelStarts: 4, Guard: lifeGuard{m.guard, life}, Clock: m.clock,
 		Logger: slog.New(slog.NewTextHandler(m.s.t.Output(), &slog.HandlerOptions{Level: level})).With("node", m.name),
@@ -923,7 +925,12 @@ func (s *fencingSim) strike() {
 			s.c.setDown(to.ID, true)
 			s.c.setDown(leader.ID, true)
 		}
-		// A node is lost with it.
+		// A node is lost with it, of those that it hears if there is one.
+		for _, other := range s.nodes {
+			if other.client.Peer() == leader.ID {
+				m = other
+			}
+		}
 		m.setCut(true, s.raft.Others(leader)[0].ID, s.raft.Others(leader)[1].ID)
 		if s.chance(3) > 0 {
 			m.setGossip("dead")
