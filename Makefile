@@ -65,6 +65,7 @@ test-waiting:
 test-virtual: # at the size that the race detector does not bear
 	CGO_ENABLED=0 nice go test -count=1 -run '^(TestManyWatchers|TestLeaderLoss|TestFaultMatrix)$$' ./raftstore
 	CGO_ENABLED=0 nice go test -count=1 -run '^TestAllAddressesChange$$' ./peer
+	CGO_ENABLED=0 nice go test -count=1 -run '^TestFencingHistories$$' ./apiserver -apiserver.fencing=40
 	@nice $(MAKE) sim SEEDS=300
 
 # make sim SEEDS=10000 FIRST=0: a process for each core; what fails leaves its history.

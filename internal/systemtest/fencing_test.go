@@ -158,7 +158,7 @@ spec:
 				time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
 			}
 		case "kill":
-			m.must("dev", "kill", node)
+			m.must("dev", "kill", "--data-dir", m.data, node)
 		case "restart":
 			send(syscall.SIGTERM)
 		}
@@ -179,7 +179,7 @@ spec:
 		longest = max(longest, time.Since(start))
 		t.Logf("round %d: %s of %s, replaced after %v", round, kind, node, time.Since(start).Round(time.Millisecond))
 		if kind == "kill" || kind == "restart" {
-			m.must("dev", "start", node)
+			m.must("dev", "start", "--data-dir", m.data, node)
 		}
 		if kind != "kill" {
 			m.setCut(node, false)
