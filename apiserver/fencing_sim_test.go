@@ -1037,7 +1037,7 @@ func playFencing(t *testing.T, seed int, tally *simTally) {
 func TestFencingHistories(t *testing.T) {
 	n := *fencingHistories
 	if n == 0 {
-		n = 3 // make test plays 40 without the race detector
+		n = 1 // make test plays 40 without the race detector
 	}
 	tally := &simTally{faults: map[string]int{}}
 	for i := range n {
