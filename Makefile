@@ -65,6 +65,7 @@ test-waiting:
 test-virtual: # at the size that the race detector does not bear
 	CGO_ENABLED=0 nice go test -count=1 -run '^(TestManyWatchers|TestLeaderLoss|TestFaultMatrix)$$' ./raftstore
 	CGO_ENABLED=0 nice go test -count=1 -run '^TestAllAddressesChange$$' ./peer
+	CGO_ENABLED=0 nice go test -count=1 -run '^TestFencingHistories$$' ./apiserver -apiserver.fencing=40
 	@nice $(MAKE) sim SEEDS=300
 
 # make sim SEEDS=10000 FIRST=0: a process for each core; what fails leaves its history.
@@ -93,6 +94,17 @@ sim-controllers: ## Play HISTORIES simulated histories of each kind of workload,
 .PHONY: test-manifests
 test-manifests: test-deps ## Apply the manifests that other people wrote, with small images of the same names, on two nodes (root; 2 minutes)
 	HOLDFAST_MANIFESTS=1 CGO_ENABLED=0 go test ./internal/systemtest -count=1 -timeout 20m -run '^TestManifestsConverge$$' -v
+
+# make sim-fencing FIRST=1000, or MUTANT=deadman: what must be red.
+MUTANT ?=
+
+.PHONY: sim-fencing
+sim-fencing: ## Play 500 random histories of fencing in virtual time: cuts, freezes, kills, clocks, restarts (FENCING, FIRST, MUTANT)
+	CGO_ENABLED=0 go test ./apiserver -count=1 -timeout 2h -v -run '^TestFencingHistories$$' -apiserver.fencing=$(or $(FENCING),500) -apiserver.fencing-first=$(FIRST) -apiserver.mutant=$(MUTANT) | grep -v '^ *\(=== \|--- PASS\)'
+
+.PHONY: test-fencing
+test-fencing: test-deps ## Play 30 histories of fencing with real containers, which write down when they ran (root; FENCING)
+	CGO_ENABLED=0 go test ./internal/systemtest -count=1 -timeout 1h -v -run '^TestFencing$$' -systemtest.fencing=$(or $(FENCING),30)
 
 # make chaos ROWS="1 3 4" REPEAT=5 SECONDS=60: without ROWS all of the fault matrix.
 # OLD is an older version's binary for row 19; without it one is built from history.

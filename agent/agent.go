@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent/deadman"
 	containers "github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
@@ -78,6 +79,12 @@ type Config struct {
 	// them. A machine that comes back after its pods were replaced thus does not
 	// start them again. Optional; 5 s.
 	StartHold time.Duration
+	// Guard ends fenced pods at the end of the node's lease when the agent does not.
+	// Optional: a dead-man if the runtime's containers are processes; else the agent alone does.
+	Guard Guard
+	// Clock returns how long ago the machine was started, the time it slept included. It
+	// never goes back. Optional; CLOCK_BOOTTIME.
+	Clock func() time.Duration
 
 	Logger     *slog.Logger          // optional; discards
 	Registerer prometheus.Registerer // optional; served on the socket if it is a Gatherer too
@@ -124,6 +131,7 @@ type Agent struct {
 	logs     *logKeeper
 	routes   *routes
 	static   *staticPods
+	fencing  *fencing
 }
 
 const (
@@ -207,14 +215,23 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Mounts == nil {
 		cfg.Mounts = volume.Kernel{}
 	}
+	if cfg.Guard == nil {
+		cfg.Guard = newGuard(filepath.Join(dir, "fencing"), a.machine.BootID, cfg.Runtime, a.log)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = deadman.Boottime
+	}
+	a.cfg = cfg
+	a.fencing = newFencing(cfg.Guard, cfg.Clock, a.log)
 	memory := quantity(a.machine.capacity(cfg), corev1.ResourceMemory)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
-		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
+		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, fencing: a.fencing, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),
 	})
+	a.fencing.wake = a.pods.notifyAll
 	a.static = &staticPods{dir: cfg.StaticPods, node: cfg.Node, client: cfg.Client, pods: a.pods, log: a.log}
 	a.claims = newClaims(cfg.Node, a.pods.volumes, cfg.Client, a.log)
 	a.session = newSession(a)
@@ -252,6 +269,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.static.load()
+	if err := a.cfg.Guard.Open(); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
 
 	// The runtime goes last: what uses it must have ended. Containers outlive it.
 	runtimeCtx, stopRuntime := context.WithCancel(context.WithoutCancel(ctx))
@@ -282,6 +302,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		// The workers begin before any peer is asked: what runs is adopted first.
 		g.Go(func() error { return a.routes.run(ctx) })
+		g.Go(func() error { return a.cfg.Guard.Run(ctx) })
+		g.Go(func() error { return a.fencing.run(ctx) })
 		g.Go(func() error { return a.pods.run(ctx) })
 		g.Go(func() error { return a.reports.run(ctx) })
 		g.Go(func() error { return a.claims.run(ctx) })

@@ -47,6 +47,8 @@ type testPeer struct {
 	mirrors    [][]*corev1.Pod // of each Mirror call
 	loseAcks   int             // so many reports are recorded and answered with an error
 	period     time.Duration
+	grants     bool  // leases are renewed
+	granted    int64 // what the next heartbeat is told
 	nodes      []*corev1.Node
 	froms      []int64                           // of each Desired call
 	first      func() []*agentv1.DesiredResponse // what each Desired stream begins with
@@ -187,7 +189,7 @@ func (p *testPeer) send(t *testing.T, m *agentv1.DesiredResponse) {
 	p.streams[len(p.streams)-1] <- m
 }
 
-func (p *testPeer) Heartbeat(ctx context.Context, _ *agentv1.HeartbeatRequest) (*agentv1.HeartbeatResponse, error) {
+func (p *testPeer) Heartbeat(ctx context.Context, req *agentv1.HeartbeatRequest) (*agentv1.HeartbeatResponse, error) {
 	if _, err := p.up(); err != nil {
 		return nil, err
 	}
@@ -201,7 +203,11 @@ func (p *testPeer) Heartbeat(ctx context.Context, _ *agentv1.HeartbeatRequest) (
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.heartbeats = append(p.heartbeats, time.Now())
-	return &agentv1.HeartbeatResponse{Period: durationpb.New(p.period)}, nil
+	resp := &agentv1.HeartbeatResponse{Period: durationpb.New(p.period), GrantedAt: p.granted}
+	if p.grants {
+		p.granted = req.GetSentAt() // as the leader's word, which comes a period later
+	}
+	return resp, nil
 }
 
 func (p *testPeer) ReportStatus(_ context.Context, req *agentv1.ReportStatusRequest) (*agentv1.ReportStatusResponse, error) {
@@ -475,6 +481,8 @@ type testNode struct {
 	eviction  []agent.Threshold
 	keptLogs  time.Duration
 	clusterCA string
+	guard     agent.Guard
+	clock     func() time.Duration // since the machine's start
 	stop      func()
 }
 
@@ -502,7 +510,7 @@ func (n *testNode) start() {
 	a, err := agent.New(agent.Config{
 		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: n.mounts, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
-		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static,
+		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static, Guard: n.guard, Clock: n.clock,
 		Signals: n.signals, Limits: agent.Limits{Eviction: n.eviction, KeptLogsAge: n.keptLogs}, ClusterCA: n.clusterCA,
 	})
 	if err != nil {

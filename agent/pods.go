@@ -41,6 +41,7 @@ type podsConfig struct {
 	// issue makes a token of a pod's service account.
 	issue       func(ctx context.Context, pod *corev1.Pod, kind tokenKind) (podToken, error)
 	clusterCA   string
+	fencing     *fencing
 	reports     *reporter
 	log         *slog.Logger
 	metrics     *metrics

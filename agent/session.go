@@ -35,6 +35,10 @@ const (
 	// heartbeatTimeout bounds, from both sides, twice the period.
 	heartbeatTimeoutMin = 2 * time.Second
 	heartbeatTimeoutMax = 10 * time.Second
+	// staleGrant is for how long a peer may answer and the lease not be renewed before
+	// another is tried; further ones ever more slowly, up to staleGrantMax.
+	staleGrant    = 3 * time.Second
+	staleGrantMax = time.Minute
 	// sessionBackoffFirst and sessionBackoffMax bound the pause between sessions;
 	// one that lasted sessionStable starts over.
 	sessionBackoffFirst = 100 * time.Millisecond
@@ -315,12 +319,13 @@ func (s *session) heartbeats(ctx context.Context) error {
 	case <-s.registered:
 	}
 	failing := false
+	patience := staleGrant
 	for {
-		began := time.Now()
+		began, sentAt := time.Now(), s.a.cfg.Clock()
 		period, revision, _, _ := s.state()
 		timeout := min(max(2*period, heartbeatTimeoutMin), heartbeatTimeoutMax)
 		cctx, cancel := context.WithTimeout(ctx, timeout)
-		res, err := s.a.cfg.Client.Agent().Heartbeat(cctx, &agentv1.HeartbeatRequest{BootId: s.a.machine.BootID, Revision: revision})
+		res, err := s.a.cfg.Client.Agent().Heartbeat(cctx, &agentv1.HeartbeatRequest{BootId: s.a.machine.BootID, Revision: revision, SentAt: int64(sentAt)})
 		late := cctx.Err() != nil
 		cancel()
 		if ctx.Err() != nil {
@@ -349,6 +354,17 @@ func (s *session) heartbeats(ctx context.Context) error {
 				s.log.Info("heartbeats are accepted again", "peer", s.a.cfg.Client.Peer())
 			}
 			failing = false
+			if at := res.GetGrantedAt(); at > 0 {
+				s.a.fencing.granted(time.Duration(at))
+			}
+			switch age := s.a.fencing.age(); {
+			case age < staleGrant:
+				patience = staleGrant
+			case age >= patience:
+				// It answers, but what it hears does not reach a leader. Another may do better.
+				s.a.cfg.Client.Switch(fmt.Sprintf("the leader has renewed no lease for %v", age.Round(time.Second)))
+				patience = age + min(age, staleGrantMax)
+			}
 			if p := res.GetPeriod().AsDuration(); p > 0 {
 				s.setPeriod(p)
 			}

@@ -69,6 +69,8 @@ type podInput struct {
 	Pressure []corev1.NodeConditionType
 	// Reclaim: the node is short of disk, ended containers are to go.
 	Reclaim bool
+	// Lease is the node's, for a fenced pod; nil for others.
+	Lease *podLease
 	// Probes holds what probes have found out: no entry, not enough yet.
 	Probes map[probe.Key]probe.Result
 }
@@ -102,6 +104,10 @@ type podMemory struct {
 	Cleanup           retry // of those steps
 	// PreStop holds the runs whose hook preStop was begun.
 	PreStop map[runtime.ContainerID]bool
+	// Allowed is the epoch of the lease under which the pod may be started, 0 for none; Allow is
+	// about the tries to learn that.
+	Allowed int
+	Allow   retry
 	// Overdue: the pod has been active for longer than its activeDeadlineSeconds.
 	Overdue bool
 	// Evicted is why the pod was ended before its time; empty: it was not. Admitted: it
@@ -182,6 +188,8 @@ type actionKind string
 const (
 	// doConfirm asks a quorum whether the pod is really to end.
 	doConfirm actionKind = "confirm"
+	// doAllow asks whether a fenced pod may be started under lease Attempt.
+	doAllow actionKind = "allow"
 	// doWait: nothing to do before action.At, or a change if At is zero.
 	doWait actionKind = "wait"
 	// doAttach gives the pod its network.
@@ -366,6 +374,9 @@ func remember(in podInput, now time.Time) {
 // next returns what to do for a pod. It is pure; testdata/step states its whole
 // behavior.
 func next(in podInput, now time.Time) action {
+	if a, ok := nextFenced(in, now); ok {
+		return a
+	}
 	switch {
 	case terminating(in):
 		return nextTerminating(in, now)
@@ -782,6 +793,9 @@ func nextOf(in podInput, p part, now time.Time) action {
 		}
 		return action{Kind: doPull, Container: spec.Name, Attempt: attempt}
 	}
+	if a, ok := nextAllowed(in, now); ok {
+		return a
+	}
 	return action{Kind: doRun, Container: spec.Name, Attempt: attempt}
 }
 
@@ -855,6 +869,12 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 			return
 		}
 		m.Confirmed, m.StoppingSince, m.Confirm = true, now, retry{}
+	case doAllow:
+		if err != nil {
+			m.Allow.fail(now, "", err.Error(), cleanupBackoffFirst, confirmBackoffMax)
+			return
+		}
+		m.Allowed, m.Allow = a.Attempt, retry{}
 	case doAttach, doCreate:
 		if err != nil {
 			reason := reasonSandbox
@@ -980,6 +1000,8 @@ func preempts(due, underWay action) bool {
 	case doStop:
 		// The grace period was cut short, or it is the whole pod that ends now.
 		return due.Kind == doConfirm || due.Kind == doStop && (due.At.Before(underWay.At.Add(-time.Second/2)) || underWay.Then != thenEnd && due.Then == thenEnd)
+	case doConfirm, doAllow, doMessage:
+		return due.Kind == doStop && due.Then == thenRestart // the lease ends
 	default:
 		return false
 	}

@@ -183,6 +183,9 @@ func (w *worker) run(ctx context.Context) {
 		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results(), VolumesKey: w.volumesKey(pod)}
 		in.TokensDue = w.heldTokens().nextDue()
 		in.Evicted, in.Pressure, in.Reclaim = w.evictedFor(), w.p.underPressure(), w.p.reclaiming.Load()
+		if fenced(pod, w.static) {
+			in.Lease = w.p.fencing.lease()
+		}
 		w.address.Store(podAddress(in, w.p.hostIP))
 		now := time.Now()
 		var at time.Time
@@ -266,6 +269,8 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 	switch a.Kind {
 	case doConfirm:
 		call(confirmTimeout, func(ctx context.Context) error { return w.p.confirm(ctx, w.uid) })
+	case doAllow:
+		call(confirmTimeout, w.allow)
 	case doAttach:
 		call(attachTimeout, func(ctx context.Context) error {
 			if err := w.p.networkReady(ctx); err != nil {
@@ -365,6 +370,9 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 				return err
 			}
 			if err := w.p.volumes.TearDown(w.uid); err != nil {
+				return err
+			}
+			if err := w.p.fencing.guard.Forget(w.uid); err != nil {
 				return err
 			}
 			return os.RemoveAll(w.dir())

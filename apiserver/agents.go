@@ -92,7 +92,7 @@ func (s agentService) Register(ctx context.Context, req *agentv1.RegisterRequest
 		}
 		s.log.Info("node registered", "node", name)
 	}
-	s.heartbeats.beat(name, req.GetBootId(), 0, true)
+	s.heartbeats.beat(name, req.GetBootId(), 0, 0, true)
 	return &agentv1.RegisterResponse{
 		PodCidrs:        podCIDRs(node),
 		Peers:           s.peerAddresses(),

@@ -35,7 +35,10 @@ type Heartbeats struct {
 type heartbeat struct {
 	at     time.Time // with its monotonic reading
 	bootID string
-	relay  bool // not yet told to the leader
+	sentAt int64 // by the agent's clock
+	relay  bool  // not yet told to the leader
+	// granted is the latest sentAt of this start of the node that the leader has granted.
+	granted int64
 }
 
 func newHeartbeats() *Heartbeats {
@@ -54,9 +57,9 @@ func (h *Heartbeats) Heartbeat(node string) (age time.Duration, ok bool) {
 	return max(time.Since(beat.at), 0), true
 }
 
-// beat records that node was heard of age ago. relay says that the leader should
-// learn of it.
-func (h *Heartbeats) beat(node, bootID string, age time.Duration, relay bool) {
+// beat records that node was heard of age ago, with what it sent at sentAt of its
+// clock. relay says that the leader should learn of it.
+func (h *Heartbeats) beat(node, bootID string, sentAt int64, age time.Duration, relay bool) {
 	at := time.Now().Add(-age)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -64,10 +67,37 @@ func (h *Heartbeats) beat(node, bootID string, age time.Duration, relay bool) {
 	if ok && !at.After(known.at) {
 		return
 	}
-	h.nodes[node] = heartbeat{at: at, bootID: bootID, relay: relay || known.relay}
+	next := heartbeat{at: at, bootID: bootID, sentAt: sentAt, relay: relay || known.relay}
+	if known.bootID == bootID {
+		next.sentAt, next.granted = max(sentAt, known.sentAt), known.granted
+	}
+	h.nodes[node] = next
 	if relay {
 		h.wake()
 	}
+}
+
+// grant records that the leader has granted those of beats whose nodes are named.
+func (h *Heartbeats) grant(beats []*peerv1.NodeHeartbeat, nodes []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, b := range beats {
+		beat, ok := h.nodes[b.GetNode()]
+		if ok && beat.bootID == b.GetBootId() && slices.Contains(nodes, b.GetNode()) {
+			beat.granted = max(beat.granted, b.GetSentAt())
+			h.nodes[b.GetNode()] = beat
+		}
+	}
+}
+
+// granted returns what the node's agent may be told.
+func (h *Heartbeats) granted(node, bootID string) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if beat := h.nodes[node]; beat.bootID == bootID {
+		return beat.granted
+	}
+	return 0
 }
 
 // wake makes the relay look. The caller holds the lock.
@@ -96,7 +126,7 @@ func (h *Heartbeats) pending(all bool) []*peerv1.NodeHeartbeat {
 		}
 		beat.relay = false
 		h.nodes[node] = beat
-		out = append(out, &peerv1.NodeHeartbeat{Node: node, Age: durationpb.New(age), BootId: beat.bootID})
+		out = append(out, &peerv1.NodeHeartbeat{Node: node, Age: durationpb.New(age), BootId: beat.bootID, SentAt: beat.sentAt})
 	}
 	slices.SortFunc(out, func(a, b *peerv1.NodeHeartbeat) int {
 		if a.GetNode() < b.GetNode() {
@@ -123,14 +153,18 @@ func (h *Heartbeats) again(beats []*peerv1.NodeHeartbeat) {
 }
 
 // Heartbeat renews the node's lease in this peer's table; the relay takes it to
-// the leader. Nothing is written, and no leader is needed.
+// the leader. Nothing is written, and no leader is needed: the answer tells what the
+// leader has granted so far.
 func (s agentService) Heartbeat(ctx context.Context, req *agentv1.HeartbeatRequest) (*agentv1.HeartbeatResponse, error) {
 	node, err := nodeName(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s.heartbeats.beat(node, req.GetBootId(), 0, true)
-	return &agentv1.HeartbeatResponse{Period: durationpb.New(s.cfg.HeartbeatPeriod)}, nil
+	s.heartbeats.beat(node, req.GetBootId(), req.GetSentAt(), 0, true)
+	return &agentv1.HeartbeatResponse{
+		Period:    durationpb.New(s.cfg.HeartbeatPeriod),
+		GrantedAt: s.heartbeats.granted(node, req.GetBootId()),
+	}, nil
 }
 
 // relayHeartbeats hands the leader what this peer hears, until ctx ends: one call
@@ -146,7 +180,7 @@ func (s *Server) relayHeartbeats(ctx context.Context) error {
 		all := leader != lastLeader || term != lastTerm
 		beats := []*peerv1.NodeHeartbeat(nil)
 		switch leader {
-		case "", s.cfg.PeerID: // nobody to tell
+		case "": // nobody to tell
 			lastLeader, lastTerm = leader, term
 		default:
 			beats = s.heartbeats.pending(all)
@@ -181,15 +215,25 @@ func (s *Server) relayHeartbeats(ctx context.Context) error {
 	}
 }
 
+// relay tells the leader, which may be this peer, and takes in what it grants.
 func (s *Server) relay(ctx context.Context, leader string, beats []*peerv1.NodeHeartbeat) error {
+	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
+	defer cancel()
+	if leader == s.cfg.PeerID {
+		granted, err := s.grantable(ctx, beats)
+		s.heartbeats.grant(beats, granted)
+		return err
+	}
 	client, err := s.cfg.Dial(leader)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
-	defer cancel()
-	_, err = peerv1connect.NewHealthServiceClient(client).Relay(ctx, &peerv1.RelayRequest{Peer: s.cfg.PeerID, Nodes: beats})
-	return err
+	resp, err := peerv1connect.NewHealthServiceClient(client).Relay(ctx, &peerv1.RelayRequest{Peer: s.cfg.PeerID, Nodes: beats})
+	if err != nil {
+		return err
+	}
+	s.heartbeats.grant(beats, resp.GetGranted())
+	return nil
 }
 
 // healthService implements peerv1connect.HealthServiceHandler.
@@ -198,10 +242,18 @@ type healthService struct{ *Server }
 // Relay takes in another peer's heartbeats.
 func (s healthService) Relay(ctx context.Context, req *peerv1.RelayRequest) (*peerv1.RelayResponse, error) {
 	for _, beat := range req.GetNodes() {
-		s.heartbeats.beat(beat.GetNode(), beat.GetBootId(), max(beat.GetAge().AsDuration(), 0), false)
+		s.heartbeats.beat(beat.GetNode(), beat.GetBootId(), beat.GetSentAt(), max(beat.GetAge().AsDuration(), 0), false)
 	}
 	leader, _ := s.store.Leader()
-	return &peerv1.RelayResponse{Leader: leader == s.cfg.PeerID}, nil
+	resp := &peerv1.RelayResponse{Leader: leader == s.cfg.PeerID}
+	if resp.Leader {
+		granted, err := s.grantable(ctx, req.GetNodes())
+		if err != nil { // what it was told, it keeps
+			s.log.Debug("leases not renewed", "err", err)
+		}
+		resp.Granted = granted
+	}
+	return resp, nil
 }
 
 // Locate tells whether this peer can open sessions on a node.

@@ -122,10 +122,14 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 	return resp, nil
 }
 
-// RecordLeader writes the record of this peer, which leads, if it has none: the first
+// RecordLeader writes down that this peer leads, which has to be before anything is done
+// in the leader's name: see leaderKey. And it writes the record of this peer, if it has none: the first
 // peer of a cluster has joined by no token, and must be known as the others are when it
 // comes back with nothing but its certificate.
 func (s *Server) RecordLeader(ctx context.Context, leader *raftstore.Leader, cert *x509.Certificate, address string) error {
+	if err := s.beginReign(ctx, leader); err != nil {
+		return err
+	}
 	key := machineKey(pki.RolePeer, s.cfg.PeerID)
 	if _, known := leader.View().Get(key); known {
 		return nil

@@ -63,7 +63,8 @@ func (a collectionAction) String() string {
 // deletion does; so is one whose owners wait for that, and then what it owns comes
 // before it as well. Owners are told by their uid: another object of the same name
 // is not the owner. A pod whose node has been removed is erased: no agent is left
-// to report its end, and removing the node says that the machine is gone.
+// to report its end, and removing the node says that the machine is gone; a fenced
+// one only after the node's lease has ended for certain, all the same.
 func planCollection(obj object.Object, owners []ownerState, owns, nodeGone bool) collectionPlan {
 	if nodeGone {
 		return collectionPlan{action: collectErase, reason: "its node was removed from the cluster"}
@@ -186,6 +187,9 @@ func ownersOf(s state, obj object.Object) []ownerState {
 // newCollector returns the controller that deletes what has lost what it depended
 // on: objects without owner, pods without node.
 func newCollector() *controller {
+	// gone is when this leader first saw that a node with fenced pods is not there. Since
+	// then nobody has renewed its lease.
+	gone := map[string]time.Time{}
 	return &controller{
 		name: "collector",
 		all: func(s state) []object.Key {
@@ -222,6 +226,10 @@ func newCollector() *controller {
 				keys = append(keys, c.key)
 				keys = append(keys, x.dependents[c.now.uid].sorted()...)
 			}
+			if c.after != nil && isKind(c.now.resource, nodeResource) {
+				_, _, name, _ := object.SplitKey(c.key)
+				delete(gone, name)
+			}
 			if c.after == nil {
 				if isKind(c.before.resource, nodeResource) {
 					_, _, name, _ := object.SplitKey(c.key)
@@ -244,6 +252,16 @@ func newCollector() *controller {
 			}
 			pod, isPod := obj.(*corev1.Pod)
 			nodeGone := isPod && pod.Spec.NodeName != "" && !nodeExists(s.index, pod.Spec.NodeName)
+			if nodeGone && object.Fenced(pod) {
+				since, ok := gone[pod.Spec.NodeName]
+				if !ok {
+					since = now
+					gone[pod.Spec.NodeName] = now
+				}
+				if wait := since.Add(object.FencingBound).Sub(now); wait > 0 {
+					return outcome{again: wait}
+				}
+			}
 			owners := ownersOf(s, obj)
 			if plan := planCollection(obj, owners, len(s.dependents[obj.GetUID()]) > 0, nodeGone); plan.action != collectNothing {
 				return plan.outcome(obj, owners, now)

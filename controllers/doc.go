@@ -32,7 +32,8 @@
 // does not see it alive either. Silence counts only while this leader listened:
 // not before it began to lead, and not while it was itself paused. When more
 // than a third of three or more nodes fall silent together, none is evicted.
-// See DESIGN.md.
+// A fenced pod of a lost node is replaced after its node's lease has ended for
+// certain. See DESIGN.md.
 //
 // # Goroutines
 //

@@ -15,20 +15,21 @@ const (
 	// nodeUndecided: not heard by this leader, nor silent for long enough. What
 	// is written about the node stays as it is.
 	nodeUndecided nodeState = iota
-	// nodeAlive: its agent is heard.
-	nodeAlive
-	// nodeSilent: its agent is not heard, but gossip sees the machine. Nothing
+	// nodeReady: its agent is heard.
+	nodeReady
+	// nodeIsolated: its agent is not heard, but gossip sees the machine. Nothing
 	// new is placed there; what runs there stays.
-	nodeSilent
-	// nodeHeld: lost together with too many others to believe it.
-	nodeHeld
+	nodeIsolated
+	// nodeSuspect: nobody sees it, but not for long enough, or together with too many
+	// others to believe it. Nothing new is placed there; what runs there stays.
+	nodeSuspect
 	// nodeLost: both witnesses agree. Its pods are replaced.
 	nodeLost
 )
 
 // String returns the state's name.
 func (s nodeState) String() string {
-	return [...]string{"undecided", "alive", "silent", "held", "lost"}[s]
+	return [...]string{"undecided", "ready", "isolated", "suspect", "lost"}[s]
 }
 
 // evidence is what both witnesses say about one node at one moment.
@@ -36,21 +37,26 @@ type evidence struct {
 	node string
 	// silence is the time since the agent was last heard, as far as this leader
 	// was listening: not before it began to lead or first saw the node, and not
-	// while it was paused.
+	// while it was paused. That is the leader's grace.
 	silence time.Duration
 	// heard is false if this leader never heard the agent; silence is then the
 	// time it has listened in vain.
 	heard bool
-	// alive is gossip's veto.
-	alive bool
+	// alive is gossip's veto; dead its doubt, which is no conviction.
+	alive, dead bool
 	// evicting: the node has been convicted before, and has not come back.
 	evicting bool
+	// quiet is for how long nobody can have renewed the node's lease, at least: since
+	// it was last heard, by whomever, but not since before this leader listened.
+	quiet time.Duration
 }
 
 // verdict is the judgement on one node.
 type verdict struct {
 	state  nodeState
-	detail string // a held node's: how many fell silent together
+	held   bool          // by the brake, which makes it suspect
+	detail string        // a suspect's: why
+	quiet  time.Duration // as in evidence
 }
 
 // court is how strict the judgement is.
@@ -70,12 +76,13 @@ const (
 // whole behavior.
 //
 // A node is lost when its agent has been silent for longer than the lease and
-// gossip does not see the machine alive. It is held instead when more than a
+// gossip does not see the machine alive. It is suspect instead when more than a
 // third of all nodes fell silent together with it: then the cause is rather this
 // side of the network than all of theirs. A node counts among the fallen from
 // half a lease of silence on, because those that fell together are not noticed in
-// the same instant, and whatever gossip says, because gossip notices later. A
-// node that was convicted stays so until it is heard.
+// the same instant, and whatever gossip says, because gossip notices later; from then
+// on it is suspect if gossip takes it for dead. A node that was convicted stays so
+// until it is heard.
 func (c court) judge(all []evidence) []verdict {
 	fallen := make([]time.Duration, 0, len(all)) // how long ago
 	for _, e := range all {
@@ -87,22 +94,27 @@ func (c court) judge(all []evidence) []verdict {
 	slices.Sort(fallen)
 	verdicts := make([]verdict, len(all))
 	for i, e := range all {
+		v := &verdicts[i]
+		v.quiet = e.quiet
 		switch {
+		case e.silence <= c.lease && e.silence > c.lease/2 && e.dead && !e.evicting:
+			v.state, v.detail = nodeSuspect, "no heartbeat for half a lease, and gossip takes the machine for dead"
 		case e.heard && e.silence <= c.lease:
-			verdicts[i].state = nodeAlive
+			v.state = nodeReady
 		case e.silence <= c.lease:
-			verdicts[i].state = nodeUndecided
+			v.state = nodeUndecided
 		case e.alive:
-			verdicts[i].state = nodeSilent
+			v.state = nodeIsolated
 		case e.evicting:
-			verdicts[i].state = nodeLost
+			v.state = nodeLost
 		default:
 			from, _ := slices.BinarySearch(fallen, e.silence-c.window)
 			to, _ := slices.BinarySearch(fallen, e.silence+c.window+1)
 			if together := to - from; len(all) >= brakeMinimum && together*brakeShare > len(all) {
-				verdicts[i] = verdict{nodeHeld, fmt.Sprintf("%d of %d nodes vanished together", together, len(all))}
+				v.state, v.held = nodeSuspect, true
+				v.detail = fmt.Sprintf("%d of %d nodes vanished together", together, len(all))
 			} else {
-				verdicts[i].state = nodeLost
+				v.state = nodeLost
 			}
 		}
 	}
@@ -150,9 +162,14 @@ func (l *listener) listen(nodes []nodeFacts, health Health, now time.Time) (all 
 			first = now
 		}
 		since[n.name] = first
-		e := evidence{node: n.name, silence: l.listened(first, now), alive: health.Gossip(n.name) == "alive", evicting: n.evicting}
+		gossip := health.Gossip(n.name)
+		e := evidence{node: n.name, silence: l.listened(first, now), alive: gossip == "alive", dead: gossip == "dead", evicting: n.evicting}
+		e.quiet = e.silence
 		if age, ok := health.Heartbeat(n.name); ok {
 			at := now.Add(-max(age, 0))
+			if at.After(first) {
+				e.quiet = l.listened(at, now)
+			}
 			// What other peers heard before this one listened proves life, if it
 			// is recent enough, but never silence.
 			if silence := l.listened(at, now); silence <= l.lease || at.After(first) {

@@ -20,6 +20,7 @@ func TestJudge(t *testing.T) {
 				silence:  l.dur("silent", 0),
 				heard:    !l.has("unheard"),
 				alive:    l.str("gossip", "alive") == "alive",
+				dead:     l.str("gossip", "alive") == "dead",
 				evicting: l.has("evicting"),
 			}
 			l.done()

@@ -16,11 +16,9 @@ import (
 const (
 	nodesName = "node"
 
-	// Reasons of a node's condition Ready.
-	reasonAgentReady       = "AgentReady"
-	reasonHeartbeatMissing = "HeartbeatMissing"
-	reasonStatusUnknown    = "NodeStatusUnknown"
-	reasonEvictionHeld     = "EvictionHeld"
+	// reasonAgentReady is the reason of a node's condition Ready when it is; the others
+	// are object.NodeIsolated and so on.
+	reasonAgentReady = "AgentReady"
 )
 
 var nodeResource = object.ResourceOf(&corev1.Node{})
@@ -30,7 +28,9 @@ type nodePlan struct {
 	node    *corev1.Node // changed to what it should become
 	changed bool
 	evict   []eviction
-	again   time.Duration // a toleration ends; 0: none does
+	erase   []*corev1.Pod // fenced pods that have been stopped for certain
+	unready []*corev1.Pod // fenced pods that nobody can reach; changed
+	again   time.Duration // a toleration or a lease ends; 0: none does
 	more    bool          // there was no room for all
 	event   event         // about the node; empty reason: none
 }
@@ -43,43 +43,51 @@ type eviction struct {
 
 // planNode brings a node's condition Ready and its taints in line with the
 // verdict, and evicts the pods that do not tolerate its taints. pods are those
-// bound to it. It is pure: testdata/node states its whole behavior. node is
+// bound to it. It is pure: testdata/node states its whole behavior. node and pods are
 // changed.
 //
 //	verdict    Ready    taint                                     pods
-//	alive      True     none                                      stay
-//	silent     False    node.kubernetes.io/not-ready:NoSchedule   stay
-//	held       Unknown  node.kubernetes.io/unreachable:NoSchedule stay
+//	ready      True     none                                      stay
+//	isolated   False    node.kubernetes.io/not-ready:NoSchedule   stay
+//	suspect    Unknown  node.kubernetes.io/unreachable:NoSchedule stay
 //	lost       Unknown  node.kubernetes.io/unreachable:NoExecute  are evicted
 //	undecided  as before, and the taint unreachable evicts nobody
 //
 // Evicting a pod marks it deleted. Its object stays until the node returns and
 // reports that the containers are gone, or the node is removed; whoever owns it
-// makes another at once.
+// makes another at once. A fenced pod is not marked: once the node's lease has ended
+// for certain it has been stopped, and its object is erased, also if it was marked
+// before. That takes a node whose taint is written: no leader renews the lease of such
+// a node, and the writes are conditional on the taint.
 func planNode(node *corev1.Node, v verdict, pods []*corev1.Pod, now time.Time) nodePlan {
 	plan := nodePlan{node: node}
+	convicted := object.NodeConvicted(node)
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)), LastHeartbeatTime: metav1.NewTime(now.Truncate(time.Second))}
 	var taint *corev1.Taint
 	about := event{about: node}
 	switch v.state {
-	case nodeAlive:
+	case nodeReady:
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionTrue, reasonAgentReady, "the agent sends heartbeats"
 		about.reason, about.message = "NodeReady", "node is ready: its agent sends heartbeats"
-	case nodeSilent:
-		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, reasonHeartbeatMissing,
+	case nodeIsolated:
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, object.NodeIsolated,
 			"no heartbeat from the agent for a lease, but gossip sees the machine alive: nothing new is placed here, what runs here stays"
 		taint = &corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}
-		about.warning, about.reason, about.message = true, "NodeNotReady", "node is not ready: "+ready.Message
-	case nodeHeld:
-		ready.Status, ready.Reason, ready.Message = corev1.ConditionUnknown, reasonEvictionHeld,
-			"no heartbeat for a lease, and gossip does not see the machine; but "+v.detail+", so nothing is evicted: delete the Node object if the machine is gone for good"
+		about.warning, about.reason, about.message = true, "NodeIsolated", "node is isolated: "+ready.Message
+	case nodeSuspect:
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionUnknown, object.NodeSuspect, v.detail+": nothing new is placed here, what runs here stays"
+		about.warning, about.reason, about.message = true, "NodeSuspect", "node is suspect: "+ready.Message
+		if v.held {
+			ready.Reason, ready.Message = object.NodeHeld,
+				"no heartbeat for a lease, and gossip does not see the machine; but "+v.detail+", so nothing is evicted: delete the Node object if the machine is gone for good"
+			about.reason, about.message = object.NodeHeld, "node is suspect: "+ready.Message
+		}
 		taint = &corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoSchedule}
-		about.warning, about.reason, about.message = true, reasonEvictionHeld, "node is unreachable: "+ready.Message
 	case nodeLost:
-		ready.Status, ready.Reason, ready.Message = corev1.ConditionUnknown, reasonStatusUnknown,
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionUnknown, object.NodeLost,
 			"no heartbeat for a lease, and gossip does not see the machine: its pods are replaced"
 		taint = &corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute}
-		about.warning, about.reason, about.message = true, "NodeNotReady", "node is unreachable: "+ready.Message
+		about.warning, about.reason, about.message = true, "NodeLost", "node is lost: "+ready.Message
 	}
 	if v.state != nodeUndecided {
 		// Messages may tell numbers that move; only a new reason is a transition.
@@ -92,21 +100,46 @@ func planNode(node *corev1.Node, v verdict, pods []*corev1.Pod, now time.Time) n
 	plan.changed = setPressureTaints(node, now) || plan.changed
 	room := newBudget()
 	for _, pod := range pods {
-		if object.Deleting(pod) || object.PodPhaseFinal(pod) {
+		fenced := v.state == nodeLost && object.Fenced(pod)
+		if object.PodPhaseFinal(pod) && !(fenced && object.Deleting(pod)) || object.Deleting(pod) && !fenced || stopped(pod) {
 			continue
 		}
 		reason, in := whyEvict(node, pod, v, now)
+		if fenced {
+			if object.Deleting(pod) {
+				reason, in = "deleted", 0
+			}
+			in = max(in, object.FencingBound-v.quiet)
+			if !convicted {
+				in = max(in, time.Second) // once that is written
+			}
+		}
 		switch {
 		case reason == "":
 		case in > 0:
 			plan.again = sooner(plan.again, in)
+			if fenced && object.PodReady(pod) && room.spend(pod) {
+				object.SetPodCondition(pod, corev1.PodCondition{
+					Type: corev1.PodReady, Status: corev1.ConditionFalse, Reason: "NodeLost", LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+					Message: "node " + node.Name + " is lost; the pod is replaced once it has been stopped for certain",
+				})
+				plan.unready = append(plan.unready, pod)
+			}
 		case !room.spend(pod):
 			plan.more = true
+		case fenced:
+			plan.erase = append(plan.erase, pod)
 		default:
 			plan.evict = append(plan.evict, eviction{pod, reason})
 		}
 	}
 	return plan
+}
+
+// stopped reports whether pod waits only for others to take note that nothing of it
+// is left.
+func stopped(pod *corev1.Pod) bool {
+	return pod.Annotations[object.RemovedAnnotation] != "" && object.Deleting(pod)
 }
 
 // setHealthTaint makes want the only taint of the two that this controller sets;
@@ -209,7 +242,7 @@ func (p nodePlan) outcome(now time.Time) outcome {
 	o := outcome{again: p.again, more: p.more}
 	if p.changed {
 		o.update(p.node)
-	} else if len(p.evict) > 0 {
+	} else if len(p.evict)+len(p.erase)+len(p.unready) > 0 {
 		o.unchanged(p.node)
 	}
 	if p.event.reason != "" {
@@ -220,6 +253,25 @@ func (p nodePlan) outcome(now time.Time) outcome {
 		o.warn(e.pod, "TaintManagerEviction", "marked for deletion: %s", e.reason)
 		o.remove(e.pod, now)
 		o.txn.Reason = e.reason
+	}
+	for _, pod := range p.unready {
+		o.update(pod)
+	}
+	for _, pod := range p.erase {
+		why := fmt.Sprintf("node %s is lost, and its lease has ended for certain: the pod does not run there any more", p.node.Name)
+		o.warn(pod, "Fenced", "removed: %s", why)
+		o.txn.Reason = why
+		if len(pod.Finalizers) == 0 {
+			o.delete(pod)
+			continue
+		}
+		// Whoever holds it takes note first, as after the end on a node that is there.
+		object.MarkDeleted(pod, now, new(time.Duration(0)))
+		pod.Annotations = with(pod.Annotations, object.RemovedAnnotation, "true")
+		if !object.PodPhaseFinal(pod) {
+			pod.Status.Phase, pod.Status.Reason, pod.Status.Message = corev1.PodFailed, "NodeLost", why
+		}
+		o.update(pod)
 	}
 	return o
 }
@@ -262,10 +314,10 @@ func (n *nodes) tick(s state, now time.Time) []object.Key {
 		name := all[i].node
 		verdicts[name] = v
 		counts[v.state]++
-		if v.state == nodeHeld {
+		if v.held {
 			held, detail = append(held, name), v.detail
 		}
-		if old, ok := n.verdicts[name]; !ok || old.state != v.state {
+		if old, ok := n.verdicts[name]; !ok || old.state != v.state || old.held != v.held {
 			dirty = append(dirty, nodeResource.Key("", name))
 		}
 	}

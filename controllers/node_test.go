@@ -26,13 +26,14 @@ func TestPlanNode(t *testing.T) {
 		if !ok {
 			t.Fatalf("unknown verdict %q", name)
 		}
+		v := verdict{state: state, held: l.has("held"), quiet: l.dur("quiet", 0), detail: "2 of 3 nodes vanished together"}
 		node := l.node()
 		before := node.DeepCopy()
 		var pods []*corev1.Pod
 		if data, ok := in.Lookup("pods"); ok {
 			pods = parsePods(t, data)
 		}
-		return describeNodePlan(planNode(node, verdict{state, "2 of 3 nodes vanished together"}, pods, testNow), before)
+		return describeNodePlan(planNode(node, v, pods, testNow), before)
 	})
 }
 
@@ -57,6 +58,12 @@ func describeNodePlan(p nodePlan, before *corev1.Node) string {
 	}
 	for _, e := range p.evict {
 		fmt.Fprintf(&b, "evict %s (%s)\n", e.pod.Name, e.reason)
+	}
+	for _, pod := range p.unready {
+		fmt.Fprintf(&b, "unready %s\n", pod.Name)
+	}
+	for _, pod := range p.erase {
+		fmt.Fprintf(&b, "erase %s\n", pod.Name)
 	}
 	if p.event.reason != "" {
 		fmt.Fprintf(&b, "event %s %s: %s\n", p.event.kind(), p.event.reason, p.event.message)

@@ -68,7 +68,7 @@ type removal struct {
 // is pure: testdata/replicaset states its whole behavior.
 //
 // Pods being deleted count as gone, or a slow kill would hold back their
-// replacements; pods that ended count as gone too.
+// replacements, but for fenced ones, which must never have one beside them; pods that ended count as gone too.
 //
 // The status is that after the plan, and both are committed together, so at
 // every revision rs has at most status.replicas pods that are not being deleted.
@@ -110,11 +110,16 @@ func planReplicaSet(rs *appsv1.ReplicaSet, owned, orphans []*corev1.Pod, newPod 
 	failures := recentFailures(failed, now)
 	switch missing := want - len(live); {
 	case missing > 0:
+		for _, pod := range terminating {
+			if object.Fenced(pod) && pod.Spec.NodeName != "" {
+				missing--
+			}
+		}
 		if wait := failures.delay(now); wait > 0 {
 			plan.again = wait
 			break
 		}
-		for range missing {
+		for range max(missing, 0) {
 			suffix, uid := newPod()
 			pod := podFromTemplate(rs, suffix, uid, now)
 			if err := admit(pod); err != nil {

@@ -81,7 +81,8 @@ type stateful struct {
 //
 // A pod's name is its identity, and the store has room for one object of a name: a
 // pod is replaced only after the object of the one before is gone, which is when
-// its node has reported that nothing of it runs.
+// its node has reported that nothing of it runs; or, since pods are fenced unless the
+// template says otherwise, when the node is lost and the pod has been stopped for certain.
 //
 // In order (OrderedReady), a pod is created, and one that is too many removed, only
 // while all pods before it are ready. That never keeps a pod of an older template
@@ -236,6 +237,9 @@ func (r *stateful) create(n int) {
 	pod.Labels[appsv1.StatefulSetPodNameLabel] = name
 	pod.Labels[appsv1.PodIndexLabel] = strconv.Itoa(n)
 	pod.Spec.Hostname, pod.Spec.Subdomain = name, r.set.Spec.ServiceName
+	if _, said := pod.Annotations[object.FencingAnnotation]; !said {
+		pod.Annotations = with(pod.Annotations, object.FencingAnnotation, object.FencingStrict)
+	}
 	r.mount(pod, n)
 	finishPod(pod)
 

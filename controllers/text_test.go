@@ -176,6 +176,9 @@ func (l *line) pod() *corev1.Pod {
 	if n := l.num("restarts", 0); n > 0 {
 		pod.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: int32(n)}}
 	}
+	if l.has("fenced") {
+		pod.Annotations = with(pod.Annotations, object.FencingAnnotation, object.FencingStrict)
+	}
 	if l.has("tracked") {
 		pod.Finalizers = append(pod.Finalizers, batchv1.JobTrackingFinalizer)
 	}

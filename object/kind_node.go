@@ -120,15 +120,33 @@ func nodeRow(node *corev1.Node, now time.Time) []string {
 	}
 }
 
+// Reasons of a node's condition Ready while it is not ready: the state of its
+// health.
+const (
+	// NodeIsolated: no peer hears the agent, but other machines see this one.
+	NodeIsolated = "Isolated"
+	// NodeSuspect: nobody sees it, and that is not enough to give it up.
+	NodeSuspect = "Suspect"
+	// NodeHeld: it is suspect, and too many fell together with it to give it up.
+	NodeHeld = "EvictionHeld"
+	// NodeLost: it is given up, and what ran on it is replaced.
+	NodeLost = "Lost"
+)
+
 // NodeStatus returns what kubectl shows as a node's status: "Ready", "NotReady"
-// or "Unknown" (before its first report), and ",SchedulingDisabled" after it
-// if it is cordoned.
+// or "Unknown" (before its first report), after "NotReady" the state of its health,
+// ",Lost", and ",SchedulingDisabled" if it is cordoned.
 func NodeStatus(node *corev1.Node) string {
 	word := "Unknown"
 	if c := NodeCondition(node, corev1.NodeReady); c != nil {
 		word = "NotReady"
-		if c.Status == corev1.ConditionTrue {
+		switch {
+		case c.Status == corev1.ConditionTrue:
 			word = "Ready"
+		case c.Reason == NodeIsolated, c.Reason == NodeSuspect, c.Reason == NodeLost:
+			word += "," + c.Reason
+		case c.Reason == NodeHeld:
+			word += "," + NodeSuspect
 		}
 	}
 	if node.Spec.Unschedulable {

@@ -27,6 +27,7 @@ func validatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 
 	errs := deadlineUpdate(now.ActiveDeadlineSeconds, was.ActiveDeadlineSeconds, path.Child("activeDeadlineSeconds"))
 	now.ActiveDeadlineSeconds = was.ActiveDeadlineSeconds
+	errs = append(errs, fencingUpdate(pod, old)...)
 
 	errs = append(errs, tolerationsUpdate(now.Tolerations, was.Tolerations, path.Child("tolerations"))...)
 	now.Tolerations = was.Tolerations

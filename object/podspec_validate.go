@@ -204,6 +204,7 @@ func validatePodAnnotations(annotations map[string]string, spec *corev1.PodSpec,
 			errs = append(errs, field.Invalid(path.Key(deletionCostAnnotation), cost, "must be a 32bit integer"))
 		}
 	}
+	errs = append(errs, validateFencing(annotations, path)...)
 	if value, ok := annotations[corev1.MirrorPodAnnotationKey]; ok && spec.NodeName == "" {
 		errs = append(errs, field.Invalid(path.Key(corev1.MirrorPodAnnotationKey), value, "must set spec.nodeName if mirror pod annotation is set"))
 	}

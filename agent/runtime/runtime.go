@@ -129,6 +129,19 @@ type Runtime interface {
 	DiskUsage(ctx context.Context, podUID string) ([]ContainerDisk, error)
 }
 
+// Cgroups is what a runtime has besides whose containers are processes of this machine, in
+// control groups: what it takes to end a pod without asking the runtime. Paths are
+// those of control groups, "/holdfast/n1", the same in all trees.
+type Cgroups interface {
+	// NodeCgroup is the control group of all pods of the node.
+	NodeCgroup() string
+	// PodCgroup is that of a pod which was created, and of all its containers.
+	PodCgroup(uid string) string
+	// InstallProgram makes this program be there under another name, by which it knows
+	// what to be, and returns its path. A repeated call is harmless.
+	InstallProgram(name string) (path string, err error)
+}
+
 // Image is an image that is present on the node.
 type Image struct {
 	Ref    string // as asked for

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-io/holdfast/agent/containerd"
+	"github.com/holdfast-io/holdfast/agent/deadman"
 )
 
 // dispatch runs what this binary is under other names: a shim, a container's
@@ -23,6 +24,8 @@ func dispatch(args []string) {
 		os.Exit(exitOK)
 	case containerd.IsHolder(args):
 		containerd.RunHolder()
+	case deadman.Is(args):
+		os.Exit(deadman.Main(args))
 	case len(args) > 1 && args[1] == "containerd":
 		if err := containerd.ServeCommand(context.Background(), args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)

@@ -7,6 +7,7 @@
 //	web exit CODE  exits with a code
 //	web shell      a small shell, since the image has none
 //	web crash      writes a last word and exits with 1
+//	web beat DIR   writes the machine's clock into a file of its own in DIR, each 10 ms until it is killed
 package main
 
 import (
@@ -24,6 +25,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const port = "8080"
@@ -124,13 +127,35 @@ func command(args []string, in io.Reader, out, errs io.Writer) int {
 	case "crash":
 		fmt.Fprintln(errs, "web: told to crash, so this is the end")
 		return 1
+	case "beat":
+		return beat(args[1:], errs)
 	case "shell":
 		return shell(in, out, errs)
 	default:
-		fmt.Fprintf(errs, "web: unknown command %q; there are env, get, cat, echo, exit, crash, shell\n", args[0])
+		fmt.Fprintf(errs, "web: unknown command %q; there are env, get, cat, echo, exit, crash, beat, shell\n", args[0])
 		return 127
 	}
 	return 0
+}
+
+// beat writes when it runs: CLOCK_BOOTTIME in nanoseconds, the same for all that runs on a
+// machine. It does not end when it is asked to.
+func beat(args []string, errs io.Writer) int {
+	signal.Ignore(syscall.SIGTERM, os.Interrupt)
+	name, err := os.Hostname()
+	var f *os.File
+	if err == nil && len(args) == 1 {
+		f, err = os.CreateTemp(args[0], name+".*")
+	}
+	for err == nil && f != nil {
+		var now unix.Timespec
+		if err = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err == nil {
+			_, err = fmt.Fprintln(f, now.Nano())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	fmt.Fprintf(errs, "web: beat wants a directory to write to: %v\n", err)
+	return 1
 }
 
 // exitCode is what "exit CODE" asks for.

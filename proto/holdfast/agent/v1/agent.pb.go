@@ -486,7 +486,10 @@ type HeartbeatRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	BootId string                 `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// The last desired revision that the agent has taken in.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// When this was sent, by a clock of the agent's that never goes back and that only
+	// the agent can read: nanoseconds since its machine's start. 0: it holds no lease.
+	SentAt        int64 `protobuf:"varint,3,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -535,10 +538,21 @@ func (x *HeartbeatRequest) GetRevision() int64 {
 	return 0
 }
 
+func (x *HeartbeatRequest) GetSentAt() int64 {
+	if x != nil {
+		return x.SentAt
+	}
+	return 0
+}
+
 type HeartbeatResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When to call next.
-	Period        *durationpb.Duration `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
+	Period *durationpb.Duration `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
+	// The latest sent_at of this start of the machine that the leader has granted: until
+	// the term of a lease after it, the node's fenced pods are replaced by nobody. It
+	// may be that of an earlier heartbeat. 0: none.
+	GrantedAt     int64 `protobuf:"varint,2,opt,name=granted_at,json=grantedAt,proto3" json:"granted_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -578,6 +592,13 @@ func (x *HeartbeatResponse) GetPeriod() *durationpb.Duration {
 		return x.Period
 	}
 	return nil
+}
+
+func (x *HeartbeatResponse) GetGrantedAt() int64 {
+	if x != nil {
+		return x.GrantedAt
+	}
+	return 0
 }
 
 type ReportStatusRequest struct {
@@ -1651,12 +1672,15 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\tNodeRoute\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
-	"\tpod_cidrs\x18\x03 \x03(\tR\bpodCidrs\"G\n" +
+	"\tpod_cidrs\x18\x03 \x03(\tR\bpodCidrs\"`\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"F\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x17\n" +
+	"\asent_at\x18\x03 \x01(\x03R\x06sentAt\"e\n" +
 	"\x11HeartbeatResponse\x121\n" +
-	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\"\x98\x01\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12\x1d\n" +
+	"\n" +
+	"granted_at\x18\x02 \x01(\x03R\tgrantedAt\"\x98\x01\n" +
 	"\x13ReportStatusRequest\x126\n" +
 	"\x04pods\x18\x01 \x03(\v2\".holdfast.agent.v1.PodStatusReportR\x04pods\x12I\n" +
 	"\x0fremoved_volumes\x18\x02 \x03(\v2 .holdfast.agent.v1.RemovedVolumeR\x0eremovedVolumes\"5\n" +

@@ -1260,10 +1260,12 @@ func (x *RelayRequest) GetNodes() []*NodeHeartbeat {
 
 // NodeHeartbeat is the age of a node's last heartbeat when this was sent.
 type NodeHeartbeat struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Age           *durationpb.Duration   `protobuf:"bytes,2,opt,name=age,proto3" json:"age,omitempty"`
-	BootId        string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Node   string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Age    *durationpb.Duration   `protobuf:"bytes,2,opt,name=age,proto3" json:"age,omitempty"`
+	BootId string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// HeartbeatRequest.sent_at.
+	SentAt        int64 `protobuf:"varint,4,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1319,11 +1321,21 @@ func (x *NodeHeartbeat) GetBootId() string {
 	return ""
 }
 
+func (x *NodeHeartbeat) GetSentAt() int64 {
+	if x != nil {
+		return x.SentAt
+	}
+	return 0
+}
+
 type RelayResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// False when the called peer does not lead; it keeps what it was told all
 	// the same.
-	Leader        bool `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	Leader bool `protobuf:"varint,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	// The nodes among those told of whose lease the called peer has renewed: after it
+	// was told, a quorum has confirmed that it leads, and the node is not lost.
+	Granted       []string `protobuf:"bytes,2,rep,name=granted,proto3" json:"granted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1363,6 +1375,13 @@ func (x *RelayResponse) GetLeader() bool {
 		return x.Leader
 	}
 	return false
+}
+
+func (x *RelayResponse) GetGranted() []string {
+	if x != nil {
+		return x.Granted
+	}
+	return nil
 }
 
 type LocateRequest struct {
@@ -1999,13 +2018,15 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x06gossip\x18\x01 \x03(\tR\x06gossip\"Y\n" +
 	"\fRelayRequest\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x125\n" +
-	"\x05nodes\x18\x02 \x03(\v2\x1f.holdfast.peer.v1.NodeHeartbeatR\x05nodes\"i\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x1f.holdfast.peer.v1.NodeHeartbeatR\x05nodes\"\x82\x01\n" +
 	"\rNodeHeartbeat\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
 	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x17\n" +
-	"\aboot_id\x18\x03 \x01(\tR\x06bootId\"'\n" +
+	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x17\n" +
+	"\asent_at\x18\x04 \x01(\x03R\x06sentAt\"A\n" +
 	"\rRelayResponse\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\bR\x06leader\"#\n" +
+	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\x18\n" +
+	"\agranted\x18\x02 \x03(\tR\agranted\"#\n" +
 	"\rLocateRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"[\n" +
 	"\x0eLocateResponse\x12\x1c\n" +
