@@ -145,6 +145,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),
 			newVolumes(c.cfg.NewUID),
+			newEndpointSlices(c.cfg.NewUID, c.cfg.NewSuffix),
 			newCollector(),
 			newDefinitions(),
 			newRoles(c.cfg.NewUID),
