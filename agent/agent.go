@@ -102,6 +102,7 @@ type Agent struct {
 	usage    *usage
 	images   *imageCollector
 	routes   *routes
+	network  *netSync
 	static   *staticPods
 }
 
@@ -172,6 +173,7 @@ func New(cfg Config) (*Agent, error) {
 	a.reports = newReporter(cfg.Client, a.log, a.metrics)
 	a.metrics.watch(a.reports)
 	a.routes = newRoutes(cfg.Network, a.log)
+	a.network = newNetSync(cfg.Node, dir, cfg.Client, a.log)
 	if cfg.Mounts == nil {
 		cfg.Mounts = volume.Kernel{}
 	}
@@ -212,6 +214,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	a.static.load()
+	a.network.load()
+	defer a.network.journal.close()
 
 	// The runtime goes last: what uses it must have ended. Containers outlive it.
 	runtimeCtx, stopRuntime := context.WithCancel(context.WithoutCancel(ctx))
@@ -242,6 +246,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		// The workers begin before any peer is asked: what runs is adopted first.
 		g.Go(func() error { return a.routes.run(ctx) })
+		if plane, ok := a.cfg.Network.(Services); ok {
+			g.Go(func() error { return a.network.program(ctx, plane) })
+		}
 		g.Go(func() error { return a.pods.run(ctx) })
 		g.Go(func() error { return a.reports.run(ctx) })
 		g.Go(func() error { return a.claims.run(ctx) })

@@ -90,6 +90,7 @@ var table = map[string][]pki.Role{
 	agentv1connect.AgentServiceConfirmProcedure:      {pki.RoleNode},
 	agentv1connect.AgentServiceMirrorProcedure:       {pki.RoleNode},
 	agentv1connect.AgentServiceSessionsProcedure:     {pki.RoleNode},
+	agentv1connect.AgentServiceNetworkProcedure:      {pki.RoleNode},
 	agentv1connect.AgentServiceSessionProcedure:      {pki.RoleNode},
 
 	// The whole keyspace, objects included, can be read there.

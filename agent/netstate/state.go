@@ -64,6 +64,14 @@ type Pod struct {
 // Empty is the state of a node that has been told nothing.
 func Empty(node string) *State { return &State{Node: node} }
 
+// WithNode returns s with what other says of this node and of the cluster's
+// configuration.
+func (s *State) WithNode(other *State) *State {
+	next := *s
+	next.Node, next.Zone, next.Ingress, next.Config, next.Secrets = other.Node, other.Zone, other.Ingress, other.Config, other.Secrets
+	return &next
+}
+
 // Change is one object that is new, has changed, or with Removed is gone; then
 // only the name counts, and for a slice the label that names its service. Object
 // is a *corev1.Service, *discoveryv1.EndpointSlice, *networkingv1.Ingress,
