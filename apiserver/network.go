@@ -373,7 +373,8 @@ func (s agentService) Network(ctx context.Context, req *agentv1.NetworkRequest, 
 		}
 		least = max(from, view.Revision())
 	}
-	if err := s.network.wait(ctx, least); err != nil {
+	// The index follows the store by a moment; no need to begin with the past.
+	if err := s.network.wait(ctx, max(least, s.store.View().Revision())); err != nil {
 		return err
 	}
 	var told networkNode
