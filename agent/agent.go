@@ -180,7 +180,7 @@ func New(cfg Config) (*Agent, error) {
 	memory := quantity(a.machine.capacity(cfg), corev1.ResourceMemory)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
-		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
+		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, drain: a.network.drain, confirm: a.confirm, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),
@@ -246,9 +246,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		// The workers begin before any peer is asked: what runs is adopted first.
 		g.Go(func() error { return a.routes.run(ctx) })
-		if plane, ok := a.cfg.Network.(Services); ok {
-			g.Go(func() error { return a.network.program(ctx, plane) })
-		}
+		plane, _ := a.cfg.Network.(Services)
+		g.Go(func() error { return a.network.program(ctx, plane) })
+		g.Go(func() error { return a.network.acknowledge(ctx) })
 		g.Go(func() error { return a.pods.run(ctx) })
 		g.Go(func() error { return a.reports.run(ctx) })
 		g.Go(func() error { return a.claims.run(ctx) })

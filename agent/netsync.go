@@ -21,8 +21,10 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/holdfast-io/holdfast/agent/netstate"
 	"github.com/holdfast-io/holdfast/object"
@@ -35,6 +37,9 @@ const (
 	// programPeriod is how often what is programmed is looked at without news, to
 	// repair what somebody else may have changed.
 	programPeriod = 5 * time.Minute
+	ackTimeout    = 5 * time.Second
+	// drainPatience is how long a pod's end waits for the nodes, of its grace period.
+	drainPatience = 5 * time.Second
 )
 
 // netSync keeps what the node knows of the cluster's network: from the stream of a
@@ -50,7 +55,8 @@ type netSync struct {
 	journal journal
 
 	mu         sync.Mutex
-	programmed int64 // the revision that the data plane is at
+	programmed int64         // the revision that the data plane is at
+	ack        chan struct{} // of capacity 1: a peer is to be told of it
 }
 
 // netObject is an object as it was decoded at a revision.
@@ -63,7 +69,112 @@ func newNetSync(node, dir string, client Client, log *slog.Logger) *netSync {
 	return &netSync{
 		client: client, log: log, path: filepath.Join(dir, networkFile),
 		holder: netstate.NewHolder(netstate.Empty(node)), objects: map[object.Key]netObject{},
+		ack: make(chan struct{}, 1),
 	}
+}
+
+func (n *netSync) tell() {
+	select {
+	case n.ack <- struct{}{}:
+	default:
+	}
+}
+
+// acknowledge tells the peers at which revision the data plane is, until ctx ends.
+func (n *netSync) acknowledge(ctx context.Context) error {
+	for failures := 0; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.ack:
+		}
+		n.mu.Lock()
+		revision := n.programmed
+		n.mu.Unlock()
+		if revision == 0 {
+			continue
+		}
+		cctx, cancel := context.WithTimeout(ctx, ackTimeout)
+		_, err := n.client.Agent().AckNetwork(cctx, &agentv1.AckNetworkRequest{Revision: revision})
+		cancel()
+		if err == nil || connect.CodeOf(err) == connect.CodeUnimplemented {
+			failures = 0
+			continue
+		}
+		failures++
+		n.tell()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(backoff(failures, sessionBackoffFirst, sessionBackoffMax)):
+		}
+	}
+}
+
+// drain returns once no node sends new connections to a pod that is ending, or ctx
+// ends: first its endpoints are marked, at some revision, and then every node that
+// lives has taken that in. A pod that is no endpoint is not waited for.
+func (n *netSync) drain(ctx context.Context, uid types.UID) {
+	var revision int64
+	for {
+		state, changed := n.holder.Get()
+		marked, ready := endpointOf(state, uid)
+		if ready {
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		if !marked {
+			return
+		}
+		revision = state.Revision
+		break
+	}
+	for failures := 0; ; {
+		left := drainPatience
+		if deadline, ok := ctx.Deadline(); ok {
+			left = time.Until(deadline)
+		}
+		res, err := n.client.Agent().Drained(ctx, &agentv1.DrainedRequest{Revision: revision, Timeout: durationpb.New(max(left, 0))})
+		switch {
+		case ctx.Err() != nil, connect.CodeOf(err) == connect.CodeUnimplemented:
+			return
+		case err == nil:
+			if missing := res.GetMissing(); len(missing) > 0 {
+				n.log.Warn("a pod ends though not all nodes have taken its endpoints away", "uid", uid, "revision", revision, "missing", missing)
+			}
+			return
+		}
+		failures++
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(backoff(failures, sessionBackoffFirst, time.Second)):
+		}
+	}
+}
+
+// endpointOf reports whether a pod is an endpoint of any service, and whether as one
+// that is not marked as ending.
+func endpointOf(s *netstate.State, uid types.UID) (marked, ready bool) {
+	for _, list := range s.Slices {
+		for _, slice := range list {
+			for _, e := range slice.Endpoints {
+				if e.TargetRef == nil || e.TargetRef.UID != uid {
+					continue
+				}
+				if e.Conditions.Terminating != nil && *e.Conditions.Terminating {
+					marked = true
+				} else if e.Conditions.Ready == nil || *e.Conditions.Ready {
+					ready = true
+				}
+			}
+		}
+	}
+	return marked, ready
 }
 
 // load takes up the state that the agent had in its last life.
@@ -124,6 +235,9 @@ func (n *netSync) stream(ctx context.Context) (taken bool, err error) {
 		}
 		if now, _ := n.holder.Get(); now != before {
 			n.save(parts, now)
+		}
+		if !taken {
+			n.tell() // another peer, perhaps, which has not heard of us
 		}
 		taken, parts = true, nil
 	}
@@ -261,8 +375,8 @@ func (n *netSync) whole(s *netstate.State) *agentv1.NetworkResponse {
 	return &agentv1.NetworkResponse{Complete: true, Revision: s.Revision, Changes: data, Node: own}
 }
 
-// program keeps the data plane at the newest state until ctx ends, and tries again
-// what failed.
+// program keeps the data plane, if there is one, at the newest state until ctx ends,
+// and tries again what failed.
 func (n *netSync) program(ctx context.Context, plane Services) error {
 	failures := 0
 	for {
@@ -270,7 +384,10 @@ func (n *netSync) program(ctx context.Context, plane Services) error {
 		pause := programPeriod
 		if state.Revision > 0 { // else nobody has said anything: what is there stays
 			cctx, cancel := context.WithTimeout(ctx, programTimeout)
-			err := plane.Program(cctx, state)
+			var err error
+			if plane != nil {
+				err = plane.Program(cctx, state)
+			}
 			cancel()
 			switch {
 			case ctx.Err() != nil:
@@ -287,6 +404,7 @@ func (n *netSync) program(ctx context.Context, plane Services) error {
 				n.mu.Lock()
 				n.programmed = state.Revision
 				n.mu.Unlock()
+				n.tell()
 			}
 		}
 		timer := time.NewTimer(pause)

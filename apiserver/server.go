@@ -127,6 +127,7 @@ type Server struct {
 	heartbeats *Heartbeats
 	desired    *desiredIndex
 	network    *networkIndex
+	acks       *networkAcks
 	sessions   *sessions
 	usage      *usage
 	users      *fairQueue
@@ -195,6 +196,7 @@ func New(cfg Config) (*Server, error) {
 		heartbeats: newHeartbeats(),
 		desired:    newDesiredIndex(),
 		network:    newNetworkIndex(),
+		acks:       newNetworkAcks(),
 		sessions:   newSessions(),
 		usage:      newUsage(),
 		events:     newEventCache(),
@@ -241,6 +243,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.desired.run(ctx, s) })
 	group.Go(func() error { return s.network.run(ctx, s.store) })
 	group.Go(func() error { return s.relayHeartbeats(ctx) })
+	group.Go(func() error { return s.relayAcks(ctx) })
 	group.Go(func() error { return s.exchangeEvents(ctx) })
 	group.Go(func() error { return s.endStreams(ctx) })
 	group.Go(func() error { return s.rights.run(ctx) })

@@ -1857,6 +1857,184 @@ func (x *NetworkNode) GetServiceCidrs() []string {
 	return nil
 }
 
+type AckNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckNetworkRequest) Reset() {
+	*x = AckNetworkRequest{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckNetworkRequest) ProtoMessage() {}
+
+func (x *AckNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckNetworkRequest.ProtoReflect.Descriptor instead.
+func (*AckNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AckNetworkRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type AckNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckNetworkResponse) Reset() {
+	*x = AckNetworkResponse{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckNetworkResponse) ProtoMessage() {}
+
+func (x *AckNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckNetworkResponse.ProtoReflect.Descriptor instead.
+func (*AckNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+}
+
+type DrainedRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// At most 20 s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainedRequest) Reset() {
+	*x = DrainedRequest{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainedRequest) ProtoMessage() {}
+
+func (x *DrainedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainedRequest.ProtoReflect.Descriptor instead.
+func (*DrainedRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DrainedRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DrainedRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type DrainedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Live nodes that have not acknowledged it in time. Empty: all have.
+	Missing       []string `protobuf:"bytes,1,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainedResponse) Reset() {
+	*x = DrainedResponse{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainedResponse) ProtoMessage() {}
+
+func (x *DrainedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainedResponse.ProtoReflect.Descriptor instead.
+func (*DrainedResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DrainedResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 var File_holdfast_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
@@ -1977,7 +2155,15 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\asecrets\x18\x03 \x03(\v2\x18.holdfast.agent.v1.InputR\asecrets\x12%\n" +
 	"\x0ecluster_domain\x18\x04 \x01(\tR\rclusterDomain\x12\x1b\n" +
 	"\tpod_cidrs\x18\x05 \x03(\tR\bpodCidrs\x12#\n" +
-	"\rservice_cidrs\x18\x06 \x03(\tR\fserviceCidrs2\xf0\x06\n" +
+	"\rservice_cidrs\x18\x06 \x03(\tR\fserviceCidrs\"/\n" +
+	"\x11AckNetworkRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\x14\n" +
+	"\x12AckNetworkResponse\"a\n" +
+	"\x0eDrainedRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"+\n" +
+	"\x0fDrainedResponse\x12\x18\n" +
+	"\amissing\x18\x01 \x03(\tR\amissing2\x9d\b\n" +
 	"\fAgentService\x12S\n" +
 	"\bRegister\x12\".holdfast.agent.v1.RegisterRequest\x1a#.holdfast.agent.v1.RegisterResponse\x12R\n" +
 	"\aDesired\x12!.holdfast.agent.v1.DesiredRequest\x1a\".holdfast.agent.v1.DesiredResponse0\x01\x12V\n" +
@@ -1988,7 +2174,10 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\vReportUsage\x12%.holdfast.agent.v1.ReportUsageRequest\x1a&.holdfast.agent.v1.ReportUsageResponse\x12U\n" +
 	"\bSessions\x12\".holdfast.agent.v1.SessionsRequest\x1a#.holdfast.agent.v1.SessionsResponse0\x01\x12T\n" +
 	"\aSession\x12!.holdfast.agent.v1.SessionRequest\x1a\".holdfast.agent.v1.SessionResponse(\x010\x01\x12R\n" +
-	"\aNetwork\x12!.holdfast.agent.v1.NetworkRequest\x1a\".holdfast.agent.v1.NetworkResponse0\x01B\xca\x01\n" +
+	"\aNetwork\x12!.holdfast.agent.v1.NetworkRequest\x1a\".holdfast.agent.v1.NetworkResponse0\x01\x12Y\n" +
+	"\n" +
+	"AckNetwork\x12$.holdfast.agent.v1.AckNetworkRequest\x1a%.holdfast.agent.v1.AckNetworkResponse\x12P\n" +
+	"\aDrained\x12!.holdfast.agent.v1.DrainedRequest\x1a\".holdfast.agent.v1.DrainedResponseB\xca\x01\n" +
 	"\x15com.holdfast.agent.v1B\n" +
 	"AgentProtoP\x01Z?github.com/holdfast-io/holdfast/proto/holdfast/agent/v1;agentv1\xa2\x02\x03HAX\xaa\x02\x11Holdfast.Agent.V1\xca\x02\x11Holdfast\\Agent\\V1\xe2\x02\x1dHoldfast\\Agent\\V1\\GPBMetadata\xea\x02\x13Holdfast::Agent::V1b\x06proto3"
 
@@ -2004,7 +2193,7 @@ func file_holdfast_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_holdfast_agent_v1_agent_proto_rawDescData
 }
 
-var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*RegisterRequest)(nil),        // 0: holdfast.agent.v1.RegisterRequest
 	(*RegisterResponse)(nil),       // 1: holdfast.agent.v1.RegisterResponse
@@ -2034,72 +2223,81 @@ var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*NetworkResponse)(nil),        // 25: holdfast.agent.v1.NetworkResponse
 	(*NetworkChanges)(nil),         // 26: holdfast.agent.v1.NetworkChanges
 	(*NetworkNode)(nil),            // 27: holdfast.agent.v1.NetworkNode
-	(*durationpb.Duration)(nil),    // 28: google.protobuf.Duration
-	(*v1.LogsRequest)(nil),         // 29: holdfast.v1.LogsRequest
-	(*v1.ExecStart)(nil),           // 30: holdfast.v1.ExecStart
-	(*v1.AttachStart)(nil),         // 31: holdfast.v1.AttachStart
-	(*v1.PortForwardStart)(nil),    // 32: holdfast.v1.PortForwardStart
-	(*v1.LogsResponse)(nil),        // 33: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),        // 34: holdfast.v1.ExecResponse
-	(*v1.AttachResponse)(nil),      // 35: holdfast.v1.AttachResponse
-	(*v1.PortForwardResponse)(nil), // 36: holdfast.v1.PortForwardResponse
-	(*v1.ExecRequest)(nil),         // 37: holdfast.v1.ExecRequest
-	(*v1.AttachRequest)(nil),       // 38: holdfast.v1.AttachRequest
-	(*v1.PortForwardRequest)(nil),  // 39: holdfast.v1.PortForwardRequest
-	(*v1.NodeUsage)(nil),           // 40: holdfast.v1.NodeUsage
-	(*v1.PodUsage)(nil),            // 41: holdfast.v1.PodUsage
+	(*AckNetworkRequest)(nil),      // 28: holdfast.agent.v1.AckNetworkRequest
+	(*AckNetworkResponse)(nil),     // 29: holdfast.agent.v1.AckNetworkResponse
+	(*DrainedRequest)(nil),         // 30: holdfast.agent.v1.DrainedRequest
+	(*DrainedResponse)(nil),        // 31: holdfast.agent.v1.DrainedResponse
+	(*durationpb.Duration)(nil),    // 32: google.protobuf.Duration
+	(*v1.LogsRequest)(nil),         // 33: holdfast.v1.LogsRequest
+	(*v1.ExecStart)(nil),           // 34: holdfast.v1.ExecStart
+	(*v1.AttachStart)(nil),         // 35: holdfast.v1.AttachStart
+	(*v1.PortForwardStart)(nil),    // 36: holdfast.v1.PortForwardStart
+	(*v1.LogsResponse)(nil),        // 37: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 38: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 39: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 40: holdfast.v1.PortForwardResponse
+	(*v1.ExecRequest)(nil),         // 41: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 42: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 43: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 44: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 45: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
-	28, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
+	32, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
 	4,  // 2: holdfast.agent.v1.DesiredResponse.inputs:type_name -> holdfast.agent.v1.Input
-	28, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	32, // 3: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
 	10, // 4: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
 	9,  // 5: holdfast.agent.v1.ReportStatusRequest.removed_volumes:type_name -> holdfast.agent.v1.RemovedVolume
 	11, // 6: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	29, // 7: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	30, // 8: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	31, // 9: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
-	32, // 10: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	33, // 11: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	34, // 12: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	33, // 7: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	34, // 8: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	35, // 9: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	36, // 10: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	37, // 11: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	38, // 12: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
 	20, // 13: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	35, // 14: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	36, // 15: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	37, // 16: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	38, // 17: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	39, // 18: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	40, // 19: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	41, // 20: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	28, // 21: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	39, // 14: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	40, // 15: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	41, // 16: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	42, // 17: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	43, // 18: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	44, // 19: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	45, // 20: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	32, // 21: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
 	27, // 22: holdfast.agent.v1.NetworkResponse.node:type_name -> holdfast.agent.v1.NetworkNode
 	4,  // 23: holdfast.agent.v1.NetworkChanges.objects:type_name -> holdfast.agent.v1.Input
 	4,  // 24: holdfast.agent.v1.NetworkNode.secrets:type_name -> holdfast.agent.v1.Input
-	0,  // 25: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 26: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	6,  // 27: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	8,  // 28: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	13, // 29: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
-	15, // 30: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
-	22, // 31: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	17, // 32: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	19, // 33: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	24, // 34: holdfast.agent.v1.AgentService.Network:input_type -> holdfast.agent.v1.NetworkRequest
-	1,  // 35: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 36: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	7,  // 37: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	12, // 38: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	14, // 39: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
-	16, // 40: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
-	23, // 41: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	18, // 42: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	21, // 43: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	25, // 44: holdfast.agent.v1.AgentService.Network:output_type -> holdfast.agent.v1.NetworkResponse
-	35, // [35:45] is the sub-list for method output_type
-	25, // [25:35] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	32, // 25: holdfast.agent.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
+	0,  // 26: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 27: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	6,  // 28: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	8,  // 29: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	13, // 30: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
+	15, // 31: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
+	22, // 32: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	17, // 33: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	19, // 34: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	24, // 35: holdfast.agent.v1.AgentService.Network:input_type -> holdfast.agent.v1.NetworkRequest
+	28, // 36: holdfast.agent.v1.AgentService.AckNetwork:input_type -> holdfast.agent.v1.AckNetworkRequest
+	30, // 37: holdfast.agent.v1.AgentService.Drained:input_type -> holdfast.agent.v1.DrainedRequest
+	1,  // 38: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 39: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 40: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	12, // 41: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	14, // 42: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
+	16, // 43: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
+	23, // 44: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	18, // 45: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	21, // 46: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	25, // 47: holdfast.agent.v1.AgentService.Network:output_type -> holdfast.agent.v1.NetworkResponse
+	29, // 48: holdfast.agent.v1.AgentService.AckNetwork:output_type -> holdfast.agent.v1.AckNetworkResponse
+	31, // 49: holdfast.agent.v1.AgentService.Drained:output_type -> holdfast.agent.v1.DrainedResponse
+	38, // [38:50] is the sub-list for method output_type
+	26, // [26:38] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
@@ -2128,7 +2326,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_agent_v1_agent_proto_rawDesc), len(file_holdfast_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

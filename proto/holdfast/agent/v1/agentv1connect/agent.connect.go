@@ -44,6 +44,10 @@ const (
 	AgentServiceSessionProcedure = "/holdfast.agent.v1.AgentService/Session"
 	// AgentServiceNetworkProcedure is the procedure name of the AgentService's Network RPC.
 	AgentServiceNetworkProcedure = "/holdfast.agent.v1.AgentService/Network"
+	// AgentServiceAckNetworkProcedure is the procedure name of the AgentService's AckNetwork RPC.
+	AgentServiceAckNetworkProcedure = "/holdfast.agent.v1.AgentService/AckNetwork"
+	// AgentServiceDrainedProcedure is the procedure name of the AgentService's Drained RPC.
+	AgentServiceDrainedProcedure = "/holdfast.agent.v1.AgentService/Drained"
 )
 
 var (
@@ -117,6 +121,20 @@ var (
 			Procedure:  AgentServiceNetworkProcedure,
 		}
 	})
+	agentServiceAckNetworkSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("AckNetwork"),
+			Procedure:  AgentServiceAckNetworkProcedure,
+		}
+	})
+	agentServiceDrainedSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("Drained"),
+			Procedure:  AgentServiceDrainedProcedure,
+		}
+	})
 )
 
 // AgentServiceClient is a client for the holdfast.agent.v1.AgentService service.
@@ -164,6 +182,14 @@ type AgentServiceClient interface {
 	// connection it goes on from its revision on another. FailedPrecondition while
 	// there is no Node object.
 	Network(context.Context, *v1.NetworkRequest) (AgentServiceNetworkClientStream, error)
+	// AckNetwork tells that the node's data plane is at a revision of the Network
+	// stream: new connections go where that says. Kept in the peers' memory.
+	AckNetwork(context.Context, *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error)
+	// Drained answers once every live node has acknowledged a revision, or when the
+	// time given is up. The agent calls it before it ends a pod's containers, with the
+	// revision at which the pod's endpoints were marked terminating. A repeated call is
+	// harmless. Unavailable without a leader.
+	Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error)
 }
 
 // NewAgentServiceClient constructs a client for the holdfast.agent.v1.AgentService service.
@@ -313,6 +339,14 @@ type AgentServiceHandler interface {
 	// connection it goes on from its revision on another. FailedPrecondition while
 	// there is no Node object.
 	Network(context.Context, *v1.NetworkRequest, AgentServiceNetworkServerStream) error
+	// AckNetwork tells that the node's data plane is at a revision of the Network
+	// stream: new connections go where that says. Kept in the peers' memory.
+	AckNetwork(context.Context, *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error)
+	// Drained answers once every live node has acknowledged a revision, or when the
+	// time given is up. The agent calls it before it ends a pod's containers, with the
+	// revision at which the pod's endpoints were marked terminating. A repeated call is
+	// harmless. Unavailable without a leader.
+	Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error)
 }
 
 // RegisterAgentServiceHandler registers svc as the holdfast.agent.v1.AgentService implementation on
@@ -330,6 +364,8 @@ func RegisterAgentServiceHandler(server *connect.Server, svc AgentServiceHandler
 		connect.Method{Spec: agentServiceSessionsSpec(), Handler: adapter.sessions},
 		connect.Method{Spec: agentServiceSessionSpec(), Handler: adapter.session},
 		connect.Method{Spec: agentServiceNetworkSpec(), Handler: adapter.network},
+		connect.Method{Spec: agentServiceAckNetworkSpec(), Handler: adapter.ackNetwork},
+		connect.Method{Spec: agentServiceDrainedSpec(), Handler: adapter.drained},
 	)
 }
 
@@ -445,6 +481,14 @@ func (UnimplementedAgentServiceHandler) Network(context.Context, *v1.NetworkRequ
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Network is not implemented")
 }
 
+func (UnimplementedAgentServiceHandler) AckNetwork(context.Context, *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.AckNetwork is not implemented")
+}
+
+func (UnimplementedAgentServiceHandler) Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Drained is not implemented")
+}
+
 type agentServiceClient struct {
 	client *connect.Client
 }
@@ -527,6 +571,22 @@ func (c *agentServiceClient) Network(ctx context.Context, req *v1.NetworkRequest
 		return AgentServiceNetworkClientStream{}, err
 	}
 	return AgentServiceNetworkClientStream{stream: stream}, nil
+}
+
+func (c *agentServiceClient) AckNetwork(ctx context.Context, req *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error) {
+	var res v1.AckNetworkResponse
+	if err := c.client.CallUnary(ctx, agentServiceAckNetworkSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *agentServiceClient) Drained(ctx context.Context, req *v1.DrainedRequest) (*v1.DrainedResponse, error) {
+	var res v1.DrainedResponse
+	if err := c.client.CallUnary(ctx, agentServiceDrainedSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
 }
 
 type agentServiceHandler struct{ svc AgentServiceHandler }
@@ -629,4 +689,28 @@ func (h agentServiceHandler) network(ctx context.Context, _ connect.Spec, stream
 		return err
 	}
 	return h.svc.Network(ctx, &req, AgentServiceNetworkServerStream{stream: stream})
+}
+
+func (h agentServiceHandler) ackNetwork(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.AckNetworkRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.AckNetwork(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h agentServiceHandler) drained(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DrainedRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Drained(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }
