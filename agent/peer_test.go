@@ -56,6 +56,7 @@ type testPeer struct {
 	removed    []string                   // volumes, as name/uid
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall
+	net        *testNetwork // nil: it knows nothing of the network
 }
 
 // sessionCall is what an agent does in answer to a wish.
@@ -436,6 +437,7 @@ type testNode struct {
 	static string // folder of static pods
 	mounts volume.Mounts
 	stop   func()
+	agent  *agent.Agent // the last that was started
 }
 
 func newNode(t *testing.T, peers ...*testPeer) *testNode {
@@ -467,6 +469,7 @@ func (n *testNode) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	n.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()

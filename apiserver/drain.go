@@ -182,7 +182,7 @@ func (s agentService) Drained(ctx context.Context, req *agentv1.DrainedRequest) 
 	default:
 		client, dialErr := s.cfg.Dial(leader)
 		if dialErr != nil {
-			return nil, dialErr
+			return nil, connect.Errorf(connect.CodeUnavailable, "reach the leader, which knows what all nodes have acknowledged: %v", dialErr)
 		}
 		answer, err = peerv1connect.NewHealthServiceClient(client).Drained(ctx, ask)
 	}

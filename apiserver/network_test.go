@@ -87,6 +87,7 @@ func netService(name string) *corev1.Service {
 func TestNetworkStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 2)
+		synctest.Wait() // until both follow the store: what was before, they do not remember
 		slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web-1"}, AddressType: discoveryv1.AddressTypeIPv4}
 		c.put(newNode("n1", "10.1.0.1"), boundPod("a", "n1"), netService("web"), slice)
 		n := startNetwork(t, c.agent("peer-1", "n1"), 0)
