@@ -535,10 +535,10 @@ func TestConfigDefaultsOnce(t *testing.T) {
 func TestInertConfig(t *testing.T) {
 	want := map[string]string{
 		"Service": "", "EndpointSlice": "", "ServiceAccount": "",
-		"Ingress":            "Ingress default/x is stored, but nothing in this version acts on it yet",
-		"IngressClass":       "IngressClass x is stored, but nothing in this version acts on it yet",
-		"NetworkPolicy":      "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
-		"Role": "", "RoleBinding": "", "ClusterRole": "", "ClusterRoleBinding": "",
+		"Ingress":       "Ingress default/x is stored, but nothing in this version acts on it yet",
+		"IngressClass":  "IngressClass x is stored, but nothing in this version acts on it yet",
+		"NetworkPolicy": "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
+		"Role":          "", "RoleBinding": "", "ClusterRole": "", "ClusterRoleBinding": "",
 		"PersistentVolume": "", "PersistentVolumeClaim": "", "StorageClass": "",
 		"ResourceQuota": "", "LimitRange": "", "ConfigMap": "", "Secret": "", "Lease": "", "Event": "", "Namespace": "", "Node": "",
 	}
