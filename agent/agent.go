@@ -130,6 +130,7 @@ type Agent struct {
 	evictor  *evictor
 	logs     *logKeeper
 	routes   *routes
+	network  *netSync
 	static   *staticPods
 	fencing  *fencing
 }
@@ -212,6 +213,7 @@ func New(cfg Config) (*Agent, error) {
 	a.reports = newReporter(cfg.Client, a.log, a.metrics)
 	a.metrics.watch(a.reports)
 	a.routes = newRoutes(cfg.Network, a.log)
+	a.network = newNetSync(cfg.Node, dir, cfg.Client, a.log)
 	if cfg.Mounts == nil {
 		cfg.Mounts = volume.Kernel{}
 	}
@@ -226,7 +228,7 @@ func New(cfg Config) (*Agent, error) {
 	memory := quantity(a.machine.capacity(cfg), corev1.ResourceMemory)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
-		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, confirm: a.confirm, fencing: a.fencing, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
+		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, drain: a.network.drain, confirm: a.confirm, fencing: a.fencing, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),
@@ -272,6 +274,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.cfg.Guard.Open(); err != nil {
 		return fmt.Errorf("agent: %w", err)
 	}
+	a.network.load()
+	defer a.network.journal.close()
 
 	// The runtime goes last: what uses it must have ended. Containers outlive it.
 	runtimeCtx, stopRuntime := context.WithCancel(context.WithoutCancel(ctx))
@@ -304,6 +308,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.routes.run(ctx) })
 		g.Go(func() error { return a.cfg.Guard.Run(ctx) })
 		g.Go(func() error { return a.fencing.run(ctx) })
+		plane, _ := a.cfg.Network.(Services)
+		g.Go(func() error { return a.network.program(ctx, plane) })
+		g.Go(func() error { return a.network.acknowledge(ctx) })
 		g.Go(func() error { return a.pods.run(ctx) })
 		g.Go(func() error { return a.reports.run(ctx) })
 		g.Go(func() error { return a.claims.run(ctx) })

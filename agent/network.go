@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"net/netip"
+
+	"github.com/holdfast-io/holdfast/agent/netstate"
 )
 
 // Network gives pods their addresses and keeps the node's routes. Its calls may
@@ -22,6 +24,15 @@ type Network interface {
 	List(ctx context.Context) (map[string]Attachment, error)
 	// Remove takes away all that the network ever made on this node.
 	Remove(ctx context.Context) error
+}
+
+// Services is what a [Network] can that programs services as well. Calls do not
+// overlap. It is as Configure is: called again with the same or another state, it owns
+// the difference.
+type Services interface {
+	// Program makes the node's data plane what the state says, and returns once it
+	// is.
+	Program(ctx context.Context, state *netstate.State) error
 }
 
 // Route says through which node pods are reached.

@@ -61,6 +61,7 @@ type testPeer struct {
 	tokens     []*holdfastv1.IssueTokenRequest
 	wishes     []chan *agentv1.SessionsResponse
 	calls      map[string]*sessionCall
+	net        *testNetwork // nil: it knows nothing of the network
 }
 
 // sessionCall is what an agent does in answer to a wish.
@@ -484,6 +485,7 @@ type testNode struct {
 	guard     agent.Guard
 	clock     func() time.Duration // since the machine's start
 	stop      func()
+	agent     *agent.Agent // the last that was started
 }
 
 func newNode(t *testing.T, peers ...*testPeer) *testNode {
@@ -516,6 +518,7 @@ func (n *testNode) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	n.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()

@@ -36,6 +36,8 @@ type podsConfig struct {
 	volumes *volume.Manager
 	// networkReady waits until pods can be attached.
 	networkReady func(context.Context) error
+	// drain waits until a pod that is ending gets no new connections, or ctx ends.
+	drain func(context.Context, types.UID)
 	// confirm returns nil if a quorum says that the pod is not to run here.
 	confirm func(ctx context.Context, uid string) error
 	// issue makes a token of a pod's service account.

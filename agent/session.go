@@ -176,6 +176,7 @@ func (s *session) session(ctx context.Context) error {
 	s.once.Do(func() { close(s.registered) })
 	s.a.reports.renew()
 	s.a.sessions.renew()
+	defer inBackground(ctx, s.a.network.follow)() // with this peer, as long as the session is
 
 	watchdog := time.AfterFunc(firstTimeout, func() {
 		end(fmt.Errorf("no desired state within %v", firstTimeout))
@@ -216,6 +217,21 @@ func (s *session) session(ctx context.Context) error {
 			s.a.metrics.connected.Set(1)
 		}
 		last = msg.GetRevision()
+	}
+}
+
+// inBackground calls f until the function that it returns is called, which waits for
+// its end.
+func inBackground(ctx context.Context, f func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
 	}
 }
 

@@ -74,6 +74,8 @@ type worker struct {
 	image  map[string]runtime.Image // by container, for the next run
 	done   bool                     // finish was reported
 	began  time.Time                // for the metric of pod starts
+	// drained: no new connections come. Of the goroutine of the action under way.
+	drained bool
 }
 
 // outcome is how an action ended.
@@ -340,6 +342,7 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 		})
 	case doStop:
 		call(max(time.Until(a.At), 0)+stopSlack, func(ctx context.Context) error {
+			w.drain(ctx, pod, a)
 			errs := make([]error, len(a.IDs))
 			var wg sync.WaitGroup
 			for i, id := range a.IDs {
@@ -384,6 +387,18 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 	case doWait, doFinish:
 	}
 	return out
+}
+
+// drain waits, once, before a pod that is marked deleted is told to end, until nobody
+// sends it new connections. It takes from the grace period, half of it at most.
+func (w *worker) drain(ctx context.Context, pod *corev1.Pod, a action) {
+	if w.drained || w.p.drain == nil || pod == nil || pod.DeletionTimestamp == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(drainPatience, time.Until(a.At)/2))
+	defer cancel()
+	w.p.drain(ctx, pod.UID)
+	w.drained = true
 }
 
 func (w *worker) dir() string { return filepath.Join(w.p.dataDir, "pods", w.uid) }

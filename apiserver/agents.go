@@ -126,6 +126,8 @@ func (s agentService) newNode(reported *corev1.Node) *corev1.Node {
 
 // takeFromAgent copies what the agent owns, and nothing else.
 func takeFromAgent(node, reported *corev1.Node) {
+	reported = reported.DeepCopy()
+	delete(reported.Labels, object.IngressNodeLabel)
 	for _, key := range strings.Split(node.Annotations[agentLabels], ",") {
 		if _, still := reported.Labels[key]; !still {
 			delete(node.Labels, key)

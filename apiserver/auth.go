@@ -90,6 +90,9 @@ var table = map[string][]pki.Role{
 	agentv1connect.AgentServiceConfirmProcedure:      {pki.RoleNode},
 	agentv1connect.AgentServiceMirrorProcedure:       {pki.RoleNode},
 	agentv1connect.AgentServiceSessionsProcedure:     {pki.RoleNode},
+	agentv1connect.AgentServiceNetworkProcedure:      {pki.RoleNode},
+	agentv1connect.AgentServiceAckNetworkProcedure:   {pki.RoleNode},
+	agentv1connect.AgentServiceDrainedProcedure:      {pki.RoleNode},
 	agentv1connect.AgentServiceSessionProcedure:      {pki.RoleNode},
 
 	// The whole keyspace, objects included, can be read there.
@@ -118,6 +121,8 @@ var table = map[string][]pki.Role{
 	peerv1connect.HealthServiceRelayProcedure:       {pki.RolePeer},
 	peerv1connect.HealthServiceLocateProcedure:      {pki.RolePeer},
 	peerv1connect.HealthServiceUsageProcedure:       {pki.RolePeer},
+	peerv1connect.HealthServiceRelayAcksProcedure:   {pki.RolePeer},
+	peerv1connect.HealthServiceDrainedProcedure:     {pki.RolePeer},
 	peerv1connect.EventServiceTailProcedure:         {pki.RolePeer},
 }
 

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -105,6 +106,11 @@ type Config struct {
 	// ServiceCIDRs are the networks that Services have their addresses from, one of
 	// each family at most. Optional; object.DefaultServiceCIDR.
 	ServiceCIDRs []netip.Prefix
+	// PodCIDRs are the networks that pods have their addresses from. Optional; agents
+	// are told of none.
+	PodCIDRs []netip.Prefix
+	// ClusterDomain is the domain of Services' names. Optional; "cluster.local".
+	ClusterDomain string
 	// Now is the clock that objects are stamped with. Optional; time.Now.
 	Now func() time.Time
 	// NewUID makes uids. Optional; random UUIDs.
@@ -120,6 +126,8 @@ type Server struct {
 	rpc        *connect.Server
 	heartbeats *Heartbeats
 	desired    *desiredIndex
+	network    *networkIndex
+	acks       *networkAcks
 	sessions   *sessions
 	usage      *usage
 	users      *fairQueue
@@ -175,6 +183,7 @@ func New(cfg Config) (*Server, error) {
 	if len(cfg.ServiceCIDRs) == 0 {
 		cfg.ServiceCIDRs = []netip.Prefix{object.DefaultServiceCIDR}
 	}
+	cfg.ClusterDomain = cmp.Or(cfg.ClusterDomain, "cluster.local")
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -187,6 +196,8 @@ func New(cfg Config) (*Server, error) {
 		log:        cfg.Logger,
 		heartbeats: newHeartbeats(),
 		desired:    newDesiredIndex(),
+		network:    newNetworkIndex(),
+		acks:       newNetworkAcks(),
 		sessions:   newSessions(),
 		usage:      newUsage(),
 		events:     newEventCache(),
@@ -231,7 +242,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.end(errShutdown)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.desired.run(ctx, s) })
+	group.Go(func() error { return s.network.run(ctx, s.store) })
 	group.Go(func() error { return s.relayHeartbeats(ctx) })
+	group.Go(func() error { return s.relayAcks(ctx) })
 	group.Go(func() error { return s.exchangeEvents(ctx) })
 	group.Go(func() error { return s.endStreams(ctx) })
 	group.Go(func() error { return s.rights.run(ctx) })

@@ -147,6 +147,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newServiceAccounts(c.cfg.NewUID),
 			newVolumes(c.cfg.NewUID),
 			newOwnClaims(c.cfg.NewUID),
+			newEndpointSlices(c.cfg.NewUID, c.cfg.NewSuffix),
 			newCollector(),
 			newDefinitions(),
 			newRoles(c.cfg.NewUID),

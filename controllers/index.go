@@ -40,6 +40,7 @@ type index struct {
 	claimUsers  map[object.Key]keySet                     // pods that have not finished, by the claims they use
 	unbound     keySet                                    // claims that name no volume
 	collecting  keySet                                    // cluster roles that collect others' rules
+	podsIn      map[string]keySet                         // pods, by namespace
 }
 
 type keySet map[object.Key]struct{}
@@ -99,6 +100,7 @@ func newIndex() *index {
 		collecting:  keySet{},
 		claimUsers:  map[object.Key]keySet{},
 		unbound:     keySet{},
+		podsIn:      map[string]keySet{},
 	}
 }
 
@@ -121,6 +123,7 @@ func (x *index) put(key object.Key, obj object.Object) change {
 	}
 	switch obj := obj.(type) {
 	case *corev1.Pod:
+		add(x.podsIn, now.namespace, key)
 		for _, claim := range now.volumes {
 			add(x.claimUsers, claim, key)
 		}
@@ -186,6 +189,7 @@ func (x *index) forget(key object.Key) entry {
 	}
 	delete(x.unbound, key)
 	delete(x.collecting, key)
+	drop(x.podsIn, old.namespace, key)
 	prefix := old.resource.Prefix(old.namespace)
 	drop(x.orphans, prefix, key)
 	if owners := x.selecting[prefix]; owners != nil {
@@ -310,6 +314,8 @@ func selectorOf(obj object.Object) labels.Selector {
 	case *batchv1.Job:
 		of = obj.Spec.Selector
 	case *corev1.ReplicationController:
+		of = &metav1.LabelSelector{MatchLabels: obj.Spec.Selector}
+	case *corev1.Service:
 		of = &metav1.LabelSelector{MatchLabels: obj.Spec.Selector}
 	case *policyv1.PodDisruptionBudget: // an empty one selects all, none nothing
 		if selector, err := metav1.LabelSelectorAsSelector(obj.Spec.Selector); err == nil {

@@ -534,13 +534,11 @@ func TestConfigDefaultsOnce(t *testing.T) {
 // who writes what is for reading and writing is not.
 func TestInertConfig(t *testing.T) {
 	want := map[string]string{
-		"Service":            "Service default/x is stored, but nothing in this version sends traffic to its pods yet",
-		"EndpointSlice":      "EndpointSlice default/x is stored, but nothing in this version acts on it yet",
-		"ServiceAccount":     "",
-		"Ingress":            "Ingress default/x is stored, but nothing in this version acts on it yet",
-		"IngressClass":       "IngressClass x is stored, but nothing in this version acts on it yet",
-		"NetworkPolicy":      "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
-		"Role": "", "RoleBinding": "", "ClusterRole": "", "ClusterRoleBinding": "",
+		"Service": "", "EndpointSlice": "", "ServiceAccount": "",
+		"Ingress":       "Ingress default/x is stored, but nothing in this version acts on it yet",
+		"IngressClass":  "IngressClass x is stored, but nothing in this version acts on it yet",
+		"NetworkPolicy": "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
+		"Role":          "", "RoleBinding": "", "ClusterRole": "", "ClusterRoleBinding": "",
 		"PersistentVolume": "", "PersistentVolumeClaim": "", "StorageClass": "",
 		"ResourceQuota": "", "LimitRange": "", "ConfigMap": "", "Secret": "", "Lease": "", "Event": "", "Namespace": "", "Node": "",
 	}

@@ -507,7 +507,7 @@ func TestInert(t *testing.T) {
 			inert = append(inert, r.Kind)
 		}
 	}
-	want := "Service Ingress IngressClass NetworkPolicy EndpointSlice"
+	want := "Ingress IngressClass NetworkPolicy"
 	if got := strings.Join(inert, " "); got != want {
 		t.Errorf("inert are %s, want %s", got, want)
 	}

@@ -18,7 +18,6 @@ import (
 var kindEndpointSlice = define(Resource{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice", Plural: "endpointslices", Singular: "endpointslice", Namespaced: true},
 	func() *discoveryv1.EndpointSlice { return new(discoveryv1.EndpointSlice) },
 	rules[*discoveryv1.EndpointSlice]{
-		inert: nothingActs,
 		supported: `
 			addressType
 			endpoints[].addresses

@@ -27,7 +27,6 @@ var kindService = define(Resource{Version: "v1", Kind: "Service", Plural: "servi
 	func() *corev1.Service { return new(corev1.Service) },
 	rules[*corev1.Service]{
 		validName: serviceName,
-		inert:     "nothing in this version sends traffic to its pods yet",
 		supported: `
 			spec.type
 			spec.selector

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -148,6 +149,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		Gatherer:   p.registry,
 		Kube:       p.kubeHandler,
 		WhyPod:     whyPod,
+		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR},
 	})
 	if err != nil {
 		return err
@@ -279,6 +281,7 @@ func (p *Peer) lead(ctx context.Context, leader *raftstore.Leader, api *apiserve
 		Registerer:  p.registry,
 		ClusterCIDR: p.cfg.PodCIDR,
 	}).Run)
+	parts.start("own service", func(ctx context.Context) error { return p.keepOwnService(ctx, leader) })
 	return parts.wait(ctx)
 }
 

@@ -1,4 +1,5 @@
-// Package network gives the pods of one node their addresses, by netlink alone.
+// Package network gives the pods of one node their addresses, and leads services'
+// traffic to them, by netlink alone.
 //
 // # Model
 //
@@ -9,6 +10,9 @@
 // to the pod's address through it. There is no bridge: all traffic of a pod
 // passes the IP layer of its node, where services and policies will act. Other
 // nodes' pods are reached by one route for each of their pod CIDRs.
+//
+// A service is elements of nftables maps, which a fixed set of rules looks up: see
+// DESIGN.md.
 //
 // # State
 //
@@ -25,5 +29,5 @@
 //
 // # Out of scope
 //
-// IPv6, overlays for nodes that share no link, services and policies.
+// IPv6, overlays for nodes that share no link, and policies.
 package network

@@ -42,6 +42,8 @@ func (n *Network) setMasquerade(want []wantedRoute) error {
 	if err != nil {
 		return err
 	}
+	nftMu.Lock()
+	defer nftMu.Unlock()
 	// In one transaction: added so that it can be deleted, then made anew.
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}
 	conn.AddTable(table)
@@ -97,8 +99,8 @@ func addSet(conn *nftables.Conn, table *nftables.Table, name string, ranges []ad
 	return set, conn.AddSet(set, elements)
 }
 
-// removeMasquerade removes the table. None is not an error.
-func removeMasquerade() error {
+// removeTable removes a table of family ip. None is not an error.
+func removeTable(name string) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -111,10 +113,10 @@ func removeMasquerade() error {
 		return fmt.Errorf("list nftables tables: %w", err)
 	}
 	for _, table := range tables {
-		if table.Name == tableName {
+		if table.Name == name {
 			conn.DelTable(table)
 			if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("remove table %s: %w", tableName, err)
+				return fmt.Errorf("remove table %s: %w", name, err)
 			}
 		}
 	}

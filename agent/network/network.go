@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -47,9 +48,17 @@ type Network struct {
 	podCIDRs   []netip.Prefix // from the last Configure
 	lastIP     netip.Addr     // the address given out last, so that reuse comes late
 	masquerade string         // what the nftables table was last set to
+
+	want     []wantedRoute  // from the last Configure
+	services []netip.Prefix // ranges of services' addresses, from the last Program
+
+	plane plane
 }
 
-var _ agent.Network = (*Network)(nil)
+var (
+	_ agent.Network  = (*Network)(nil)
+	_ agent.Services = (*Network)(nil)
+)
 
 // New makes a network. It touches nothing.
 func New(cfg Config) (*Network, error) {
@@ -60,7 +69,7 @@ func New(cfg Config) (*Network, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Network{cfg: cfg, log: log}, nil
+	return &Network{cfg: cfg, log: log, plane: plane{log: log}}, nil
 }
 
 // Configure sets the node's pod CIDRs, the routes to other nodes' pods, and the
@@ -72,13 +81,18 @@ func (n *Network) Configure(ctx context.Context, podCIDRs []netip.Prefix, routes
 		if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
 			return err
 		}
+		// For pods' links, below, to count: one of the two is enough to send them.
+		if err := setSysctl("net/ipv4/conf/all/send_redirects", "0"); err != nil {
+			return err
+		}
 		n.podCIDRs = nil
 		for _, w := range want {
 			if !w.via.IsValid() {
 				n.podCIDRs = append(n.podCIDRs, w.to)
 			}
 		}
-		failed := setRoutes(h, want)
+		n.want = want
+		failed := errors.Join(setRoutes(h, withServices(want, n.services)), n.plane.setRanges(want))
 		if n.cfg.NoMasquerade {
 			return failed
 		}
@@ -92,6 +106,21 @@ func (n *Network) Configure(ctx context.Context, podCIDRs []netip.Prefix, routes
 		return fmt.Errorf("configure the pods' network: %w", err)
 	}
 	return nil
+}
+
+// setServiceRoutes lets the node's own programs send to addresses of services:
+// without a route, the kernel refuses before any rule is asked.
+func (n *Network) setServiceRoutes(ctx context.Context, services []netip.Prefix) error {
+	return n.do(ctx, func(h *netlink.Handle) error {
+		if slices.Equal(n.services, services) {
+			return nil
+		}
+		n.services = services
+		if len(n.want) == 0 {
+			return nil // Configure sets them with all others
+		}
+		return setRoutes(h, withServices(n.want, services))
+	})
 }
 
 // Attach makes a pod's network namespace, with an address and a way out, or
@@ -196,8 +225,8 @@ func (n *Network) List(ctx context.Context) (map[string]agent.Attachment, error)
 // stays switched on, since others may have come to rely on it.
 func (n *Network) Remove(ctx context.Context) error {
 	err := n.do(ctx, func(h *netlink.Handle) error {
-		failed := errors.Join(removeLinks(h), setRoutes(h, nil), removeMasquerade())
-		n.masquerade = ""
+		failed := errors.Join(removeLinks(h), setRoutes(h, nil), removeTable(tableName), n.plane.remove())
+		n.masquerade, n.want, n.services = "", nil, nil
 		names, err := netNSNames(n.cfg.NetNSDir)
 		failed = errors.Join(failed, err)
 		for _, name := range names {

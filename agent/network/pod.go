@@ -137,6 +137,11 @@ func connect(h *netlink.Handle, ns *os.File, pod podLink) error {
 		}},
 		{"bring up the pod's link", func() error { return inside.LinkSetUp(podSide) }},
 		{"bring up the node's link", func() error { return h.LinkSetUp(link) }},
+		// A pod that reaches itself through a service leaves and enters by one link. It
+		// is not to be told of a shorter way: there is none.
+		{"keep the veth from redirecting", func() error {
+			return setSysctl("net/ipv4/conf/"+link.Attrs().Name+"/send_redirects", "0")
+		}},
 		{"set the pod's address", func() error {
 			return inside.AddrReplace(podSide, &netlink.Addr{IPNet: hostNet(pod.ip)})
 		}},

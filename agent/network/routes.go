@@ -17,6 +17,18 @@ type wantedRoute struct {
 	to   netip.Prefix
 	via  netip.Addr // not valid: our own range, of which what is not taken is unreachable
 	node string
+	// services: the addresses of services, which rules turn into others on the way. The
+	// route leads to the loopback, which none of them gets to.
+	services bool
+}
+
+// withServices returns want with the routes to services.
+func withServices(want []wantedRoute, services []netip.Prefix) []wantedRoute {
+	all := slices.Clone(want)
+	for _, to := range services {
+		all = append(all, wantedRoute{to: to.Masked(), node: "the cluster's services", services: true})
+	}
+	return all
 }
 
 // wantedRoutes turns the desired state into routes. It is pure. What the network
@@ -89,6 +101,9 @@ func setRoutes(h *netlink.Handle, want []wantedRoute) error {
 	var failed error
 	// Removals first: a range may have moved into another.
 	for to, r := range ours {
+		if r.LinkIndex == loopback && len(want) > 0 && !slices.ContainsFunc(want, func(w wantedRoute) bool { return w.services }) {
+			continue // after a start, what services there are is not known at once
+		}
 		if !slices.ContainsFunc(want, func(w wantedRoute) bool { return w.to == to }) {
 			// Already gone is one of a pod that is being detached.
 			if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
@@ -97,7 +112,7 @@ func setRoutes(h *netlink.Handle, want []wantedRoute) error {
 		}
 	}
 	for _, w := range want {
-		if r, ok := ours[w.to]; ok && leadsTo(r, w.via) {
+		if r, ok := ours[w.to]; ok && leadsTo(r, w) {
 			continue
 		}
 		if r, ok := foreign[w.to]; ok {
@@ -105,9 +120,12 @@ func setRoutes(h *netlink.Handle, want []wantedRoute) error {
 			continue
 		}
 		route := &netlink.Route{Dst: ipNet(w.to), Protocol: Protocol, Table: unix.RT_TABLE_MAIN}
-		if w.via.IsValid() {
+		switch {
+		case w.via.IsValid():
 			route.Gw = w.via.AsSlice()
-		} else {
+		case w.services:
+			route.LinkIndex, route.Scope = loopback, netlink.SCOPE_LINK
+		default:
 			route.Type = unix.RTN_UNREACHABLE
 		}
 		if err := h.RouteReplace(route); err != nil {
@@ -130,10 +148,16 @@ func destination(r netlink.Route) (netip.Prefix, bool) {
 	return netip.PrefixFrom(ip.Unmap(), bits), ok
 }
 
-func leadsTo(r netlink.Route, via netip.Addr) bool {
-	if !via.IsValid() {
+// loopback is the index of lo in every network namespace.
+const loopback = 1
+
+func leadsTo(r netlink.Route, w wantedRoute) bool {
+	if w.services {
+		return r.Type == unix.RTN_UNICAST && r.LinkIndex == loopback
+	}
+	if !w.via.IsValid() {
 		return r.Type == unix.RTN_UNREACHABLE
 	}
 	gw, ok := netip.AddrFromSlice(r.Gw)
-	return ok && gw.Unmap() == via && r.Type == unix.RTN_UNICAST
+	return ok && gw.Unmap() == w.via && r.Type == unix.RTN_UNICAST
 }

@@ -1634,6 +1634,457 @@ func (x *ReportUsageResponse) GetPeriod() *durationpb.Duration {
 	return nil
 }
 
+type NetworkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last revision that the agent has taken in. 0: none.
+	FromRevision  int64 `protobuf:"varint,1,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkRequest) Reset() {
+	*x = NetworkRequest{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkRequest) ProtoMessage() {}
+
+func (x *NetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkRequest.ProtoReflect.Descriptor instead.
+func (*NetworkRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *NetworkRequest) GetFromRevision() int64 {
+	if x != nil {
+		return x.FromRevision
+	}
+	return 0
+}
+
+type NetworkResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: this message, with those after it up to the first that is not unfinished,
+	// replaces everything the agent knew.
+	Complete bool `protobuf:"varint,1,opt,name=complete,proto3" json:"complete,omitempty"`
+	// The next message belongs to this one: the agent acts on the last of them.
+	Unfinished bool `protobuf:"varint,2,opt,name=unfinished,proto3" json:"unfinished,omitempty"`
+	// The store's revision that this message brings the agent to. An agent never goes
+	// back: it drops a message that is older than what it has.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// A NetworkChanges, made once for all nodes.
+	Changes []byte `protobuf:"bytes,4,opt,name=changes,proto3" json:"changes,omitempty"`
+	// What is this node's own. Present in complete messages and when it changed.
+	Node          *NetworkNode `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkResponse) Reset() {
+	*x = NetworkResponse{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkResponse) ProtoMessage() {}
+
+func (x *NetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkResponse.ProtoReflect.Descriptor instead.
+func (*NetworkResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *NetworkResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *NetworkResponse) GetUnfinished() bool {
+	if x != nil {
+		return x.Unfinished
+	}
+	return false
+}
+
+func (x *NetworkResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *NetworkResponse) GetChanges() []byte {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *NetworkResponse) GetNode() *NetworkNode {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+// NetworkChanges are objects of the cluster's network.
+type NetworkChanges struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// New or changed: Services, EndpointSlices, Ingresses, IngressClasses,
+	// NetworkPolicies and Namespaces.
+	Objects []*Input `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Keys of those that no longer exist.
+	Removed       []string `protobuf:"bytes,2,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkChanges) Reset() {
+	*x = NetworkChanges{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkChanges) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkChanges) ProtoMessage() {}
+
+func (x *NetworkChanges) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkChanges.ProtoReflect.Descriptor instead.
+func (*NetworkChanges) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *NetworkChanges) GetObjects() []*Input {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *NetworkChanges) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+// NetworkNode is what one node is told alone.
+type NetworkNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The label topology.kubernetes.io/zone.
+	Zone string `protobuf:"bytes,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	// The node serves Ingresses: it has the label holdfast.dev/ingress.
+	Ingress bool `protobuf:"varint,2,opt,name=ingress,proto3" json:"ingress,omitempty"`
+	// On such a node, the Secrets that Ingresses name; all of them.
+	Secrets []*Input `protobuf:"bytes,3,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Of the cluster, as it was made.
+	ClusterDomain string   `protobuf:"bytes,4,opt,name=cluster_domain,json=clusterDomain,proto3" json:"cluster_domain,omitempty"`
+	PodCidrs      []string `protobuf:"bytes,5,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
+	ServiceCidrs  []string `protobuf:"bytes,6,rep,name=service_cidrs,json=serviceCidrs,proto3" json:"service_cidrs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkNode) Reset() {
+	*x = NetworkNode{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkNode) ProtoMessage() {}
+
+func (x *NetworkNode) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkNode.ProtoReflect.Descriptor instead.
+func (*NetworkNode) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *NetworkNode) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *NetworkNode) GetIngress() bool {
+	if x != nil {
+		return x.Ingress
+	}
+	return false
+}
+
+func (x *NetworkNode) GetSecrets() []*Input {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *NetworkNode) GetClusterDomain() string {
+	if x != nil {
+		return x.ClusterDomain
+	}
+	return ""
+}
+
+func (x *NetworkNode) GetPodCidrs() []string {
+	if x != nil {
+		return x.PodCidrs
+	}
+	return nil
+}
+
+func (x *NetworkNode) GetServiceCidrs() []string {
+	if x != nil {
+		return x.ServiceCidrs
+	}
+	return nil
+}
+
+type AckNetworkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckNetworkRequest) Reset() {
+	*x = AckNetworkRequest{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckNetworkRequest) ProtoMessage() {}
+
+func (x *AckNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckNetworkRequest.ProtoReflect.Descriptor instead.
+func (*AckNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AckNetworkRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type AckNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckNetworkResponse) Reset() {
+	*x = AckNetworkResponse{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckNetworkResponse) ProtoMessage() {}
+
+func (x *AckNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckNetworkResponse.ProtoReflect.Descriptor instead.
+func (*AckNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+}
+
+type DrainedRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// At most 20 s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainedRequest) Reset() {
+	*x = DrainedRequest{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainedRequest) ProtoMessage() {}
+
+func (x *DrainedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainedRequest.ProtoReflect.Descriptor instead.
+func (*DrainedRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DrainedRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DrainedRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type DrainedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Live nodes that have not acknowledged it in time. Empty: all have.
+	Missing       []string `protobuf:"bytes,1,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainedResponse) Reset() {
+	*x = DrainedResponse{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainedResponse) ProtoMessage() {}
+
+func (x *DrainedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainedResponse.ProtoReflect.Descriptor instead.
+func (*DrainedResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *DrainedResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 var File_holdfast_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
@@ -1740,7 +2191,35 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x16.holdfast.v1.NodeUsageR\x04node\x12)\n" +
 	"\x04pods\x18\x02 \x03(\v2\x15.holdfast.v1.PodUsageR\x04pods\"H\n" +
 	"\x13ReportUsageResponse\x121\n" +
-	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period2\x9c\x06\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\"5\n" +
+	"\x0eNetworkRequest\x12#\n" +
+	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\"\xb7\x01\n" +
+	"\x0fNetworkResponse\x12\x1a\n" +
+	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1e\n" +
+	"\n" +
+	"unfinished\x18\x02 \x01(\bR\n" +
+	"unfinished\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
+	"\achanges\x18\x04 \x01(\fR\achanges\x122\n" +
+	"\x04node\x18\x05 \x01(\v2\x1e.holdfast.agent.v1.NetworkNodeR\x04node\"^\n" +
+	"\x0eNetworkChanges\x122\n" +
+	"\aobjects\x18\x01 \x03(\v2\x18.holdfast.agent.v1.InputR\aobjects\x12\x18\n" +
+	"\aremoved\x18\x02 \x03(\tR\aremoved\"\xd8\x01\n" +
+	"\vNetworkNode\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\tR\x04zone\x12\x18\n" +
+	"\aingress\x18\x02 \x01(\bR\aingress\x122\n" +
+	"\asecrets\x18\x03 \x03(\v2\x18.holdfast.agent.v1.InputR\asecrets\x12%\n" +
+	"\x0ecluster_domain\x18\x04 \x01(\tR\rclusterDomain\x12\x1b\n" +
+	"\tpod_cidrs\x18\x05 \x03(\tR\bpodCidrs\x12#\n" +
+	"\rservice_cidrs\x18\x06 \x03(\tR\fserviceCidrs\"/\n" +
+	"\x11AckNetworkRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\x14\n" +
+	"\x12AckNetworkResponse\"a\n" +
+	"\x0eDrainedRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"+\n" +
+	"\x0fDrainedResponse\x12\x18\n" +
+	"\amissing\x18\x01 \x03(\tR\amissing2\x9d\b\n" +
 	"\fAgentService\x12S\n" +
 	"\bRegister\x12\".holdfast.agent.v1.RegisterRequest\x1a#.holdfast.agent.v1.RegisterResponse\x12R\n" +
 	"\aDesired\x12!.holdfast.agent.v1.DesiredRequest\x1a\".holdfast.agent.v1.DesiredResponse0\x01\x12V\n" +
@@ -1750,7 +2229,11 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x06Mirror\x12 .holdfast.agent.v1.MirrorRequest\x1a!.holdfast.agent.v1.MirrorResponse\x12\\\n" +
 	"\vReportUsage\x12%.holdfast.agent.v1.ReportUsageRequest\x1a&.holdfast.agent.v1.ReportUsageResponse\x12U\n" +
 	"\bSessions\x12\".holdfast.agent.v1.SessionsRequest\x1a#.holdfast.agent.v1.SessionsResponse0\x01\x12T\n" +
-	"\aSession\x12!.holdfast.agent.v1.SessionRequest\x1a\".holdfast.agent.v1.SessionResponse(\x010\x01B\xca\x01\n" +
+	"\aSession\x12!.holdfast.agent.v1.SessionRequest\x1a\".holdfast.agent.v1.SessionResponse(\x010\x01\x12R\n" +
+	"\aNetwork\x12!.holdfast.agent.v1.NetworkRequest\x1a\".holdfast.agent.v1.NetworkResponse0\x01\x12Y\n" +
+	"\n" +
+	"AckNetwork\x12$.holdfast.agent.v1.AckNetworkRequest\x1a%.holdfast.agent.v1.AckNetworkResponse\x12P\n" +
+	"\aDrained\x12!.holdfast.agent.v1.DrainedRequest\x1a\".holdfast.agent.v1.DrainedResponseB\xca\x01\n" +
 	"\x15com.holdfast.agent.v1B\n" +
 	"AgentProtoP\x01Z?github.com/holdfast-io/holdfast/proto/holdfast/agent/v1;agentv1\xa2\x02\x03HAX\xaa\x02\x11Holdfast.Agent.V1\xca\x02\x11Holdfast\\Agent\\V1\xe2\x02\x1dHoldfast\\Agent\\V1\\GPBMetadata\xea\x02\x13Holdfast::Agent::V1b\x06proto3"
 
@@ -1766,7 +2249,7 @@ func file_holdfast_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_holdfast_agent_v1_agent_proto_rawDescData
 }
 
-var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*RegisterRequest)(nil),        // 0: holdfast.agent.v1.RegisterRequest
 	(*RegisterResponse)(nil),       // 1: holdfast.agent.v1.RegisterResponse
@@ -1792,68 +2275,86 @@ var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*SessionResponse)(nil),        // 21: holdfast.agent.v1.SessionResponse
 	(*ReportUsageRequest)(nil),     // 22: holdfast.agent.v1.ReportUsageRequest
 	(*ReportUsageResponse)(nil),    // 23: holdfast.agent.v1.ReportUsageResponse
-	(*durationpb.Duration)(nil),    // 24: google.protobuf.Duration
-	(*v1.LogsRequest)(nil),         // 25: holdfast.v1.LogsRequest
-	(*v1.ExecStart)(nil),           // 26: holdfast.v1.ExecStart
-	(*v1.AttachStart)(nil),         // 27: holdfast.v1.AttachStart
-	(*v1.PortForwardStart)(nil),    // 28: holdfast.v1.PortForwardStart
-	(*v1.LogsResponse)(nil),        // 29: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),        // 30: holdfast.v1.ExecResponse
-	(*v1.AttachResponse)(nil),      // 31: holdfast.v1.AttachResponse
-	(*v1.PortForwardResponse)(nil), // 32: holdfast.v1.PortForwardResponse
-	(*v1.ExecRequest)(nil),         // 33: holdfast.v1.ExecRequest
-	(*v1.AttachRequest)(nil),       // 34: holdfast.v1.AttachRequest
-	(*v1.PortForwardRequest)(nil),  // 35: holdfast.v1.PortForwardRequest
-	(*v1.NodeUsage)(nil),           // 36: holdfast.v1.NodeUsage
-	(*v1.PodUsage)(nil),            // 37: holdfast.v1.PodUsage
+	(*NetworkRequest)(nil),         // 24: holdfast.agent.v1.NetworkRequest
+	(*NetworkResponse)(nil),        // 25: holdfast.agent.v1.NetworkResponse
+	(*NetworkChanges)(nil),         // 26: holdfast.agent.v1.NetworkChanges
+	(*NetworkNode)(nil),            // 27: holdfast.agent.v1.NetworkNode
+	(*AckNetworkRequest)(nil),      // 28: holdfast.agent.v1.AckNetworkRequest
+	(*AckNetworkResponse)(nil),     // 29: holdfast.agent.v1.AckNetworkResponse
+	(*DrainedRequest)(nil),         // 30: holdfast.agent.v1.DrainedRequest
+	(*DrainedResponse)(nil),        // 31: holdfast.agent.v1.DrainedResponse
+	(*durationpb.Duration)(nil),    // 32: google.protobuf.Duration
+	(*v1.LogsRequest)(nil),         // 33: holdfast.v1.LogsRequest
+	(*v1.ExecStart)(nil),           // 34: holdfast.v1.ExecStart
+	(*v1.AttachStart)(nil),         // 35: holdfast.v1.AttachStart
+	(*v1.PortForwardStart)(nil),    // 36: holdfast.v1.PortForwardStart
+	(*v1.LogsResponse)(nil),        // 37: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 38: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 39: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 40: holdfast.v1.PortForwardResponse
+	(*v1.ExecRequest)(nil),         // 41: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 42: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 43: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 44: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 45: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
-	24, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
+	32, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
 	4,  // 2: holdfast.agent.v1.DesiredResponse.inputs:type_name -> holdfast.agent.v1.Input
 	5,  // 3: holdfast.agent.v1.DesiredResponse.changed_routes:type_name -> holdfast.agent.v1.NodeRoute
-	24, // 4: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	32, // 4: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
 	10, // 5: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
 	9,  // 6: holdfast.agent.v1.ReportStatusRequest.removed_volumes:type_name -> holdfast.agent.v1.RemovedVolume
 	11, // 7: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	25, // 8: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	26, // 9: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	27, // 10: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
-	28, // 11: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	29, // 12: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	30, // 13: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	33, // 8: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	34, // 9: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	35, // 10: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	36, // 11: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	37, // 12: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	38, // 13: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
 	20, // 14: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	31, // 15: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	32, // 16: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	33, // 17: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	34, // 18: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	35, // 19: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	36, // 20: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	37, // 21: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	24, // 22: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
-	0,  // 23: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 24: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	6,  // 25: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	8,  // 26: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	13, // 27: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
-	15, // 28: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
-	22, // 29: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	17, // 30: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	19, // 31: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	1,  // 32: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 33: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	7,  // 34: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	12, // 35: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	14, // 36: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
-	16, // 37: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
-	23, // 38: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	18, // 39: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	21, // 40: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	32, // [32:41] is the sub-list for method output_type
-	23, // [23:32] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	39, // 15: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	40, // 16: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	41, // 17: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	42, // 18: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	43, // 19: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	44, // 20: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	45, // 21: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	32, // 22: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	27, // 23: holdfast.agent.v1.NetworkResponse.node:type_name -> holdfast.agent.v1.NetworkNode
+	4,  // 24: holdfast.agent.v1.NetworkChanges.objects:type_name -> holdfast.agent.v1.Input
+	4,  // 25: holdfast.agent.v1.NetworkNode.secrets:type_name -> holdfast.agent.v1.Input
+	32, // 26: holdfast.agent.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
+	0,  // 27: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 28: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	6,  // 29: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	8,  // 30: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	13, // 31: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
+	15, // 32: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
+	22, // 33: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	17, // 34: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	19, // 35: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	24, // 36: holdfast.agent.v1.AgentService.Network:input_type -> holdfast.agent.v1.NetworkRequest
+	28, // 37: holdfast.agent.v1.AgentService.AckNetwork:input_type -> holdfast.agent.v1.AckNetworkRequest
+	30, // 38: holdfast.agent.v1.AgentService.Drained:input_type -> holdfast.agent.v1.DrainedRequest
+	1,  // 39: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 40: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 41: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	12, // 42: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	14, // 43: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
+	16, // 44: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
+	23, // 45: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	18, // 46: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	21, // 47: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	25, // 48: holdfast.agent.v1.AgentService.Network:output_type -> holdfast.agent.v1.NetworkResponse
+	29, // 49: holdfast.agent.v1.AgentService.AckNetwork:output_type -> holdfast.agent.v1.AckNetworkResponse
+	31, // 50: holdfast.agent.v1.AgentService.Drained:output_type -> holdfast.agent.v1.DrainedResponse
+	39, // [39:51] is the sub-list for method output_type
+	27, // [27:39] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
@@ -1882,7 +2383,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_agent_v1_agent_proto_rawDesc), len(file_holdfast_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

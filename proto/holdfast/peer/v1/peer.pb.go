@@ -1940,6 +1940,234 @@ func (x *ObjectReference) GetUid() string {
 	return ""
 }
 
+type RelayAcksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*NodeAck             `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayAcksRequest) Reset() {
+	*x = RelayAcksRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayAcksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayAcksRequest) ProtoMessage() {}
+
+func (x *RelayAcksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayAcksRequest.ProtoReflect.Descriptor instead.
+func (*RelayAcksRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RelayAcksRequest) GetNodes() []*NodeAck {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type NodeAck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeAck) Reset() {
+	*x = NodeAck{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAck) ProtoMessage() {}
+
+func (x *NodeAck) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAck.ProtoReflect.Descriptor instead.
+func (*NodeAck) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *NodeAck) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeAck) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type RelayAcksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayAcksResponse) Reset() {
+	*x = RelayAcksResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayAcksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayAcksResponse) ProtoMessage() {}
+
+func (x *RelayAcksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayAcksResponse.ProtoReflect.Descriptor instead.
+func (*RelayAcksResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{34}
+}
+
+type DrainedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Timeout       *durationpb.Duration   `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainedRequest) Reset() {
+	*x = DrainedRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainedRequest) ProtoMessage() {}
+
+func (x *DrainedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainedRequest.ProtoReflect.Descriptor instead.
+func (*DrainedRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DrainedRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DrainedRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type DrainedResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Missing       []string               `protobuf:"bytes,1,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainedResponse) Reset() {
+	*x = DrainedResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainedResponse) ProtoMessage() {}
+
+func (x *DrainedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainedResponse.ProtoReflect.Descriptor instead.
+func (*DrainedResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *DrainedResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
@@ -2064,7 +2292,18 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x10\n" +
-	"\x03uid\x18\x05 \x01(\tR\x03uid*\x8a\x01\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid\"C\n" +
+	"\x10RelayAcksRequest\x12/\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x19.holdfast.peer.v1.NodeAckR\x05nodes\"9\n" +
+	"\aNodeAck\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x13\n" +
+	"\x11RelayAcksResponse\"a\n" +
+	"\x0eDrainedRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"+\n" +
+	"\x0fDrainedResponse\x12\x18\n" +
+	"\amissing\x18\x01 \x03(\tR\amissing*\x8a\x01\n" +
 	"\rForwardReason\x12\x1e\n" +
 	"\x1aFORWARD_REASON_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19FORWARD_REASON_NOT_LEADER\x10\x01\x12\x1d\n" +
@@ -2079,11 +2318,13 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\aCompact\x12 .holdfast.peer.v1.CompactRequest\x1a!.holdfast.peer.v1.CompactResponse2\xaa\x01\n" +
 	"\x11MembershipService\x12N\n" +
 	"\aAddPeer\x12 .holdfast.peer.v1.AddPeerRequest\x1a!.holdfast.peer.v1.AddPeerResponse\x12E\n" +
-	"\x04Meet\x12\x1d.holdfast.peer.v1.MeetRequest\x1a\x1e.holdfast.peer.v1.MeetResponse2\xf0\x01\n" +
+	"\x04Meet\x12\x1d.holdfast.peer.v1.MeetRequest\x1a\x1e.holdfast.peer.v1.MeetResponse2\x96\x03\n" +
 	"\rHealthService\x12H\n" +
 	"\x05Relay\x12\x1e.holdfast.peer.v1.RelayRequest\x1a\x1f.holdfast.peer.v1.RelayResponse\x12K\n" +
 	"\x06Locate\x12\x1f.holdfast.peer.v1.LocateRequest\x1a .holdfast.peer.v1.LocateResponse\x12H\n" +
-	"\x05Usage\x12\x1e.holdfast.peer.v1.UsageRequest\x1a\x1f.holdfast.peer.v1.UsageResponse2W\n" +
+	"\x05Usage\x12\x1e.holdfast.peer.v1.UsageRequest\x1a\x1f.holdfast.peer.v1.UsageResponse\x12T\n" +
+	"\tRelayAcks\x12\".holdfast.peer.v1.RelayAcksRequest\x1a#.holdfast.peer.v1.RelayAcksResponse\x12N\n" +
+	"\aDrained\x12 .holdfast.peer.v1.DrainedRequest\x1a!.holdfast.peer.v1.DrainedResponse2W\n" +
 	"\fEventService\x12G\n" +
 	"\x04Tail\x12\x1d.holdfast.peer.v1.TailRequest\x1a\x1e.holdfast.peer.v1.TailResponse0\x01B\xc2\x01\n" +
 	"\x14com.holdfast.peer.v1B\tPeerProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/peer/v1;peerv1\xa2\x02\x03HPX\xaa\x02\x10Holdfast.Peer.V1\xca\x02\x10Holdfast\\Peer\\V1\xe2\x02\x1cHoldfast\\Peer\\V1\\GPBMetadata\xea\x02\x12Holdfast::Peer::V1b\x06proto3"
@@ -2101,7 +2342,7 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(ForwardReason)(0),            // 0: holdfast.peer.v1.ForwardReason
 	(*ReadIndexRequest)(nil),      // 1: holdfast.peer.v1.ReadIndexRequest
@@ -2136,60 +2377,71 @@ var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(*TailResponse)(nil),          // 30: holdfast.peer.v1.TailResponse
 	(*EventRecord)(nil),           // 31: holdfast.peer.v1.EventRecord
 	(*ObjectReference)(nil),       // 32: holdfast.peer.v1.ObjectReference
-	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
-	(*v1.TxnResult)(nil),          // 34: holdfast.raft.v1.TxnResult
-	(*v11.NodeUsage)(nil),         // 35: holdfast.v1.NodeUsage
-	(*v11.PodUsage)(nil),          // 36: holdfast.v1.PodUsage
-	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
+	(*RelayAcksRequest)(nil),      // 33: holdfast.peer.v1.RelayAcksRequest
+	(*NodeAck)(nil),               // 34: holdfast.peer.v1.NodeAck
+	(*RelayAcksResponse)(nil),     // 35: holdfast.peer.v1.RelayAcksResponse
+	(*DrainedRequest)(nil),        // 36: holdfast.peer.v1.DrainedRequest
+	(*DrainedResponse)(nil),       // 37: holdfast.peer.v1.DrainedResponse
+	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
+	(*v1.TxnResult)(nil),          // 39: holdfast.raft.v1.TxnResult
+	(*v11.NodeUsage)(nil),         // 40: holdfast.v1.NodeUsage
+	(*v11.PodUsage)(nil),          // 41: holdfast.v1.PodUsage
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
-	33, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
+	38, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
 	2,  // 1: holdfast.peer.v1.ReadIndexesResponse.answer:type_name -> holdfast.peer.v1.ReadIndexResponse
 	9,  // 2: holdfast.peer.v1.ForwardResponse.answers:type_name -> holdfast.peer.v1.ForwardAnswer
-	34, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
+	39, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
 	10, // 4: holdfast.peer.v1.ForwardAnswer.error:type_name -> holdfast.peer.v1.ForwardError
 	0,  // 5: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
 	12, // 6: holdfast.peer.v1.LeasesRequest.questions:type_name -> holdfast.peer.v1.LeaseQuestion
 	14, // 7: holdfast.peer.v1.LeasesResponse.answers:type_name -> holdfast.peer.v1.LeaseAnswer
 	22, // 8: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
-	33, // 9: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
-	33, // 10: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
+	38, // 9: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
+	38, // 10: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
 	28, // 11: holdfast.peer.v1.UsageResponse.reports:type_name -> holdfast.peer.v1.UsageReport
-	35, // 12: holdfast.peer.v1.UsageReport.node:type_name -> holdfast.v1.NodeUsage
-	36, // 13: holdfast.peer.v1.UsageReport.pods:type_name -> holdfast.v1.PodUsage
+	40, // 12: holdfast.peer.v1.UsageReport.node:type_name -> holdfast.v1.NodeUsage
+	41, // 13: holdfast.peer.v1.UsageReport.pods:type_name -> holdfast.v1.PodUsage
 	31, // 14: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
 	32, // 15: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
-	37, // 16: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
-	37, // 17: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
-	1,  // 18: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
-	5,  // 19: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
-	7,  // 20: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
-	3,  // 21: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
-	11, // 22: holdfast.peer.v1.StoreService.Leases:input_type -> holdfast.peer.v1.LeasesRequest
-	15, // 23: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
-	17, // 24: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
-	19, // 25: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
-	21, // 26: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
-	24, // 27: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
-	26, // 28: holdfast.peer.v1.HealthService.Usage:input_type -> holdfast.peer.v1.UsageRequest
-	29, // 29: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
-	2,  // 30: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
-	6,  // 31: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
-	8,  // 32: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
-	4,  // 33: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
-	13, // 34: holdfast.peer.v1.StoreService.Leases:output_type -> holdfast.peer.v1.LeasesResponse
-	16, // 35: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
-	18, // 36: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
-	20, // 37: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
-	23, // 38: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
-	25, // 39: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
-	27, // 40: holdfast.peer.v1.HealthService.Usage:output_type -> holdfast.peer.v1.UsageResponse
-	30, // 41: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
-	30, // [30:42] is the sub-list for method output_type
-	18, // [18:30] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	42, // 16: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
+	42, // 17: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
+	34, // 18: holdfast.peer.v1.RelayAcksRequest.nodes:type_name -> holdfast.peer.v1.NodeAck
+	38, // 19: holdfast.peer.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
+	1,  // 20: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
+	5,  // 21: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
+	7,  // 22: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
+	3,  // 23: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
+	11, // 24: holdfast.peer.v1.StoreService.Leases:input_type -> holdfast.peer.v1.LeasesRequest
+	15, // 25: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
+	17, // 26: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
+	19, // 27: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
+	21, // 28: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
+	24, // 29: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
+	26, // 30: holdfast.peer.v1.HealthService.Usage:input_type -> holdfast.peer.v1.UsageRequest
+	33, // 31: holdfast.peer.v1.HealthService.RelayAcks:input_type -> holdfast.peer.v1.RelayAcksRequest
+	36, // 32: holdfast.peer.v1.HealthService.Drained:input_type -> holdfast.peer.v1.DrainedRequest
+	29, // 33: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
+	2,  // 34: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
+	6,  // 35: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
+	8,  // 36: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
+	4,  // 37: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
+	13, // 38: holdfast.peer.v1.StoreService.Leases:output_type -> holdfast.peer.v1.LeasesResponse
+	16, // 39: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
+	18, // 40: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
+	20, // 41: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
+	23, // 42: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
+	25, // 43: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
+	27, // 44: holdfast.peer.v1.HealthService.Usage:output_type -> holdfast.peer.v1.UsageResponse
+	35, // 45: holdfast.peer.v1.HealthService.RelayAcks:output_type -> holdfast.peer.v1.RelayAcksResponse
+	37, // 46: holdfast.peer.v1.HealthService.Drained:output_type -> holdfast.peer.v1.DrainedResponse
+	30, // 47: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
+	34, // [34:48] is the sub-list for method output_type
+	20, // [20:34] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_peer_v1_peer_proto_init() }
@@ -2203,7 +2455,7 @@ func file_holdfast_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_peer_v1_peer_proto_rawDesc), len(file_holdfast_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

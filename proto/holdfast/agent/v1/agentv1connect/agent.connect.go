@@ -42,6 +42,12 @@ const (
 	AgentServiceSessionsProcedure = "/holdfast.agent.v1.AgentService/Sessions"
 	// AgentServiceSessionProcedure is the procedure name of the AgentService's Session RPC.
 	AgentServiceSessionProcedure = "/holdfast.agent.v1.AgentService/Session"
+	// AgentServiceNetworkProcedure is the procedure name of the AgentService's Network RPC.
+	AgentServiceNetworkProcedure = "/holdfast.agent.v1.AgentService/Network"
+	// AgentServiceAckNetworkProcedure is the procedure name of the AgentService's AckNetwork RPC.
+	AgentServiceAckNetworkProcedure = "/holdfast.agent.v1.AgentService/AckNetwork"
+	// AgentServiceDrainedProcedure is the procedure name of the AgentService's Drained RPC.
+	AgentServiceDrainedProcedure = "/holdfast.agent.v1.AgentService/Drained"
 )
 
 var (
@@ -108,6 +114,27 @@ var (
 			Procedure:  AgentServiceSessionProcedure,
 		}
 	})
+	agentServiceNetworkSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeServer,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("Network"),
+			Procedure:  AgentServiceNetworkProcedure,
+		}
+	})
+	agentServiceAckNetworkSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("AckNetwork"),
+			Procedure:  AgentServiceAckNetworkProcedure,
+		}
+	})
+	agentServiceDrainedSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_agent_v1_agent_proto.Services().ByName("AgentService").Methods().ByName("Drained"),
+			Procedure:  AgentServiceDrainedProcedure,
+		}
+	})
 )
 
 // AgentServiceClient is a client for the holdfast.agent.v1.AgentService service.
@@ -148,6 +175,21 @@ type AgentServiceClient interface {
 	Sessions(context.Context, *v1.SessionsRequest) (AgentServiceSessionsClientStream, error)
 	// Session carries one session. The first message of the agent holds its id. Both sides end it by ending the stream.
 	Session(context.Context) (AgentServiceSessionClientStream, error)
+	// Network streams what the node has to know of the cluster's network: services
+	// and their endpoints, ingresses, policies. It begins with what changed after
+	// the agent's revision if the peer remembers that, with all of it otherwise. It
+	// is beside Desired, and as it may be open on one peer only; on a lost
+	// connection it goes on from its revision on another. FailedPrecondition while
+	// there is no Node object.
+	Network(context.Context, *v1.NetworkRequest) (AgentServiceNetworkClientStream, error)
+	// AckNetwork tells that the node's data plane is at a revision of the Network
+	// stream: new connections go where that says. Kept in the peers' memory.
+	AckNetwork(context.Context, *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error)
+	// Drained answers once every live node has acknowledged a revision, or when the
+	// time given is up. The agent calls it before it ends a pod's containers, with the
+	// revision at which the pod's endpoints were marked terminating. A repeated call is
+	// harmless. Unavailable without a leader.
+	Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error)
 }
 
 // NewAgentServiceClient constructs a client for the holdfast.agent.v1.AgentService service.
@@ -232,6 +274,26 @@ func (s AgentServiceSessionClientStream) Close() error {
 	return s.stream.Close()
 }
 
+// AgentServiceNetworkClientStream is the client stream for the AgentService's Network RPC.
+type AgentServiceNetworkClientStream struct {
+	stream connect.ClientStream
+}
+
+// Receive returns the next response message from the server.
+func (s AgentServiceNetworkClientStream) Receive() (*v1.NetworkResponse, error) {
+	var res v1.NetworkResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s AgentServiceNetworkClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // AgentServiceHandler is an implementation of the holdfast.agent.v1.AgentService service.
 type AgentServiceHandler interface {
 	// Register makes the node known, or brings its Node object up to date. Called
@@ -270,6 +332,21 @@ type AgentServiceHandler interface {
 	Sessions(context.Context, *v1.SessionsRequest, AgentServiceSessionsServerStream) error
 	// Session carries one session. The first message of the agent holds its id. Both sides end it by ending the stream.
 	Session(context.Context, AgentServiceSessionServerStream) error
+	// Network streams what the node has to know of the cluster's network: services
+	// and their endpoints, ingresses, policies. It begins with what changed after
+	// the agent's revision if the peer remembers that, with all of it otherwise. It
+	// is beside Desired, and as it may be open on one peer only; on a lost
+	// connection it goes on from its revision on another. FailedPrecondition while
+	// there is no Node object.
+	Network(context.Context, *v1.NetworkRequest, AgentServiceNetworkServerStream) error
+	// AckNetwork tells that the node's data plane is at a revision of the Network
+	// stream: new connections go where that says. Kept in the peers' memory.
+	AckNetwork(context.Context, *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error)
+	// Drained answers once every live node has acknowledged a revision, or when the
+	// time given is up. The agent calls it before it ends a pod's containers, with the
+	// revision at which the pod's endpoints were marked terminating. A repeated call is
+	// harmless. Unavailable without a leader.
+	Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error)
 }
 
 // RegisterAgentServiceHandler registers svc as the holdfast.agent.v1.AgentService implementation on
@@ -286,6 +363,9 @@ func RegisterAgentServiceHandler(server *connect.Server, svc AgentServiceHandler
 		connect.Method{Spec: agentServiceReportUsageSpec(), Handler: adapter.reportUsage},
 		connect.Method{Spec: agentServiceSessionsSpec(), Handler: adapter.sessions},
 		connect.Method{Spec: agentServiceSessionSpec(), Handler: adapter.session},
+		connect.Method{Spec: agentServiceNetworkSpec(), Handler: adapter.network},
+		connect.Method{Spec: agentServiceAckNetworkSpec(), Handler: adapter.ackNetwork},
+		connect.Method{Spec: agentServiceDrainedSpec(), Handler: adapter.drained},
 	)
 }
 
@@ -343,6 +423,21 @@ func (s AgentServiceSessionServerStream) Send(res *v1.SessionResponse) error {
 	return s.stream.Send(res)
 }
 
+// AgentServiceNetworkServerStream is the server stream for the AgentService's Network RPC.
+type AgentServiceNetworkServerStream struct {
+	stream connect.ServerStream
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s AgentServiceNetworkServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s AgentServiceNetworkServerStream) Send(res *v1.NetworkResponse) error {
+	return s.stream.Send(res)
+}
+
 // UnimplementedAgentServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedAgentServiceHandler struct{}
 
@@ -380,6 +475,18 @@ func (UnimplementedAgentServiceHandler) Sessions(context.Context, *v1.SessionsRe
 
 func (UnimplementedAgentServiceHandler) Session(context.Context, AgentServiceSessionServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Session is not implemented")
+}
+
+func (UnimplementedAgentServiceHandler) Network(context.Context, *v1.NetworkRequest, AgentServiceNetworkServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Network is not implemented")
+}
+
+func (UnimplementedAgentServiceHandler) AckNetwork(context.Context, *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.AckNetwork is not implemented")
+}
+
+func (UnimplementedAgentServiceHandler) Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.agent.v1.AgentService.Drained is not implemented")
 }
 
 type agentServiceClient struct {
@@ -456,6 +563,30 @@ func (c *agentServiceClient) Session(ctx context.Context) (AgentServiceSessionCl
 		return AgentServiceSessionClientStream{}, err
 	}
 	return AgentServiceSessionClientStream{stream: stream}, nil
+}
+
+func (c *agentServiceClient) Network(ctx context.Context, req *v1.NetworkRequest) (AgentServiceNetworkClientStream, error) {
+	stream, err := c.client.CallServerStream(ctx, agentServiceNetworkSpec(), req)
+	if err != nil {
+		return AgentServiceNetworkClientStream{}, err
+	}
+	return AgentServiceNetworkClientStream{stream: stream}, nil
+}
+
+func (c *agentServiceClient) AckNetwork(ctx context.Context, req *v1.AckNetworkRequest) (*v1.AckNetworkResponse, error) {
+	var res v1.AckNetworkResponse
+	if err := c.client.CallUnary(ctx, agentServiceAckNetworkSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *agentServiceClient) Drained(ctx context.Context, req *v1.DrainedRequest) (*v1.DrainedResponse, error) {
+	var res v1.DrainedResponse
+	if err := c.client.CallUnary(ctx, agentServiceDrainedSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
 }
 
 type agentServiceHandler struct{ svc AgentServiceHandler }
@@ -550,4 +681,36 @@ func (h agentServiceHandler) sessions(ctx context.Context, _ connect.Spec, strea
 
 func (h agentServiceHandler) session(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	return h.svc.Session(ctx, AgentServiceSessionServerStream{stream: stream})
+}
+
+func (h agentServiceHandler) network(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.NetworkRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	return h.svc.Network(ctx, &req, AgentServiceNetworkServerStream{stream: stream})
+}
+
+func (h agentServiceHandler) ackNetwork(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.AckNetworkRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.AckNetwork(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h agentServiceHandler) drained(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DrainedRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Drained(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }

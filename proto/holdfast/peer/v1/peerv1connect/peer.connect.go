@@ -52,6 +52,10 @@ const (
 	HealthServiceLocateProcedure = "/holdfast.peer.v1.HealthService/Locate"
 	// HealthServiceUsageProcedure is the procedure name of the HealthService's Usage RPC.
 	HealthServiceUsageProcedure = "/holdfast.peer.v1.HealthService/Usage"
+	// HealthServiceRelayAcksProcedure is the procedure name of the HealthService's RelayAcks RPC.
+	HealthServiceRelayAcksProcedure = "/holdfast.peer.v1.HealthService/RelayAcks"
+	// HealthServiceDrainedProcedure is the procedure name of the HealthService's Drained RPC.
+	HealthServiceDrainedProcedure = "/holdfast.peer.v1.HealthService/Drained"
 	// EventServiceTailProcedure is the procedure name of the EventService's Tail RPC.
 	EventServiceTailProcedure = "/holdfast.peer.v1.EventService/Tail"
 )
@@ -574,6 +578,20 @@ var (
 			Procedure:  HealthServiceUsageProcedure,
 		}
 	})
+	healthServiceRelayAcksSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("HealthService").Methods().ByName("RelayAcks"),
+			Procedure:  HealthServiceRelayAcksProcedure,
+		}
+	})
+	healthServiceDrainedSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("HealthService").Methods().ByName("Drained"),
+			Procedure:  HealthServiceDrainedProcedure,
+		}
+	})
 )
 
 // HealthServiceClient is a client for the holdfast.peer.v1.HealthService service.
@@ -585,6 +603,11 @@ type HealthServiceClient interface {
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
 	// Usage tells what the agents that report to the called peer have measured.
 	Usage(context.Context, *v1.UsageRequest) (*v1.UsageResponse, error)
+	// RelayAcks hands the leader what nodes have acknowledged of the network's state.
+	RelayAcks(context.Context, *v1.RelayAcksRequest) (*v1.RelayAcksResponse, error)
+	// Drained is the agents' call of that name, for the leader to answer.
+	// FailedPrecondition on any other peer.
+	Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error)
 }
 
 // NewHealthServiceClient constructs a client for the holdfast.peer.v1.HealthService service.
@@ -602,6 +625,11 @@ type HealthServiceHandler interface {
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
 	// Usage tells what the agents that report to the called peer have measured.
 	Usage(context.Context, *v1.UsageRequest) (*v1.UsageResponse, error)
+	// RelayAcks hands the leader what nodes have acknowledged of the network's state.
+	RelayAcks(context.Context, *v1.RelayAcksRequest) (*v1.RelayAcksResponse, error)
+	// Drained is the agents' call of that name, for the leader to answer.
+	// FailedPrecondition on any other peer.
+	Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error)
 }
 
 // RegisterHealthServiceHandler registers svc as the holdfast.peer.v1.HealthService implementation
@@ -612,6 +640,8 @@ func RegisterHealthServiceHandler(server *connect.Server, svc HealthServiceHandl
 		connect.Method{Spec: healthServiceRelaySpec(), Handler: adapter.relay},
 		connect.Method{Spec: healthServiceLocateSpec(), Handler: adapter.locate},
 		connect.Method{Spec: healthServiceUsageSpec(), Handler: adapter.usage},
+		connect.Method{Spec: healthServiceRelayAcksSpec(), Handler: adapter.relayAcks},
+		connect.Method{Spec: healthServiceDrainedSpec(), Handler: adapter.drained},
 	)
 }
 
@@ -628,6 +658,14 @@ func (UnimplementedHealthServiceHandler) Locate(context.Context, *v1.LocateReque
 
 func (UnimplementedHealthServiceHandler) Usage(context.Context, *v1.UsageRequest) (*v1.UsageResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.HealthService.Usage is not implemented")
+}
+
+func (UnimplementedHealthServiceHandler) RelayAcks(context.Context, *v1.RelayAcksRequest) (*v1.RelayAcksResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.HealthService.RelayAcks is not implemented")
+}
+
+func (UnimplementedHealthServiceHandler) Drained(context.Context, *v1.DrainedRequest) (*v1.DrainedResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.HealthService.Drained is not implemented")
 }
 
 type healthServiceClient struct {
@@ -653,6 +691,22 @@ func (c *healthServiceClient) Locate(ctx context.Context, req *v1.LocateRequest)
 func (c *healthServiceClient) Usage(ctx context.Context, req *v1.UsageRequest) (*v1.UsageResponse, error) {
 	var res v1.UsageResponse
 	if err := c.client.CallUnary(ctx, healthServiceUsageSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *healthServiceClient) RelayAcks(ctx context.Context, req *v1.RelayAcksRequest) (*v1.RelayAcksResponse, error) {
+	var res v1.RelayAcksResponse
+	if err := c.client.CallUnary(ctx, healthServiceRelayAcksSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *healthServiceClient) Drained(ctx context.Context, req *v1.DrainedRequest) (*v1.DrainedResponse, error) {
+	var res v1.DrainedResponse
+	if err := c.client.CallUnary(ctx, healthServiceDrainedSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -690,6 +744,30 @@ func (h healthServiceHandler) usage(ctx context.Context, _ connect.Spec, stream 
 		return err
 	}
 	res, err := h.svc.Usage(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h healthServiceHandler) relayAcks(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RelayAcksRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RelayAcks(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h healthServiceHandler) drained(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DrainedRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Drained(ctx, &req)
 	if err != nil {
 		return err
 	}
