@@ -35,6 +35,7 @@ import (
 	"github.com/holdfast-io/holdfast/pki"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
+	"github.com/holdfast-io/holdfast/proto/holdfast/v1/holdfastv1connect"
 	"github.com/holdfast-io/holdfast/raftstore"
 	"github.com/holdfast-io/holdfast/raftstore/storetest"
 	"github.com/holdfast-io/holdfast/scheduler"
@@ -425,6 +426,9 @@ func (c *simClient) Peer() string {
 }
 
 func (c *simClient) SetPeers([]string) {}
+
+// Access is for tokens, which none of these pods has.
+func (c *simClient) Access() holdfastv1connect.AccessServiceClient { panic("not called") }
 
 func (c *simClient) Switch(string) {
 	c.mu.Lock()
