@@ -364,15 +364,20 @@ const systemdResolvConf = "/run/systemd/resolve/resolv.conf"
 // loopback: where it names only the stub of systemd-resolved, the file with the real
 // servers is read instead. A missing file is empty.
 func NodeResolvConf(path string) (ResolvConf, error) {
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return ResolvConf{}, fmt.Errorf("read the node's name servers: %w", err)
-	}
-	r := ParseResolvConf(string(data))
-	if r.LoopbackOnly() {
+	r, err := ReadResolvConf(path)
+	if err == nil && r.LoopbackOnly() {
 		if data, err := os.ReadFile(systemdResolvConf); err == nil {
 			r = ParseResolvConf(string(data))
 		}
 	}
-	return r, nil
+	return r, err
+}
+
+// ReadResolvConf reads a resolv.conf. A missing file is empty.
+func ReadResolvConf(path string) (ResolvConf, error) {
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return ResolvConf{}, fmt.Errorf("read the node's name servers: %w", err)
+	}
+	return ParseResolvConf(string(data)), nil
 }
