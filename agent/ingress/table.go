@@ -17,17 +17,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/holdfast-io/holdfast/agent/netstate"
+	"github.com/holdfast-io/holdfast/object"
 )
 
 const (
-	// Controller is what an IngressClass names as its controller to be served here.
-	Controller = "holdfast.dev/ingress"
-	// DefaultClass is served here even if there is no IngressClass of that name.
-	DefaultClass = "holdfast"
-
-	classAnnotation   = "kubernetes.io/ingress.class" // before there was ingressClassName
-	defaultAnnotation = "ingressclass.kubernetes.io/is-default-class"
-
 	// Annotations of an Ingress. Redirect "true" sends plain HTTP to HTTPS. MaxBody is
 	// the most bytes of a request's body, such as "8Mi". Timeout is how long an
 	// endpoint may take until its answer begins, such as "5m"; "0" is without end.
@@ -109,7 +102,9 @@ func NewTable(state *netstate.State, defaults Defaults, previous *Table) *Table 
 		certs: map[string]*tls.Certificate{}, wildCerts: map[string]*tls.Certificate{},
 		secrets: map[*corev1.Secret]*tls.Certificate{}, endpoints: map[netip.AddrPort]*endpoint{},
 	}
-	all := slices.DeleteFunc(slices.Collect(maps.Values(state.Ingresses)), func(ing *networkingv1.Ingress) bool { return !Serves(state, ing) })
+	all := slices.DeleteFunc(slices.Collect(maps.Values(state.Ingresses)), func(ing *networkingv1.Ingress) bool {
+		return !object.ServesIngress(ing, maps.Values(state.IngressClasses))
+	})
 	// The oldest has what several want, so that nobody takes it from those who have it.
 	slices.SortFunc(all, func(a, b *networkingv1.Ingress) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
@@ -130,27 +125,6 @@ func NewTable(state *netstate.State, defaults Defaults, previous *Table) *Table 
 		}
 	}
 	return t
-}
-
-// Serves reports whether an Ingress is one that is carried out here: by its class, or
-// if it has none by the default class, or if there are no classes at all.
-func Serves(state *netstate.State, ing *networkingv1.Ingress) bool {
-	class := ing.Annotations[classAnnotation]
-	if ing.Spec.IngressClassName != nil {
-		class = *ing.Spec.IngressClassName
-	}
-	if class != "" {
-		if of, ok := state.IngressClasses[class]; ok {
-			return of.Spec.Controller == Controller
-		}
-		return class == DefaultClass
-	}
-	for _, of := range state.IngressClasses {
-		if of.Annotations[defaultAnnotation] == "true" {
-			return of.Spec.Controller == Controller
-		}
-	}
-	return len(state.IngressClasses) == 0
 }
 
 // tableBuilder adds one Ingress to a table.
