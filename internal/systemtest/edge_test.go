@@ -36,7 +36,7 @@ func TestEdge(t *testing.T) {
 	} {
 		wait(test.url, says(test.want), "exec", "web-0", "--", "/web", "get", test.url)
 	}
-	if out, code := m.holdfast("exec", "web-0", "--", "/web", "get", "http://nobody/"); code == 0 || !strings.Contains(out, "no such host") {
+	if out, code := m.holdfast("exec", "web-0", "--", "/web", "get", "http://nobody.default.svc.cluster.local./"); code == 0 || !strings.Contains(out, "no such host") {
 		t.Errorf("a name that nobody has: exit code %d, %s", code, out)
 	}
 
