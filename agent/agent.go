@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/agent/deadman"
+	"github.com/holdfast-io/holdfast/agent/ingress"
 	containers "github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/proto/holdfast/agent/v1/agentv1connect"
@@ -68,6 +69,9 @@ type Config struct {
 	// ResolvConf is the file that pods' resolv.conf is made from. Optional;
 	// /etc/resolv.conf.
 	ResolvConf string
+	// Ingress says how Ingresses are served, on a node that is chosen for it. Optional;
+	// its Logger and Registerer are the agent's.
+	Ingress ingress.Config
 	// Socket is the path of the unix socket that serves /healthz, /metrics and
 	// /debug/pprof. Optional; agent.sock in DataDir. "none": no socket.
 	Socket string
@@ -131,6 +135,7 @@ type Agent struct {
 	logs     *logKeeper
 	routes   *routes
 	network  *netSync
+	edge     *edge
 	static   *staticPods
 	fencing  *fencing
 }
@@ -214,6 +219,9 @@ func New(cfg Config) (*Agent, error) {
 	a.metrics.watch(a.reports)
 	a.routes = newRoutes(cfg.Network, a.log)
 	a.network = newNetSync(cfg.Node, dir, cfg.Client, a.log)
+	if a.edge, err = newEdge(cfg, a.metrics, a.network.holder); err != nil {
+		return nil, err
+	}
 	if cfg.Mounts == nil {
 		cfg.Mounts = volume.Kernel{}
 	}
@@ -229,7 +237,7 @@ func New(cfg Config) (*Agent, error) {
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
 		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, drain: a.network.drain, confirm: a.confirm, fencing: a.fencing, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
-		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf,
+		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf, clusterDNS: a.edge.cluster,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),
 	})
@@ -309,8 +317,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.cfg.Guard.Run(ctx) })
 		g.Go(func() error { return a.fencing.run(ctx) })
 		plane, _ := a.cfg.Network.(Services)
-		g.Go(func() error { return a.network.program(ctx, plane) })
+		g.Go(func() error { return a.network.program(ctx, a.edge.programmed(plane)) })
 		g.Go(func() error { return a.network.acknowledge(ctx) })
+		g.Go(func() error { return a.edge.follow(ctx) })
+		g.Go(func() error { return a.edge.runNames(ctx) })
+		g.Go(func() error { return a.edge.runIngress(ctx) })
 		g.Go(func() error { return a.pods.run(ctx) })
 		g.Go(func() error { return a.reports.run(ctx) })
 		g.Go(func() error { return a.claims.run(ctx) })

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent/dns"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 )
 
@@ -265,91 +266,23 @@ func hostsFile(pod *corev1.Pod, ips []netip.Addr) []byte {
 	return []byte(b.String())
 }
 
-const (
-	defaultResolvConf = "/etc/resolv.conf"
-	// systemdResolvConf has the real name servers where resolv.conf names only
-	// the stub on the node's loopback, which pods cannot reach.
-	systemdResolvConf = "/run/systemd/resolve/resolv.conf"
-)
+const defaultResolvConf = "/etc/resolv.conf"
 
-// resolvFile is the content of /etc/resolv.conf: the node's, with the pod's
-// dnsConfig merged in, or that alone under dnsPolicy None. Nil: the node's own.
-// There is no cluster DNS yet, so ClusterFirst is as Default.
-func resolvFile(pod *corev1.Pod, nodeFile string) ([]byte, error) {
-	if pod.Spec.HostNetwork && pod.Spec.DNSConfig == nil && pod.Spec.DNSPolicy != corev1.DNSNone {
-		return nil, nil
-	}
-	var r resolvConf
-	if pod.Spec.DNSPolicy != corev1.DNSNone {
-		data, err := os.ReadFile(nodeFile)
-		switch {
-		case err == nil:
-			r = parseResolv(string(data))
-		case !errors.Is(err, os.ErrNotExist):
-			return nil, fmt.Errorf("read the node's name servers: %w", err)
+// resolvFile is the content of /etc/resolv.conf by the pod's dnsPolicy and dnsConfig.
+// Nil: the node's own.
+func resolvFile(pod *corev1.Pod, nodeFile string, cluster dns.Cluster) ([]byte, error) {
+	read := dns.NodeResolvConf
+	if pod.Spec.HostNetwork {
+		if pod.Spec.DNSConfig == nil && pod.Spec.DNSPolicy != corev1.DNSNone && (pod.Spec.DNSPolicy != corev1.DNSClusterFirstWithHostNet || len(cluster.Servers) == 0) {
+			return nil, nil
 		}
-		if r.loopbackOnly() && !pod.Spec.HostNetwork {
-			if data, err := os.ReadFile(systemdResolvConf); err == nil {
-				r = parseResolv(string(data))
-			}
-		}
+		read = dns.ReadResolvConf // it can reach a stub on the node's loopback
 	}
-	if c := pod.Spec.DNSConfig; c != nil {
-		r.servers = append(r.servers, c.Nameservers...)
-		r.search = append(r.search, c.Searches...)
-		for _, o := range c.Options {
-			text := o.Name
-			if o.Value != nil && *o.Value != "" {
-				text += ":" + *o.Value
-			}
-			r.options = append(r.options, text)
-		}
+	node, err := read(nodeFile)
+	if err != nil {
+		return nil, err
 	}
-	return []byte(r.String()), nil
-}
-
-type resolvConf struct{ servers, search, options []string }
-
-func parseResolv(text string) resolvConf {
-	var r resolvConf
-	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		if len(words) < 2 {
-			continue
-		}
-		switch words[0] {
-		case "nameserver":
-			r.servers = append(r.servers, words[1])
-		case "search", "domain":
-			r.search = words[1:]
-		case "options":
-			r.options = append(r.options, words[1:]...)
-		}
-	}
-	return r
-}
-
-func (r resolvConf) loopbackOnly() bool {
-	for _, s := range r.servers {
-		if ip, err := netip.ParseAddr(s); err != nil || !ip.IsLoopback() {
-			return false
-		}
-	}
-	return len(r.servers) > 0
-}
-
-func (r resolvConf) String() string {
-	var b strings.Builder
-	for _, s := range r.servers {
-		b.WriteString("nameserver " + s + "\n")
-	}
-	if len(r.search) > 0 {
-		b.WriteString("search " + strings.Join(r.search, " ") + "\n")
-	}
-	if len(r.options) > 0 {
-		b.WriteString("options " + strings.Join(r.options, " ") + "\n")
-	}
-	return b.String()
+	return []byte(dns.PodResolvConf(pod, node, cluster).String()), nil
 }
 
 // maxTerminationMessage is the most of a container's last words that is kept,

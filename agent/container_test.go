@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/holdfast-io/holdfast/agent/dns"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/object"
 )
@@ -150,28 +151,35 @@ func TestResolvFile(t *testing.T) {
 		Nameservers: []string{"10.0.0.53"}, Searches: []string{"my.test"},
 		Options: []corev1.PodDNSConfigOption{{Name: "timeout", Value: new("2")}, {Name: "rotate"}},
 	}
+	cluster := dns.Cluster{Servers: []netip.Addr{netip.MustParseAddr("169.254.20.10")}, Domain: "cluster.local"}
+	const ofCluster = "nameserver 169.254.20.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local corp.test\noptions ndots:5\n"
 	for _, test := range []struct {
-		name string
-		spec corev1.PodSpec
-		want string
+		name    string
+		spec    corev1.PodSpec
+		cluster dns.Cluster
+		want    string
 	}{
-		{"the node's", corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst}, "nameserver 192.0.2.53\nsearch corp.test\noptions ndots:1\n"},
+		{"the node's", corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst}, dns.Cluster{}, "nameserver 192.0.2.53\nsearch corp.test\noptions ndots:1\n"},
 		{
 			"merged",
 			corev1.PodSpec{DNSPolicy: corev1.DNSDefault, DNSConfig: config},
+			cluster,
 			"nameserver 192.0.2.53\nnameserver 10.0.0.53\nsearch corp.test my.test\noptions ndots:1 timeout:2 rotate\n",
 		},
-		{"the pod's alone", corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: config}, "nameserver 10.0.0.53\nsearch my.test\noptions timeout:2 rotate\n"},
-		{"in the node's network", corev1.PodSpec{HostNetwork: true}, ""},
+		{"the pod's alone", corev1.PodSpec{DNSPolicy: corev1.DNSNone, DNSConfig: config}, cluster, "nameserver 10.0.0.53\nsearch my.test\noptions timeout:2 rotate\n"},
+		{"in the node's network", corev1.PodSpec{HostNetwork: true, DNSPolicy: corev1.DNSClusterFirst}, cluster, ""},
+		{"the cluster's", corev1.PodSpec{DNSPolicy: corev1.DNSClusterFirst}, cluster, ofCluster},
+		{"the cluster's, in the node's network", corev1.PodSpec{HostNetwork: true, DNSPolicy: corev1.DNSClusterFirstWithHostNet}, cluster, ofCluster},
+		{"in the node's network, without a cluster DNS", corev1.PodSpec{HostNetwork: true, DNSPolicy: corev1.DNSClusterFirstWithHostNet}, dns.Cluster{}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := resolvFile(&corev1.Pod{Spec: test.spec}, file)
+			got, err := resolvFile(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: test.spec}, file, test.cluster)
 			if err != nil || string(got) != test.want {
 				t.Errorf("resolv.conf is %q (%v), want %q", got, err, test.want)
 			}
 		})
 	}
-	if got, err := resolvFile(&corev1.Pod{}, file+".none"); err != nil || len(got) != 0 {
+	if got, err := resolvFile(&corev1.Pod{}, file+".none", dns.Cluster{}); err != nil || len(got) != 0 {
 		t.Errorf("without a file on the node resolv.conf is %q (%v), want empty", got, err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/holdfast-io/holdfast/agent/dns"
 	"github.com/holdfast-io/holdfast/agent/probe"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/agent/volume"
@@ -52,6 +53,7 @@ type podsConfig struct {
 	hostIP      netip.Addr
 	allocatable corev1.ResourceList
 	resolvConf  string
+	clusterDNS  func() dns.Cluster
 	parallel    int
 	startHold   time.Duration
 	maxPIDs     int64 // of each pod; 0: not bounded

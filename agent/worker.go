@@ -412,7 +412,7 @@ func (w *worker) createPod(ctx context.Context, pod *corev1.Pod) error {
 	}
 	p.Hosts = hostsFile(pod, at.podIPs)
 	var err error
-	if p.ResolvConf, err = resolvFile(pod, w.p.resolvConf); err != nil {
+	if p.ResolvConf, err = resolvFile(pod, w.p.resolvConf, w.p.clusterDNS()); err != nil {
 		return err
 	}
 	if err := w.p.runtime.CreatePod(ctx, p); err != nil {

@@ -148,6 +148,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newVolumes(c.cfg.NewUID),
 			newOwnClaims(c.cfg.NewUID),
 			newEndpointSlices(c.cfg.NewUID, c.cfg.NewSuffix),
+			newIngresses(),
 			newCollector(),
 			newDefinitions(),
 			newRoles(c.cfg.NewUID),

@@ -97,7 +97,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	s.r = &runner{
 		log:         slog.New(slog.DiscardHandler),
 		metrics:     newMetrics(nil),
-		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid), newDaemonSets(uid, suffix), newJobs(uid, suffix), newCronJobs(uid), newBudgets(), newQuotas()},
+		controllers: []*controller{newDeployments(uid), newReplicaSets(uid, suffix), newCollector(), newNamespaces(), newDefinitions(), newStatefulSets(uid), newDaemonSets(uid, suffix), newJobs(uid, suffix), newCronJobs(uid), newBudgets(), newQuotas(), newIngresses()},
 	}
 	s.r.load(s.view(), s.now)
 	s.put(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "n1"}}) // where all pods run

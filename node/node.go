@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-io/holdfast/agent"
+	"github.com/holdfast-io/holdfast/agent/ingress"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/client"
@@ -50,6 +51,8 @@ type Config struct {
 	Mounts volume.Mounts
 	// Limits bound what pods may use of the machine. Optional.
 	Limits agent.Limits
+	// Ingress says how Ingresses are served while this node is chosen for it. Optional.
+	Ingress ingress.Config
 
 	Version string       // optional; shown as the node's version
 	Logger  *slog.Logger // optional; discards
@@ -264,6 +267,7 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 		Labels:     n.cfg.Labels,
 		StaticPods: n.cfg.StaticPods,
 		Limits:     n.cfg.Limits,
+		Ingress:    n.cfg.Ingress,
 		Version:    n.cfg.Version,
 		Logger:     n.log.With("part", "agent"),
 		Registerer: registry,

@@ -534,9 +534,7 @@ func TestConfigDefaultsOnce(t *testing.T) {
 // who writes what is for reading and writing is not.
 func TestInertConfig(t *testing.T) {
 	want := map[string]string{
-		"Service": "", "EndpointSlice": "", "ServiceAccount": "",
-		"Ingress":       "Ingress default/x is stored, but nothing in this version acts on it yet",
-		"IngressClass":  "IngressClass x is stored, but nothing in this version acts on it yet",
+		"Service": "", "EndpointSlice": "", "ServiceAccount": "", "Ingress": "", "IngressClass": "",
 		"NetworkPolicy": "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
 		"Role":          "", "RoleBinding": "", "ClusterRole": "", "ClusterRoleBinding": "",
 		"PersistentVolume": "", "PersistentVolumeClaim": "", "StorageClass": "",

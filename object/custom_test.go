@@ -507,14 +507,14 @@ func TestInert(t *testing.T) {
 			inert = append(inert, r.Kind)
 		}
 	}
-	want := "Ingress IngressClass NetworkPolicy"
+	want := "NetworkPolicy"
 	if got := strings.Join(inert, " "); got != want {
 		t.Errorf("inert are %s, want %s", got, want)
 	}
-	set := New(mustFor(t, Builtin(), "ing"))
+	set := New(mustFor(t, Builtin(), "netpol"))
 	set.SetNamespace("default")
 	set.SetName("db")
-	if got, want := Inert(set), "Ingress default/db is stored, but nothing in this version acts on it yet"; got != want {
+	if got, want := Inert(set), "NetworkPolicy default/db is stored, but nothing in this version enforces it yet"; got != want {
 		t.Errorf("warning is %q, want %q", got, want)
 	}
 }

@@ -73,9 +73,6 @@ var (
 	}
 )
 
-// nothingActs is the reason for most kinds that are inert.
-const nothingActs = "nothing in this version acts on it yet"
-
 // rules is a kind's row as its file writes it. What is nil does nothing, but for
 // the printer and the description, which then show what every object has.
 type rules[T Object] struct {
@@ -83,7 +80,7 @@ type rules[T Object] struct {
 	// supported.go. Those of metadata are in it for every kind.
 	supported string
 	// inert is set while nothing acts on objects of the kind, and ends the warning
-	// about each: "StatefulSet default/db is stored, but …": nothingActs, mostly.
+	// about each: "NetworkPolicy default/db is stored, but …".
 	inert string
 	// validName is the rule for names. Optional; subdomainNames.
 	validName nameRule

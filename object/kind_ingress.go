@@ -17,12 +17,14 @@ import (
 var kindIngress = define(Resource{Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses", Singular: "ingress", ShortNames: []string{"ing"}, Namespaced: true, Status: true},
 	func() *networkingv1.Ingress { return new(networkingv1.Ingress) },
 	rules[*networkingv1.Ingress]{
-		inert: nothingActs,
 		supported: `
 			spec.ingressClassName
-			spec.defaultBackend
+			spec.defaultBackend.service
 			spec.tls
-			spec.rules
+			spec.rules[].host
+			spec.rules[].http.paths[].path
+			spec.rules[].http.paths[].pathType
+			spec.rules[].http.paths[].backend.service
 			status
 		`,
 		validate: validateIngress,

@@ -15,7 +15,6 @@ import (
 var kindIngressClass = define(Resource{Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass", Plural: "ingressclasses", Singular: "ingressclass"},
 	func() *networkingv1.IngressClass { return new(networkingv1.IngressClass) },
 	rules[*networkingv1.IngressClass]{
-		inert: nothingActs,
 		supported: `
 			spec
 		`,
@@ -77,6 +76,9 @@ func validateIngressClass(class *networkingv1.IngressClass) field.ErrorList {
 	p, at := class.Spec.Parameters, field.NewPath("spec", "parameters")
 	if p == nil {
 		return errs
+	}
+	if class.Spec.Controller == IngressController {
+		errs = append(errs, field.Forbidden(at, "the controller "+IngressController+" takes none"))
 	}
 	errs = append(errs, validateReference(p.APIGroup, p.Kind, p.Name, at)...)
 	scopes := []string{networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace}

@@ -1,6 +1,47 @@
 package object
 
+import (
+	"iter"
+
+	networkingv1 "k8s.io/api/networking/v1"
+)
+
 // IngressNodeLabel is on the nodes that serve Ingresses, with any value but
 // "false". Such a node is told the Secrets that Ingresses name, so an
 // administrator puts it on the Node: an agent cannot give it to itself.
 const IngressNodeLabel = "holdfast.dev/ingress"
+
+const (
+	// IngressController is what an IngressClass names to be served by the nodes with
+	// IngressNodeLabel.
+	IngressController = "holdfast.dev/ingress"
+	// IngressDefaultClass is served by them if there is no IngressClass of that name.
+	IngressDefaultClass = "holdfast"
+)
+
+// ServesIngress reports whether an Ingress is one for IngressController, given all
+// classes: by its class, or if it has none by the default class, or if there are no
+// classes at all.
+func ServesIngress(ing *networkingv1.Ingress, classes iter.Seq[*networkingv1.IngressClass]) bool {
+	class := ing.Annotations[ingressClassAnnotation]
+	if ing.Spec.IngressClassName != nil {
+		class = *ing.Spec.IngressClassName
+	}
+	found := false
+	var chosen *networkingv1.IngressClass
+	for of := range classes {
+		found = true
+		switch {
+		case class != "" && of.Name == class:
+			return of.Spec.Controller == IngressController
+		case class != "" || !IsDefaultClass(of):
+		case chosen == nil || of.CreationTimestamp.After(chosen.CreationTimestamp.Time),
+			of.CreationTimestamp.Equal(&chosen.CreationTimestamp) && of.Name < chosen.Name:
+			chosen = of // of several defaults the youngest, as in Kubernetes
+		}
+	}
+	if class == "" {
+		return chosen != nil && chosen.Spec.Controller == IngressController || !found
+	}
+	return class == IngressDefaultClass
+}

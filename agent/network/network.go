@@ -56,8 +56,9 @@ type Network struct {
 }
 
 var (
-	_ agent.Network  = (*Network)(nil)
-	_ agent.Services = (*Network)(nil)
+	_ agent.Network     = (*Network)(nil)
+	_ agent.Services    = (*Network)(nil)
+	_ agent.NameServers = (*Network)(nil)
 )
 
 // New makes a network. It touches nothing.
@@ -92,7 +93,7 @@ func (n *Network) Configure(ctx context.Context, podCIDRs []netip.Prefix, routes
 			}
 		}
 		n.want = want
-		failed := errors.Join(setRoutes(h, withServices(want, n.services)), n.plane.setRanges(want))
+		failed := errors.Join(setRoutes(h, withServices(want, n.services)), n.plane.setRanges(want), addNameServer(h))
 		if n.cfg.NoMasquerade {
 			return failed
 		}
@@ -225,7 +226,7 @@ func (n *Network) List(ctx context.Context) (map[string]agent.Attachment, error)
 // stays switched on, since others may have come to rely on it.
 func (n *Network) Remove(ctx context.Context) error {
 	err := n.do(ctx, func(h *netlink.Handle) error {
-		failed := errors.Join(removeLinks(h), setRoutes(h, nil), removeTable(tableName), n.plane.remove())
+		failed := errors.Join(removeLinks(h), removeNameServer(h), setRoutes(h, nil), removeTable(tableName), n.plane.remove())
 		n.masquerade, n.want, n.services = "", nil, nil
 		names, err := netNSNames(n.cfg.NetNSDir)
 		failed = errors.Join(failed, err)

@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -21,11 +24,13 @@ import (
 	"github.com/holdfast-io/holdfast/agent/containerd"
 	"github.com/holdfast-io/holdfast/agent/containerd/logfile"
 	"github.com/holdfast-io/holdfast/agent/fake"
+	"github.com/holdfast-io/holdfast/agent/ingress"
 	"github.com/holdfast-io/holdfast/agent/network"
 	"github.com/holdfast-io/holdfast/agent/runtime"
 	"github.com/holdfast-io/holdfast/agent/volume"
 	"github.com/holdfast-io/holdfast/internal/devcluster"
 	"github.com/holdfast-io/holdfast/node"
+	"github.com/holdfast-io/holdfast/object"
 )
 
 type agentFlags struct {
@@ -34,6 +39,7 @@ type agentFlags struct {
 	reserved map[string]string
 	eviction []string
 	keptLogs string
+	ingress  ingressFlags
 	runtime  string
 	host     nodeHost
 	log      logFlags
@@ -96,6 +102,7 @@ while it is away, and it takes them over when it is back.`,
 	flags.Int64Var(&f.config.Limits.MaxPodPIDs, "pod-max-pids", 0, "the most processes and threads of a pod; 0: not bounded")
 	flags.StringVar(&f.host.name, "containers-name", "", "what tells this node's containers from those of other nodes on one machine")
 	_ = flags.MarkHidden("containers-name")
+	f.ingress.add(flags)
 	f.log.add(flags)
 	return cmd
 }
@@ -125,6 +132,11 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 	if f.config.Limits.KeptLogsBytes = kept.Value(); f.config.Limits.KeptLogsAge <= 0 {
 		return failf(exitUsage, "--removed-pod-logs-max-age %v: want more than 0", f.config.Limits.KeptLogsAge)
 	}
+	closeLog, err := f.ingress.config(&f.config.Ingress)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
 	if f.config.Token == "" && len(f.config.Join) > 0 {
 		f.config.Token = a.getenv("HOLDFAST_TOKEN")
 	}
@@ -210,6 +222,48 @@ func (h nodeHost) containers(node string, log *slog.Logger) (*containerd.Runtime
 	}
 	net, err := network.New(network.Config{NetNSDir: filepath.Join(h.runDir, "netns"), Logger: log.With("part", "network")})
 	return rt, net, err
+}
+
+// ingressFlags say how a node serves Ingresses that is chosen for it.
+type ingressFlags struct {
+	http, https, accessLog string
+	trusted                []string
+}
+
+func (f *ingressFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.http, "ingress-http", ":80", "where to serve Ingresses without TLS, while the node has the label "+object.IngressNodeLabel)
+	flags.StringVar(&f.https, "ingress-https", ":443", "where to serve Ingresses with TLS")
+	flags.StringVar(&f.accessLog, "ingress-access-log", "", "file that gets a line of JSON for each request to an Ingress; - is standard output")
+	flags.StringSliceVar(&f.trusted, "ingress-trusted-proxy", nil, "addresses, such as 10.0.0.0/8, of proxies in front whose X-Forwarded headers are believed; may be repeated")
+}
+
+// config fills in c. What it returns closes the log.
+func (f *ingressFlags) config(c *ingress.Config) (closeLog func(), err error) {
+	c.HTTP, c.HTTPS = f.http, f.https
+	for _, text := range f.trusted {
+		p, err := netip.ParsePrefix(text)
+		if ip, single := netip.ParseAddr(text); single == nil {
+			p, err = netip.PrefixFrom(ip, ip.BitLen()), nil
+		}
+		if err != nil {
+			return nil, failf(exitUsage, "--ingress-trusted-proxy %s: want an address, or a range such as 10.0.0.0/8", text)
+		}
+		c.TrustedProxies = append(c.TrustedProxies, p)
+	}
+	switch f.accessLog {
+	case "":
+	case "-":
+		c.AccessLog = slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	default:
+		// Opened for appending: whoever rotates it copies and truncates.
+		file, err := os.OpenFile(f.accessLog, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+		if err != nil {
+			return nil, fmt.Errorf("--ingress-access-log: %w", err)
+		}
+		c.AccessLog = slog.New(slog.NewJSONHandler(file, nil))
+		return func() { file.Close() }, nil
+	}
+	return func() {}, nil
 }
 
 // parseReserved reads amounts of resources that nodes have.

@@ -96,6 +96,7 @@ var thirdParty = map[string]struct {
 	"github.com/containerd/containerd":     {[]string{"agent/containerd"}, "one importer of containerd's client, so that another runtime is one package", ""},
 	"github.com/hashicorp/memberlist":      {[]string{"gossip"}, "gossip is a hint; nobody else may take it for more", ""},
 	"github.com/hashicorp/raft":            {[]string{"raftstore"}, "raft stands behind the store's contract", ""},
+	"github.com/miekg/dns":                 {[]string{"agent/dns"}, "its successor is another module: one package to change", ""},
 	"github.com/vishvananda/netlink":       {[]string{"agent/network", "cmd/holdfast", "internal/chaos", "internal/devcluster"}, "links and routes are made in one place, and in the dev cluster's switch", ""},
 	"github.com/hanwen/go-fuse":            {[]string{"internal/chaos/volatile"}, "file systems in user space are for breaking things", ""},
 	"github.com/spf13/cobra":               {[]string{"cmd"}, "only the binary has a command line", ""},
