@@ -3,7 +3,6 @@ package agent_test
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,26 +136,18 @@ func netSlice(name, service string, pod *corev1.Pod, terminating bool) *discover
 
 func networkText(s *netstate.State) string {
 	words := []string{fmt.Sprintf("%d zone=%s", s.Revision, s.Zone)}
-	for _, name := range slices.Sorted(func(yield func(string) bool) {
-		for n := range maps.Keys(s.Services) {
-			if !yield(n.Name) {
-				return
-			}
-		}
-	}) {
-		words = append(words, name)
+	var services, slicesOf []string
+	for n := range s.Services {
+		services = append(services, n.Name)
 	}
-	for _, name := range slices.Sorted(func(yield func(string) bool) {
-		for n, list := range s.Slices {
-			for _, slice := range list {
-				if !yield(n.Name + "/" + slice.Name) {
-					return
-				}
-			}
+	for n, list := range s.Slices {
+		for _, slice := range list {
+			slicesOf = append(slicesOf, n.Name+"/"+slice.Name)
 		}
-	}) {
-		words = append(words, name)
 	}
+	slices.Sort(services)
+	slices.Sort(slicesOf)
+	words = append(append(words, services...), slicesOf...)
 	return strings.Join(words, " ")
 }
 

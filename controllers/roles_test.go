@@ -37,8 +37,10 @@ func TestDefaultRoles(t *testing.T) {
 		return object.Allows(roles[i].Rules, object.AccessAttributes{Verb: verb, Group: group, Resource: resource, Subresource: sub})
 	}
 	var got strings.Builder
-	for _, wish := range []string{"get pods", "get pods/log", "create pods", "create pods/exec", "create pods/eviction", "get secrets", "delete deployments.apps", "update deployments.apps/scale",
-		"create rolebindings.rbac.authorization.k8s.io", "bind clusterroles.rbac.authorization.k8s.io", "get nodes", "update resourcequotas"} {
+	for _, wish := range []string{
+		"get pods", "get pods/log", "create pods", "create pods/exec", "create pods/eviction", "get secrets", "delete deployments.apps", "update deployments.apps/scale",
+		"create rolebindings.rbac.authorization.k8s.io", "bind clusterroles.rbac.authorization.k8s.io", "get nodes", "update resourcequotas",
+	} {
 		verb, what, _ := strings.Cut(wish, " ")
 		what, sub, _ := strings.Cut(what, "/")
 		resource, group, _ := strings.Cut(what, ".")

@@ -614,8 +614,10 @@ func TestLimits(t *testing.T) {
 			body io.Reader
 			want int
 		}{
-			{strings.NewReader("0123456789"), 200}, {strings.NewReader("0123456789a"), 413},
-			{io.MultiReader(strings.NewReader("0123456789")), 200}, {io.MultiReader(strings.NewReader("0123456789a")), 413}, // without a length
+			{strings.NewReader("0123456789"), 200},
+			{strings.NewReader("0123456789a"), 413},
+			{io.MultiReader(strings.NewReader("0123456789")), 200},
+			{io.MultiReader(strings.NewReader("0123456789a")), 413}, // without a length
 		} {
 			if resp, text := c.do(t, "POST", "http://a.test/", test.body); resp.StatusCode != test.want {
 				t.Errorf("%d %s, want %d", resp.StatusCode, text, test.want)

@@ -551,7 +551,7 @@ func (p *plane) forgetClients(steps []step) error {
 			return fmt.Errorf("read map %s: %w", set.Name, err)
 		}
 		for _, client := range clients {
-			if front := string(client.Key[4:]); changed[front] && !behind[front][string(client.Val)] {
+			if front := client.Key[4:]; changed[string(front)] && !behind[string(front)][string(client.Val)] {
 				// Alone: it may time out before we remove it.
 				if err := conn.SetDeleteElements(set, []nftables.SetElement{{Key: client.Key}}); err != nil {
 					return err

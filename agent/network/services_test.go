@@ -332,7 +332,6 @@ func TestServices(t *testing.T) {
 	})
 	t.Run("endpoints come and go", func(t *testing.T) {
 		to := "10.96.0.1:80"
-		text := "service both ip=10.96.0.1 ports=:80,:80/UDP node-ports=30001,30002\n" + endpoint("both", ipB, "b")
 		// A socket of UDP goes on to where it went first, as long as that is there.
 		var c net.Conn
 		in(t, podA, func() (err error) {
@@ -355,6 +354,7 @@ func TestServices(t *testing.T) {
 		}
 		first := ask()
 		other := map[string]string{"A": "B", "B": "A"}[first]
+		var text string
 		if other == "B" {
 			text = "service both ip=10.96.0.1 ports=:80,:80/UDP node-ports=30001,30002\n" + endpoint("both", ipB, "b")
 		} else {

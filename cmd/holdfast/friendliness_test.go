@@ -308,7 +308,7 @@ func manifestsAsTheyAre(t *testing.T, s *session) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var a = newApp()
+		a := newApp()
 		var out strings.Builder
 		a.stdin, a.stdout, a.stderr = strings.NewReader(string(data)), &out, &out
 		switch code := a.run(t.Context(), []string{"apply", "--dry-run=server", "-f", path}); {

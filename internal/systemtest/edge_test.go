@@ -31,8 +31,10 @@ func TestEdge(t *testing.T) {
 		return func(out string, code int) bool { return code == 0 && strings.Contains(out, text) }
 	}
 	for _, test := range []struct{ url, want string }{
-		{"http://web/", "hello from web-"}, {"http://web.default.svc.cluster.local./", "hello from web-"},
-		{"http://web-1.db:8080/", "hello from web-1"}, {"http://web-0.db.default:8080/", "hello from web-0"},
+		{"http://web/", "hello from web-"},
+		{"http://web.default.svc.cluster.local./", "hello from web-"},
+		{"http://web-1.db:8080/", "hello from web-1"},
+		{"http://web-0.db.default:8080/", "hello from web-0"},
 	} {
 		wait(test.url, says(test.want), "exec", "web-0", "--", "/web", "get", test.url)
 	}
