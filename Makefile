@@ -49,7 +49,7 @@ demo: deps build images ## Play the tour on a cluster of three peers and two nod
 
 # What waits for processes and containers more than it computes: played beside the
 # simulation, which only computes, and gives way to it.
-WAITING = ./internal/chaos ./agent/containerd ./agent/fake
+WAITING = ./internal/chaos ./internal/systemtest ./agent/containerd ./agent/fake
 RACE    = CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m -ldflags=-w
 
 # raftstore takes longest, and begins first.

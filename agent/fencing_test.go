@@ -155,7 +155,14 @@ func TestPeerThatReachesNoLeader(t *testing.T) {
 		b.mu.Lock()
 		b.grants = false
 		b.mu.Unlock()
-		sessions := func() int { return len(a.froms) + len(b.froms) }
+		sessions := func() (n int) {
+			for _, p := range []*testPeer{a, b} {
+				p.mu.Lock()
+				n += len(p.froms)
+				p.mu.Unlock()
+			}
+			return n
+		}
 		before := sessions()
 		settle(10 * time.Minute)
 		if more := sessions() - before; more > 20 {

@@ -427,8 +427,9 @@ func (c *simClient) Peer() string {
 
 func (c *simClient) SetPeers([]string) {}
 
-// Access is for tokens, which none of these pods has.
-func (c *simClient) Access() holdfastv1connect.AccessServiceClient { panic("not called") }
+func (c *simClient) Access() holdfastv1connect.AccessServiceClient {
+	return holdfastv1connect.NewAccessServiceClient(c.connection())
+}
 
 func (c *simClient) Switch(string) {
 	c.mu.Lock()
@@ -436,12 +437,16 @@ func (c *simClient) Switch(string) {
 	c.at++
 }
 
-// Agent returns the service of the peer in use. Calls into a cut wait, as packets
-// that get lost, until their time is over; those under way break.
 func (c *simClient) Agent() agentv1connect.AgentServiceClient {
+	return mutantService{agentv1connect.NewAgentServiceClient(c.connection())}
+}
+
+// connection goes to the peer in use. Calls into a cut wait, as packets that get lost,
+// until their time is over; those under way break.
+func (c *simClient) connection() *connect.Client {
 	peer := c.Peer()
 	id := pki.Identity{Cluster: testCluster, Role: pki.RoleNode, Name: c.m.name}
-	client := connect.NewClient(connectinprocess.New(c.m.s.c.servers[peer].rpc), func(next connect.ClientFunc) connect.ClientFunc {
+	return connect.NewClient(connectinprocess.New(c.m.s.c.servers[peer].rpc), func(next connect.ClientFunc) connect.ClientFunc {
 		return func(ctx context.Context, spec connect.Spec) (connect.ClientStream, error) {
 			if err := c.life.gate(ctx); err != nil {
 				return nil, err
@@ -470,7 +475,6 @@ func (c *simClient) Agent() agentv1connect.AgentServiceClient {
 			return next(withIdentity(ctx, id), spec)
 		}
 	})
-	return mutantService{agentv1connect.NewAgentServiceClient(client)}
 }
 
 // mutantService is what a careless peer would say.
@@ -533,7 +537,7 @@ func (m *simMachine) start() {
 	m.client = &simClient{m: m, life: life, at: m.s.chance(3)}
 	a, err := agent.New(agent.Config{
 		Node: m.name, Client: m.client, Runtime: simRuntime{m.rt, m, life}, Network: m.net,
-		Mounts: volume.Folders{}, DataDir: m.dir, Socket: "none", Address: netip.MustParseAddr("192.0.2.1"), Version: "test",
+		Mounts: volume.Folders{}, DataDir: m.dir, Socket: "none", Address: netip.MustParseAddr("192.0.2.1"), Version: "test", ClusterCA: "none",
 		ResolvConf: "/dev/null", ParallelStarts: 4, Guard: lifeGuard{m.guard, life}, Clock: m.clock,
 		Logger: slog.New(slog.NewTextHandler(m.s.t.Output(), &slog.HandlerOptions{Level: level})).With("node", m.name),
 	})

@@ -295,13 +295,13 @@ func TestNewLeaderConvictsNobody(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(DefaultNodeLease)
 		synctest.Wait()
-		if !object.NodeReady(b.node("n1")) {
-			t.Fatal("convicted before a lease has passed")
+		if c := object.NodeCondition(b.node("n1"), corev1.NodeReady); c.Reason != object.NodeSuspect {
+			t.Fatalf("%s before a lease has passed, want %s: gossip's word alone convicts nobody", c.Reason, object.NodeSuspect)
 		}
 		time.Sleep(2 * DefaultHealthPeriod)
 		synctest.Wait()
-		if c := object.NodeCondition(b.node("n1"), corev1.NodeReady); c.Status != corev1.ConditionUnknown {
-			t.Fatalf("Ready is %s after more than a lease of silence, want Unknown", c.Status)
+		if c := object.NodeCondition(b.node("n1"), corev1.NodeReady); c.Status != corev1.ConditionUnknown || c.Reason != object.NodeLost {
+			t.Fatalf("Ready is %s, %s, after more than a lease of silence, want Unknown, %s", c.Status, c.Reason, object.NodeLost)
 		}
 	})
 }

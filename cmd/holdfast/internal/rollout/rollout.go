@@ -374,10 +374,10 @@ func (t *Tracker) failure(obj object.Object) string {
 func (t *Tracker) isCurrent(obj object.Object, pod *corev1.Pod) bool {
 	switch obj := obj.(type) {
 	case *appsv1.StatefulSet:
-		return obj.Status.UpdateRevision == "" || isRevision(pod, obj.Status.UpdateRevision)
+		return sameImages(pod, obj.Spec.Template) && (obj.Status.UpdateRevision == "" || isRevision(pod, obj.Status.UpdateRevision))
 	case *appsv1.DaemonSet:
 		newest := t.newestRevision(obj)
-		return newest == "" || isRevision(pod, newest)
+		return sameImages(pod, obj.Spec.Template) && (newest == "" || isRevision(pod, newest))
 	}
 	d, ok := obj.(*appsv1.Deployment)
 	if !ok {
@@ -395,6 +395,12 @@ func (t *Tracker) isCurrent(obj object.Object, pod *corev1.Pod) bool {
 	}
 	owner := object.ControllerOf(pod)
 	return owner != nil && owner.UID == newest.UID
+}
+
+// sameImages tells whether a pod has the images of a template: what is known of
+// revisions may be older than the object.
+func sameImages(pod *corev1.Pod, template corev1.PodTemplateSpec) bool {
+	return slices.EqualFunc(pod.Spec.Containers, template.Spec.Containers, func(a, b corev1.Container) bool { return a.Name == b.Name && a.Image == b.Image })
 }
 
 // isRevision tells whether a pod was made of a ControllerRevision. Its label has the
