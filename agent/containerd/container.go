@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
@@ -156,7 +157,11 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 			r.log.Warn("a container that could not be started is not cleared away", "container", handle, "error", err)
 		}
 	}()
-	rootfs, err := r.client.SnapshotService(r.cfg.Snapshotter).Prepare(ctx, handle, img.chainID)
+	var rootfs []mount.Mount
+	err = r.images.unpacked(ctx, img, func() (err error) {
+		rootfs, err = r.client.SnapshotService(r.cfg.Snapshotter).Prepare(ctx, handle, img.chainID)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("make its root file system: %w", err)
 	}

@@ -162,6 +162,24 @@ func (m *images) unpack(ctx context.Context, img imagestore.Image) error {
 	return nil
 }
 
+// unpacked calls use, which needs the snapshot of an image, and once more after
+// unpacking the image again if the snapshot is not there: containerd collects it when
+// the last image with the same layers goes in the moment in which this one comes.
+func (m *images) unpacked(ctx context.Context, info imageInfo, use func() error) error {
+	err := use()
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	img, gone := m.find(ctx, info.name)
+	if gone != nil {
+		return err
+	}
+	if again := client.NewImage(m.client, img).Unpack(ctx, m.r.cfg.Snapshotter); again != nil {
+		return fmt.Errorf("%w; unpack it again: %w", err, again)
+	}
+	return use()
+}
+
 // pull fetches an image with the first of the credentials that its registry takes,
 // without any if there are none.
 func (m *images) pull(ctx context.Context, name string, credentials []runtime.Credential, progress func(string)) (imagestore.Image, error) {
@@ -329,7 +347,11 @@ func (m *images) user(ctx context.Context, info imageInfo, name string) (specs.U
 	defer func() { _ = done(context.WithoutCancel(ctx)) }() // the view goes with the lease
 	snapshots := m.client.SnapshotService(m.r.cfg.Snapshotter)
 	key := fmt.Sprintf("user-of-%s-%d", info.digest, time.Now().UnixNano())
-	if _, err := snapshots.View(ctx, key, info.chainID); err != nil {
+	err = m.unpacked(ctx, info, func() error {
+		_, err := snapshots.View(ctx, key, info.chainID)
+		return err
+	})
+	if err != nil {
 		return user, fmt.Errorf("look into image %s: %w", info.name, err)
 	}
 	defer func() { _ = snapshots.Remove(context.WithoutCancel(ctx), key) }()

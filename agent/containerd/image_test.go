@@ -153,6 +153,29 @@ func TestPull(t *testing.T) {
 	}
 }
 
+// TestCollectedSnapshot: a container starts though the snapshot of its image was
+// collected after the image was found.
+func TestCollectedSnapshot(t *testing.T) {
+	n, _ := newNode(t)
+	n.pod("p")
+	if _, err := n.EnsureImage(n.ctx(), "box:1", corev1.PullIfNotPresent, nil); err != nil {
+		t.Fatal(err)
+	}
+	info, err := n.images.info(n.ctx(), "box:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.client.SnapshotService(n.cfg.Snapshotter).Remove(n.ctx(), info.chainID); err != nil {
+		t.Fatal(err)
+	}
+	err = n.RunContainer(n.ctx(), runtime.Container{
+		ID: runtime.ContainerID{PodUID: "p", Name: "main"}, Image: "box:1", Command: []string{"sh", "-c", "echo runs"},
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // TestPullWithCredentials: the registry is shown one credential after the other, and
 // a mirror none of them.
 func TestPullWithCredentials(t *testing.T) {

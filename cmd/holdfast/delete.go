@@ -151,7 +151,8 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 			w.told[v.String()+v.namespace] = true
 		}
 		if isNotFound(err) {
-			if !f.missingOK {
+			// What was selected was there a moment ago: that it went by itself is as good.
+			if !f.missingOK && !f.all && f.labels == "" {
 				missing = errors.Join(missing, err)
 			}
 		} else if err != nil {
