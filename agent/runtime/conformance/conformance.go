@@ -547,6 +547,7 @@ func (s *suite) stopKills() {
 		s.Errorf("StopContainer took %v, want at least the grace period", took)
 	}
 	id = s.run(uid, "main", 1, stubborn)
+	s.ready(id)
 	must(s, "StopContainer without grace", s.rt.StopContainer(s.ctx(), id, 0))
 	if c := s.state(id); c.State != runtime.StateExited || c.ExitCode != 137 {
 		s.Errorf("container is %+v, want exited with 137", c)
