@@ -4,10 +4,13 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -40,22 +43,45 @@ func run() error {
 			fmt.Printf("set %s %s: %d elements\n", table.Name, set.Name, len(elements))
 		}
 	}
-	chains, err := conn.ListChains()
+	return rules()
+}
+
+// rules prints each rule's place and the hash of its expressions: the library above does not read all
+// that it writes.
+func rules() error {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
-		return fmt.Errorf("list chains: %w", err)
+		return err
 	}
-	for _, chain := range chains {
-		rules, err := conn.GetRules(chain.Table, chain)
+	defer conn.Close()
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Flags: netlink.Request | netlink.Dump},
+		Data:   make([]byte, 4), // struct nfgenmsg: all families
+	})
+	if err != nil {
+		return fmt.Errorf("list rules: %w", err)
+	}
+	for _, reply := range replies {
+		attributes, err := netlink.NewAttributeDecoder(reply.Data[4:])
 		if err != nil {
-			return fmt.Errorf("list rules of %s: %w", chain.Name, err)
+			return fmt.Errorf("read a rule: %w", err)
 		}
-		for _, rule := range rules {
-			fmt.Printf("rule %s %s:", chain.Table.Name, chain.Name)
-			for _, expression := range rule.Exprs {
-				fmt.Printf(" %T%+v", expression, expression)
+		var table, chain string
+		var sum [sha256.Size]byte
+		for attributes.Next() {
+			switch attributes.Type() {
+			case unix.NFTA_RULE_TABLE:
+				table = attributes.String()
+			case unix.NFTA_RULE_CHAIN:
+				chain = attributes.String()
+			case unix.NFTA_RULE_EXPRESSIONS:
+				sum = sha256.Sum256(attributes.Bytes())
 			}
-			fmt.Println()
 		}
+		if err := attributes.Err(); err != nil {
+			return fmt.Errorf("read a rule: %w", err)
+		}
+		fmt.Printf("rule %s %s: %x\n", table, chain, sum[:8])
 	}
 	return nil
 }
