@@ -243,3 +243,21 @@ func (s *scene) pod(pod *corev1.Pod, rest map[string]string, number func(string)
 	}
 	return pod
 }
+
+// TestPodOfAnotherTemplate: a pod with other images than its daemon set's or stateful set's template
+// says nothing of the rollout, though no newer revision has been seen yet.
+func TestPodOfAnotherTemplate(t *testing.T) {
+	spec := func(image string) corev1.PodSpec {
+		return corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: image}}}
+	}
+	ds, set := &appsv1.DaemonSet{}, &appsv1.StatefulSet{}
+	ds.Spec.Template.Spec, set.Spec.Template.Spec = spec("web:1"), spec("web:1")
+	tracker := New(nil)
+	for _, obj := range []object.Object{ds, set} {
+		for image, want := range map[string]bool{"web:1": true, "web:none": false} {
+			if got := tracker.isCurrent(obj, &corev1.Pod{Spec: spec(image)}); got != want {
+				t.Errorf("a pod of %s is current for a %T: %v, want %v", image, obj, got, want)
+			}
+		}
+	}
+}
