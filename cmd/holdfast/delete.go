@@ -27,6 +27,7 @@ type deleteFlags struct {
 	wait        bool
 	force       bool
 	gracePeriod time.Duration
+	cascade     cascade
 	timeout     time.Duration
 	missingOK   bool
 	dryRun      dryRun
@@ -40,11 +41,14 @@ func (a *app) deleteCommand() *cobra.Command {
 		Short: "Delete objects and what they own, and wait until all of it is gone",
 		Long: `Delete objects and what they own, and wait until all of it is gone: a pod is gone
 when its node has said that nothing of it is left, no container, mount or address.
+What they own goes after them, or before them with --cascade=foreground; with
+--cascade=orphan it stays and is owned by nobody.
 
 --wait=false ends without waiting, and so does Ctrl-C; the deletion goes on.`,
 		Example: `  holdfast delete -f examples/web.yaml
   holdfast delete pod web-7f2ab --grace-period 5s
   holdfast delete deployments -l app=web
+  holdfast delete replicaset web-5c9f --cascade=orphan
   holdfast delete pods --all --yes`,
 		ValidArgsFunction: a.completeObjects,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,6 +63,9 @@ when its node has said that nothing of it is left, no container, mount or addres
 	flags.BoolVar(&f.wait, "wait", true, "wait until all is gone")
 	flags.Var((*graceValue)(&f.gracePeriod), "grace-period", "time that pods have to stop in, such as 5s (default: what each pod asks for)")
 	f.gracePeriod = -1
+	f.cascade = "background"
+	flags.Var(&f.cascade, "cascade", "what becomes of what they own: background, foreground, orphan")
+	flags.Lookup("cascade").NoOptDefVal = "background"
 	flags.BoolVar(&f.force, "force", false, "kill pods at once: the same as --grace-period 0")
 	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "how long to wait; 0 means for ever")
 	flags.Var(&f.dryRun, "dry-run", "server: check all and delete nothing; client: only show what would be deleted")
@@ -92,6 +99,32 @@ func (g *graceValue) Set(s string) error {
 	}
 	*g = graceValue(d)
 	return nil
+}
+
+// cascade says what becomes of what an object owns that is deleted, as kubectl does.
+type cascade string
+
+func (c *cascade) String() string { return string(*c) }
+
+func (c *cascade) Type() string { return "string" }
+
+func (c *cascade) Set(s string) error {
+	switch s {
+	case "background", "foreground", "orphan":
+		*c = cascade(s)
+		return nil
+	}
+	return errors.New("want background, foreground or orphan")
+}
+
+func (c cascade) wire() holdfastv1.Propagation {
+	switch c {
+	case "foreground":
+		return holdfastv1.Propagation_PROPAGATION_FOREGROUND
+	case "orphan":
+		return holdfastv1.Propagation_PROPAGATION_ORPHAN
+	}
+	return holdfastv1.Propagation_PROPAGATION_BACKGROUND
 }
 
 // doomed is an object to delete.
@@ -140,7 +173,7 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 		}
 	}
 	began := a.now()
-	w, err := a.newVigil(ctx, r, victims)
+	w, err := a.newVigil(ctx, r, victims, f.cascade == "orphan")
 	if err != nil {
 		return err
 	}
@@ -245,7 +278,7 @@ func (f deleteFlags) tell(w io.Writer, v doomed, what string) {
 func (a *app) deleteOne(ctx context.Context, r *remote, v doomed, f deleteFlags, out io.Writer) (gone bool, err error) {
 	callCtx, cancel := a.request(ctx)
 	defer cancel()
-	req := &holdfastv1.DeleteRequest{Kind: wireKind(v.resource), Namespace: v.namespace, Name: v.name, DryRun: f.dryRun != ""}
+	req := &holdfastv1.DeleteRequest{Kind: wireKind(v.resource), Namespace: v.namespace, Name: v.name, DryRun: f.dryRun != "", Propagation: f.cascade.wire()}
 	if f.gracePeriod >= 0 {
 		req.GracePeriod = durationpb.New(f.gracePeriod)
 	}
@@ -268,6 +301,7 @@ func (a *app) deleteOne(ctx context.Context, r *remote, v doomed, f deleteFlags,
 // vigil is what is known, while waiting, of the objects that must go.
 type vigil struct {
 	app        *app
+	orphan     bool // what the victims own stays
 	namespaces map[string]bool
 	resources  []object.Resource // beside workloads
 	doomed     map[types.UID]bool
@@ -279,9 +313,9 @@ type vigil struct {
 }
 
 // newVigil looks, before anything is deleted, at what belongs to the victims.
-func (a *app) newVigil(ctx context.Context, r *remote, victims []doomed) (*vigil, error) {
+func (a *app) newVigil(ctx context.Context, r *remote, victims []doomed, orphan bool) (*vigil, error) {
 	w := &vigil{
-		app: a, namespaces: map[string]bool{}, doomed: map[types.UID]bool{}, left: map[types.UID]object.Object{},
+		app: a, orphan: orphan, namespaces: map[string]bool{}, doomed: map[types.UID]bool{}, left: map[types.UID]object.Object{},
 		owned: map[types.UID]object.Object{}, nodes: map[string]*corev1.Node{}, counts: map[string]int{}, told: map[string]bool{},
 	}
 	for _, kind := range []string{"deployments", "replicasets", "pods"} {
@@ -335,7 +369,7 @@ func (w *vigil) spread() {
 				continue
 			}
 			for _, owner := range obj.GetOwnerReferences() {
-				if w.doomed[owner.UID] {
+				if w.doomed[owner.UID] && !w.orphan {
 					w.doomed[uid], grown = true, true
 				}
 			}

@@ -253,7 +253,7 @@ func (a *app) runReplace(ctx context.Context, docs []object.Document, f makeFlag
 			victims = append(victims, doomed{object.ResourceOf(doc.Object), doc.Object.GetNamespace(), doc.Object.GetName()})
 		}
 		began := a.now()
-		w, err := a.newVigil(ctx, r, victims)
+		w, err := a.newVigil(ctx, r, victims, false)
 		if err != nil {
 			return err
 		}

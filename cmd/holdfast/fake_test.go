@@ -535,6 +535,33 @@ func TestDeleteSaysWhoHoldsItUp(t *testing.T) {
 	f.run(t.Context(), nil, "delete", "pods", "--all").check(t, exitUsage, "deletes 2 objects in context fake: pod/web, pod/held", "--yes")
 }
 
+// TestDeleteWhatGoesByItself: an object that was selected and has gone meanwhile is no
+// error; the others are deleted all the same.
+func TestDeleteWhatGoesByItself(t *testing.T) {
+	pods := []*holdfastv1.Object{wire(t, pod("gone", 3, nil)), wire(t, pod("web", 4, nil))}
+	for _, flag := range []string{"--selector=app=web", "--all"} {
+		f := &fakeCluster{
+			list: func(_ context.Context, req *holdfastv1.ListRequest) (*holdfastv1.ListResponse, error) {
+				if req.GetKind().GetKind() != "Pod" {
+					return &holdfastv1.ListResponse{}, nil
+				}
+				return &holdfastv1.ListResponse{Objects: pods}, nil
+			},
+			remove: func(req *holdfastv1.DeleteRequest) (*holdfastv1.DeleteResponse, error) {
+				if req.GetName() == "gone" {
+					return nil, connect.NewError(connect.CodeNotFound, "Pod default/gone not found")
+				}
+				return &holdfastv1.DeleteResponse{Gone: true}, nil
+			},
+		}
+		got := f.run(t.Context(), nil, "delete", "pods", flag, "--yes", "--wait=false")
+		got.check(t, exitOK, "pod/web deleted")
+		if strings.Contains(got.stdout+got.stderr, "pod/gone") {
+			t.Errorf("%s: said of a pod that went by itself:\n%s%s", flag, got.stdout, got.stderr)
+		}
+	}
+}
+
 // TestDeleteGracePeriod: durations and kubectl's bare seconds; --force is 0.
 func TestDeleteGracePeriod(t *testing.T) {
 	for flag, want := range map[string]string{
