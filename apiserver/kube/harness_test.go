@@ -35,7 +35,7 @@ type server struct {
 	now    atomic.Pointer[time.Time]
 }
 
-func start(t testing.TB) *server {
+func start(t testing.TB, change ...func(*kube.Config)) *server {
 	t.Helper()
 	store := storetest.New(t, func(cfg *raftstore.Config) { cfg.Logger = nil })
 	ca, err := pki.NewCA("test")
@@ -56,12 +56,16 @@ func start(t testing.TB) *server {
 		Now:    func() time.Time { return *s.now.Load() },
 		NewUID: func() string { return fmt.Sprint("uid-", uids.Add(1)) },
 		Kube: func(api *apiserver.Server) http.Handler {
-			return kube.New(kube.Config{
+			cfg := kube.Config{
 				Objects: api.Objects(), Pods: api.Pods(), Tokens: api.Tokens(), Catalog: api.Catalog, Authorize: api.Authorize, Allowed: api.Allowed, Rules: api.Rules,
 				Version: "v0-test", Ready: []kube.Check{{Name: "store", Run: api.Ready}},
 				Now:    func() time.Time { return s.now.Load().Add(time.Minute) },
 				Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
-			})
+			}
+			for _, f := range change {
+				f(&cfg)
+			}
+			return kube.New(cfg)
 		},
 	})
 	if err != nil {
