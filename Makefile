@@ -10,8 +10,6 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 BUILD    := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 # buf, staticcheck and gofumpt, at the versions of tools/go.mod, built once.
 TOOL     := go tool -modfile=tools/go.mod
-# Images from here are on every node of a dev cluster.
-IMAGES   := bin/images/web.tar
 # Modules besides this one.
 MODULES  := bench internal/etcdcompat internal/kubecompat
 DEMO_DIR ?= /tmp/holdfast-demo
@@ -29,11 +27,13 @@ cli-darwin: ## Build the CLI for macOS (bin/holdfast-darwin-arm64)
 	GOOS=darwin GOARCH=arm64 $(BUILD) -o bin/holdfast-darwin-arm64 ./cmd/holdfast
 
 .PHONY: images
-images: ## Build the example's OCI image (bin/images/web.tar), without a registry, and the tour's helpers
+images: ## Build the examples' OCI images (bin/images), without a registry, and the tour's helpers
 	$(BUILD) -o bin/web ./examples/web
+	$(BUILD) -o bin/shop ./examples/shop
 	$(BUILD) -o bin/writer ./examples/writer
 	$(BUILD) -o bin/netrules ./examples/netrules
-	go run ./examples/web/image -binary bin/web -ref holdfast.dev/web:1 -o bin/images/web.tar
+	go run ./examples/image -binary bin/web -ref holdfast.dev/web:1 -o bin/images/web.tar
+	go run ./examples/image -binary bin/shop -ref holdfast.dev/shop:1 -o bin/images/shop.tar
 
 .PHONY: deps
 deps: ## Install what running needs and a fresh Debian or Ubuntu lacks: runc

@@ -116,6 +116,17 @@ func simulate(t *testing.T, seed uint64, size int, total *simTotal, nemesis func
 	t.Helper()
 	var log lastLines
 	var h *history.Recorder
+	defer func() { // also when the bubble gave up
+		if !t.Failed() || *simKeep == "" {
+			return
+		}
+		path := filepath.Join(*simKeep, strings.ReplaceAll(t.Name(), "/", "_")+".history")
+		var b bytes.Buffer
+		if err := errors.Join(h.Dump(&b), os.MkdirAll(*simKeep, 0o755), os.WriteFile(path, append(b.Bytes(), log.buf...), 0o644)); err != nil {
+			t.Error(err)
+		}
+		t.Logf("the history is in %s", path)
+	}()
 	bubble(t, func(t *testing.T) {
 		h = history.New()
 		s := &sim{
@@ -165,14 +176,6 @@ func simulate(t *testing.T, seed uint64, size int, total *simTotal, nemesis func
 	total.stats.Add(stats)
 	for _, v := range violations {
 		t.Error(v)
-	}
-	if t.Failed() && *simKeep != "" {
-		path := filepath.Join(*simKeep, strings.ReplaceAll(t.Name(), "/", "_")+".history")
-		var b bytes.Buffer
-		if err := errors.Join(h.Dump(&b), os.MkdirAll(*simKeep, 0o755), os.WriteFile(path, append(b.Bytes(), log.buf...), 0o644)); err != nil {
-			t.Error(err)
-		}
-		t.Logf("the history is in %s", path)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -122,7 +123,9 @@ func New(cfg Config) (*Store, error) {
 	s.logs.before = s.room.beforeAppend
 	s.logs.makeRoom = func() bool { return dropBallast(s.room.dir) }
 	s.stable = &stableStore{StableStore: storage.Stable, disk: s.disk}
-	s.snapshotDB = storage.Snapshots
+	if s.snapshotDB, err = newForwardSnapshots(storage.Snapshots); err != nil {
+		return nil, errors.Join(err, s.closeFiles())
+	}
 	if err := errors.Join(s.identify(), s.loadIncarnation()); err != nil {
 		return nil, errors.Join(err, s.closeFiles())
 	}
@@ -400,7 +403,11 @@ func (s *Store) snapshots(ctx context.Context) {
 		}
 		begin := time.Now()
 		if err := s.raft.Snapshot().Error(); err != nil {
-			if !errors.Is(err, raft.ErrNothingNewToSnapshot) && ctx.Err() == nil {
+			switch {
+			case errors.Is(err, raft.ErrNothingNewToSnapshot) || ctx.Err() != nil:
+			case strings.Contains(err.Error(), errOlderSnapshot.Error()): // raft does not wrap it
+				s.log.Info("the leader's snapshot came before this peer's own was done", "err", err)
+			default:
 				// The next entries ask again.
 				s.log.Error("snapshot failed", "err", err)
 			}

@@ -184,8 +184,9 @@ func (a *app) runDelete(ctx context.Context, f deleteFlags, args []string) error
 			w.told[v.String()+v.namespace] = true
 		}
 		if isNotFound(err) {
-			// What was selected was there a moment ago: that it went by itself is as good.
-			if !f.missingOK && !f.all && f.labels == "" {
+			// What was there a moment ago has gone by itself, or with its namespace or its
+			// owner, which were deleted before it: that is as good.
+			if !f.missingOK && !f.all && f.labels == "" && !w.found[v.String()+v.namespace] {
 				missing = errors.Join(missing, err)
 			}
 		} else if err != nil {
@@ -309,6 +310,7 @@ type vigil struct {
 	owned      map[types.UID]object.Object // of the watched kinds: everything there is
 	nodes      map[string]*corev1.Node
 	counts     map[string]int  // gone, by kind
+	found      map[string]bool // victims that were there before anything was deleted
 	told       map[string]bool // victims that were gone at once, which has been said
 }
 
@@ -316,7 +318,7 @@ type vigil struct {
 func (a *app) newVigil(ctx context.Context, r *remote, victims []doomed, orphan bool) (*vigil, error) {
 	w := &vigil{
 		app: a, orphan: orphan, namespaces: map[string]bool{}, doomed: map[types.UID]bool{}, left: map[types.UID]object.Object{},
-		owned: map[types.UID]object.Object{}, nodes: map[string]*corev1.Node{}, counts: map[string]int{}, told: map[string]bool{},
+		owned: map[types.UID]object.Object{}, nodes: map[string]*corev1.Node{}, counts: map[string]int{}, found: map[string]bool{}, told: map[string]bool{},
 	}
 	for _, kind := range []string{"deployments", "replicasets", "pods"} {
 		w.resources = append(w.resources, mustResource(kind))
@@ -350,6 +352,7 @@ func (a *app) newVigil(ctx context.Context, r *remote, victims []doomed, orphan 
 				for _, v := range victims {
 					if v.resource.String() == res.String() && v.name == obj.GetName() && v.namespace == obj.GetNamespace() {
 						w.doomed[obj.GetUID()] = true
+						w.found[v.String()+v.namespace] = true
 					}
 				}
 			}

@@ -44,7 +44,7 @@ func newMachine(t *testing.T) *machine {
 	for _, build := range [][]string{
 		{"go", "build", "-o", m.binary, "../../cmd/holdfast"},
 		{"go", "build", "-o", web, "../../examples/web"},
-		{"go", "run", "../../examples/web/image", "-binary", web, "-ref", "holdfast.dev/web:1", "-o", filepath.Join(m.images, "web.tar")},
+		{"go", "run", "../../examples/image", "-binary", web, "-ref", "holdfast.dev/web:1", "-o", filepath.Join(m.images, "web.tar")},
 	} {
 		cmd := exec.CommandContext(t.Context(), build[0], build[1:]...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -1,4 +1,4 @@
-// Command image writes the example's OCI image from a static binary: one file,
+// Command image writes an example's OCI image from a static binary: one file, such as
 // /web, and nothing else. It needs no container tools.
 package main
 
@@ -12,7 +12,7 @@ import (
 )
 
 func main() {
-	binary := flag.String("binary", "bin/web", "static Linux binary of examples/web")
+	binary := flag.String("binary", "bin/web", "static Linux binary of an example; the file in the image has its name")
 	ref := flag.String("ref", "holdfast.dev/web:1", "the image's reference")
 	out := flag.String("o", "bin/images/web.tar", "file to write")
 	flag.Parse()
@@ -41,10 +41,11 @@ func write(binary, ref, out string) (err error) {
 			os.Remove(file.Name())
 		}
 	}()
+	path := "/" + filepath.Base(binary)
 	err = ociimage.Write(file, ociimage.Image{
 		Ref:          ref,
-		Files:        map[string]ociimage.File{"/web": {Data: program, Mode: 0o755}},
-		Entrypoint:   []string{"/web"},
+		Files:        map[string]ociimage.File{path: {Data: program, Mode: 0o755}},
+		Entrypoint:   []string{path},
 		ExposedPorts: []string{"8080/tcp"},
 		User:         "65532:65532",
 	})
