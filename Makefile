@@ -49,14 +49,19 @@ demo: deps build images ## Play the tour on a cluster of three peers and two nod
 
 # What waits for processes and containers more than it computes: played beside the
 # simulation, which only computes, and gives way to it.
-WAITING = ./internal/chaos ./internal/systemtest ./agent/containerd ./agent/fake
+WAITING = ./internal/chaos ./agent/containerd ./agent/fake
+SYSTEMS = ./internal/systemtest
 RACE    = CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 15m -ldflags=-w
 
 # raftstore takes longest, and begins first.
 .PHONY: test
 test: test-deps ## Run the whole test suite, race detector on, and 300 simulated histories without it
-	$(RACE) ./raftstore $$(go list ./... | grep -vxF "$$(go list $(WAITING) ./raftstore)")
+	$(RACE) ./raftstore $$(go list ./... | grep -vxF "$$(go list $(WAITING) $(SYSTEMS) ./raftstore)")
 	@$(MAKE) -j2 --output-sync=target test-waiting test-virtual
+
+.PHONY: test-systems
+test-systems: test-deps ## Test whole clusters of the binary: namespaces, containers, kills (root; 5 minutes)
+	CGO_ENABLED=0 go test -count=1 -timeout 20m $(SYSTEMS)
 
 .PHONY: test-waiting test-virtual
 test-waiting:
