@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -56,7 +55,7 @@ type field struct {
 
 	mu      sync.Mutex
 	bound   map[string]bool // by name
-	ending  map[string]bool // names of pods that are being stopped, which nobody else will do
+	ending  map[string]bool // names of pods that are being deleted
 	changed chan struct{}   // closed when bound has grown
 	broken  error
 }
@@ -205,17 +204,20 @@ func (f *field) create(ctx context.Context, session int, obj object.Object) erro
 	return err
 }
 
-// end makes a pod gone, as its node does once it has stopped.
-func (f *field) end(ctx context.Context, session int, name string) error {
-	_, err := f.sessions[session%sessions].Delete(ctx, &holdfastv1.DeleteRequest{Kind: podKind, Namespace: namespace, Name: name, GracePeriod: durationpb.New(0)})
-	if connect.CodeOf(err) == connect.CodeNotFound {
-		return nil
+// end says that a pod has ended, as its node does once nothing of it runs: what it took
+// is free.
+func (f *field) end(ctx context.Context, session int, pod *corev1.Pod) error {
+	pod.ResourceVersion = "" // others write it as well
+	pod.Status.Phase = corev1.PodSucceeded
+	data, err := object.Encode(pod)
+	if err == nil {
+		_, err = f.sessions[session%sessions].Update(ctx, &holdfastv1.UpdateRequest{Object: &holdfastv1.Object{Data: data}, Subresource: "status"})
 	}
 	return err
 }
 
-// watch notes at a peer that does not lead which pods have nodes, and stops for their nodes those that
-// are being deleted.
+// watch notes at a peer that does not lead which pods have nodes, and says of those that
+// are being deleted that they have ended.
 func (f *field) watch(ctx context.Context) error {
 	c := f.peers.Client((f.leader + 1) % rig.Members)
 	f.clients = append(f.clients, c)
@@ -250,7 +252,8 @@ func (f *field) grow() {
 }
 
 func (f *field) take(ctx context.Context, changes []*holdfastv1.Change) {
-	var bound, ending []string
+	var bound []string
+	var ending []*corev1.Pod
 	for _, change := range changes {
 		o := change.GetObject()
 		if change.GetType() == holdfastv1.ChangeType_CHANGE_TYPE_DELETED || !bytes.Contains(o.GetData(), nodeMark) {
@@ -262,7 +265,7 @@ func (f *field) take(ctx context.Context, changes []*holdfastv1.Change) {
 		}
 		switch pod, ok := obj.(*corev1.Pod); {
 		case ok && pod.Spec.NodeName != "" && pod.DeletionTimestamp != nil:
-			ending = append(ending, pod.Name)
+			ending = append(ending, pod)
 		case ok && pod.Spec.NodeName != "":
 			bound = append(bound, pod.Name)
 		}
@@ -272,14 +275,15 @@ func (f *field) take(ctx context.Context, changes []*holdfastv1.Change) {
 	for _, name := range bound {
 		f.bound[name] = true
 	}
-	for _, name := range ending {
-		if f.ending[name] {
+	for _, pod := range ending {
+		if f.ending[pod.Name] {
 			continue
 		}
-		f.ending[name] = true
+		f.ending[pod.Name] = true
+		session := len(f.ending)
 		f.workers.Go(func() {
-			if err := f.end(ctx, int(name[len(name)-1]), name); err != nil && ctx.Err() == nil {
-				fmt.Fprintf(os.Stderr, "        end %s: %v\n", name, err)
+			if err := f.end(ctx, session, pod); err != nil && ctx.Err() == nil {
+				fmt.Fprintf(os.Stderr, "        end %s: %v\n", pod.Name, err)
 			}
 		})
 	}
@@ -330,7 +334,7 @@ func (f *field) play(ctx context.Context, s shape, pods int) (m measured, err er
 		if err := f.create(ctx, i, newPod("measured", i, s.pod)); err != nil || !s.churn {
 			return err
 		}
-		return f.end(ctx, i, newPod("before", i, nil).Name)
+		return f.end(ctx, i, newPod("before", i, nil))
 	})
 	m.created = time.Since(begin)
 	if err == nil {

@@ -22,6 +22,9 @@ func main() {
 	}
 }
 
+// shapeTimeout bounds one shape.
+const shapeTimeout = 3 * time.Minute
+
 // maxForeign is the CPU of others, in cores, up to which a shape counts as measured in
 // quiet.
 const maxForeign = 0.15
@@ -106,7 +109,7 @@ func (m measured) print(s shape) {
 
 // measure plays one shape on a new cluster.
 func measure(ctx context.Context, product, data, profile string, s shape, nodes, pods int) (m measured, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, shapeTimeout)
 	defer cancel()
 	dir, err := os.MkdirTemp(data, "bench-schedule-")
 	if err != nil {
