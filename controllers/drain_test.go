@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -36,7 +37,14 @@ func TestPlanDrain(t *testing.T) {
 		l.done()
 		var pods []*corev1.Pod
 		if data, ok := in.Lookup("pods"); ok {
-			pods = parsePods(t, data)
+			for text := range strings.Lines(string(data)) {
+				text, owner, owned := strings.Cut(strings.TrimSpace(text), " of=")
+				pod := one(t, []byte(text)).pod()
+				if kind, name, _ := strings.Cut(owner, "/"); owned {
+					pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: kind, Name: name, UID: types.UID(name), Controller: new(true)}}
+				}
+				pods = append(pods, pod)
+			}
 		}
 		attempts := map[types.UID]drainAttempt{}
 		if data, ok := in.Lookup("attempts"); ok {
@@ -146,10 +154,10 @@ func TestDrainSurvivesTheLeader(t *testing.T) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), for_)
 			defer cancel()
-			d := newDrains(evictor, discardLogger())
+			d := newDrains(evictor, slog.New(slog.DiscardHandler))
 			var running sync.WaitGroup
 			running.Go(func() { d.run(ctx) })
-			r := &runner{leader: leader, events: discardEvents{}, log: discardLogger(), metrics: newMetrics(nil), controllers: []*controller{d.controller()}, tickPeriod: time.Second}
+			r := &runner{leader: leader, events: discardEvents{}, log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil), controllers: []*controller{d.controller()}, tickPeriod: time.Second}
 			if err := r.run(ctx); err != nil {
 				t.Error(err)
 			}
