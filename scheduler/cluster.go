@@ -76,6 +76,9 @@ type node struct {
 	owners map[types.UID]int // pods by the owner that controls them
 	ports  map[hostPort]int
 	pods   map[object.Key]*boundPod
+	// released says of a copy that claims for one pod are free: it is the node without
+	// the pods that use them.
+	released bool
 	// expected are pods that are to come here once there is room, or their volumes
 	// are there.
 	expected map[object.Key]*pendingPod
@@ -449,9 +452,7 @@ func (c *cluster) bind(pod *boundPod, name string) {
 		}
 		n.ports[port]++
 	}
-	for _, claim := range pod.needs.claims {
-		c.claimUsers[claimKey(pod.needs.namespace, claim)]++
-	}
+	c.useClaims(pod.needs, 1)
 	c.least[pod.needs.priority]++
 	c.countAll(pod)
 	c.touch(n)
@@ -476,12 +477,7 @@ func (c *cluster) unbind(key object.Key) (was bool) {
 			delete(n.ports, port)
 		}
 	}
-	for _, claim := range pod.needs.claims {
-		key := claimKey(pod.needs.namespace, claim)
-		if c.claimUsers[key]--; c.claimUsers[key] == 0 {
-			delete(c.claimUsers, key)
-		}
-	}
+	c.useClaims(pod.needs, -1)
 	if c.least[pod.needs.priority]--; c.least[pod.needs.priority] == 0 {
 		delete(c.least, pod.needs.priority)
 	}
