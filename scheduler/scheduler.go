@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -459,8 +460,12 @@ func (s *Scheduler) write(view raftstore.View, r *result) (txn raftstore.Txn, si
 			err = raftstore.ErrConflict // it has gone
 			return
 		}
-		obj, decodeErr := object.Decode(kv.Value, kv.Mod)
-		if err = decodeErr; err != nil {
+		var obj object.Object
+		if read := r.pod.read; key == r.pod.key && read != nil && read.ResourceVersion == strconv.FormatInt(kv.Mod, 10) {
+			own := *read
+			own.Status.Conditions = slices.Clone(own.Status.Conditions)
+			obj = &own
+		} else if obj, err = object.Decode(kv.Value, kv.Mod); err != nil {
 			return
 		}
 		edit(obj)
