@@ -235,7 +235,8 @@ func filterClaims(cl *class, n *node, reject func(Reason) bool) {
 		}
 	}
 	for _, key := range claims.held {
-		if !n.released && !reject(Reason{Filter: "Volume", Detail: "because " + claimNames([]object.Key{key}) + " is for one pod and another uses it"}) {
+		name := claimNames([]object.Key{key})
+		if !n.released && !reject(Reason{Filter: "Volume", Detail: "because " + name + " is for one pod and another uses it", cure: "the pod that uses " + name + " ends"}) {
 			return
 		}
 	}
