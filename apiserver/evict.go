@@ -13,6 +13,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -69,7 +70,9 @@ func (s objectService) Evict(ctx context.Context, req *holdfastv1.EvictRequest) 
 		case err != nil:
 			return err
 		}
-		if _, err := p.remove(was, how); err != nil {
+		gone := was
+		gone.obj = targeted(pod, "evicted by "+actor(ctx), p.now)
+		if _, err := p.remove(gone, how); err != nil {
 			return err
 		}
 		if err := p.tellOwner(pod); err != nil {
@@ -84,6 +87,20 @@ func (s objectService) Evict(ctx context.Context, req *holdfastv1.EvictRequest) 
 		return nil, err
 	}
 	return &holdfastv1.EvictResponse{Answer: p.answerTo(revision)}, nil
+}
+
+// targeted returns pod with the condition that says that it is made to go, by no fault of
+// its own: a Job does not count it as a failure if it says so.
+func targeted(pod *corev1.Pod, why string, now time.Time) *corev1.Pod {
+	if object.Deleting(pod) {
+		return pod // for another reason, which stands
+	}
+	pod = pod.DeepCopy()
+	object.SetPodCondition(pod, corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: why,
+		LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	})
+	return pod
 }
 
 // replaceable reports whether pod serves, and another can be started in its place.

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	appsv1 "k8s.io/api/apps/v1"
@@ -69,6 +70,9 @@ func TestEvictReplacesFirst(t *testing.T) {
 	if !object.Deleting(pod("a")) {
 		t.Fatal("the pod stays though another serves")
 	}
+	if at := object.PodCondition(pod("a"), corev1.DisruptionTarget); at == nil || at.Status != corev1.ConditionTrue || at.Reason != "EvictionByEvictionAPI" || at.Message != "evicted by admin/alice" {
+		t.Errorf("the evicted pod's condition DisruptionTarget is %v, want one that says who did it", at)
+	}
 
 	// A budget says the same without being asked; without anybody who could replace the
 	// pod, it is only refused.
@@ -85,8 +89,41 @@ func TestEvictReplacesFirst(t *testing.T) {
 		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: new(intstr.FromInt32(9)), Selector: &metav1.LabelSelector{MatchLabels: labels}},
 	})
 	serving("alone", false)
+	refused, err := c.servers["peer-1"].Evictor().Evict(t.Context(), pod("alone"), true, nil)
+	if err != nil || refused != "the disruption budget web needs 9 healthy pods and has 2 currently" {
+		t.Errorf("for the controllers: refused %q, %v; want the budget's numbers", refused, err)
+	}
 	evict(&holdfastv1.EvictRequest{Name: "alone"}, "needs 9 healthy pods and has 2 currently; wait")
 	if marked("alone") {
 		t.Error("a pod that nobody can replace is marked")
+	}
+}
+
+// TestEvictorForControllers: what is gone is no error, and what may go goes, in the time
+// that was given, and says that a controller has done it.
+func TestEvictorForControllers(t *testing.T) {
+	c := newCluster(t, 1)
+	free := boundPod("free", "n1")
+	free.UID = "uid"
+	c.put(free)
+	evictor := c.servers["peer-1"].Evictor()
+	other := free.DeepCopy()
+	other.UID = "another"
+	if refused, err := evictor.Evict(t.Context(), other, true, nil); refused != "" || err == nil {
+		t.Errorf("of another uid: refused %q, %v; want an error", refused, err)
+	}
+	if refused, err := evictor.Evict(t.Context(), free, true, new(3*time.Second)); refused != "" || err != nil {
+		t.Fatalf("refused %q, %v", refused, err)
+	}
+	pod, ok := object.Get[*corev1.Pod](c.servers["peer-1"].cfg.Store.View(), podResource.Key("default", "free"))
+	if !ok || !object.Deleting(pod) || *pod.DeletionGracePeriodSeconds != 3 {
+		t.Fatalf("the pod is there: %v, %v", ok, pod.ObjectMeta)
+	}
+	if at := object.PodCondition(pod, corev1.DisruptionTarget); at == nil || at.Message != "evicted by controllers/drain" {
+		t.Errorf("its condition DisruptionTarget is %v", at)
+	}
+	gone := boundPod("gone", "n1")
+	if refused, err := evictor.Evict(t.Context(), gone, true, nil); refused != "" || err != nil {
+		t.Errorf("of a pod that is gone: refused %q, %v", refused, err)
 	}
 }

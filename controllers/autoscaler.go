@@ -25,6 +25,7 @@ import (
 // Bounds of autoscaling, as Kubernetes has them by default.
 const (
 	autoscalePeriod       = 15 * time.Second
+	measureTime           = 500 * time.Millisecond // what measuring may take; the look is after that
 	autoscaleTolerance    = 0.1
 	downscaleWindow       = 5 * time.Minute
 	cpuInitialization     = 5 * time.Minute  // a pod's start, in which its CPU use says little
@@ -535,13 +536,42 @@ func movedMuch(specs []autoscalingv2.MetricSpec, was, is []autoscalingv2.MetricS
 type autoscalers struct {
 	metrics Metrics
 	log     *slog.Logger
-	usage   atomic.Pointer[map[types.UID]PodUsage]
-	wanted  atomic.Bool // there is an autoscaler
+	usage   atomic.Pointer[podUsages]
+	wanted  atomic.Bool   // there is an autoscaler
+	wake    chan struct{} // holds one token when there is one, and was none before
 	history map[types.UID]scaleHistory
 }
 
+// podUsages is what was measured at a time.
+type podUsages struct {
+	at   time.Time
+	pods map[types.UID]PodUsage
+}
+
 func newAutoscalers(metrics Metrics, log *slog.Logger) *autoscalers {
-	return &autoscalers{metrics: metrics, log: log, history: map[types.UID]scaleHistory{}}
+	return &autoscalers{metrics: metrics, log: log, wake: make(chan struct{}, 1), history: map[types.UID]scaleHistory{}}
+}
+
+// want notes whether there is an autoscaler. The first one is not to wait for its measures.
+func (a *autoscalers) want(yes bool) {
+	if was := a.wanted.Swap(yes); yes && !was {
+		select {
+		case a.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// nextLook returns how long until there are new measures to look at.
+func (a *autoscalers) nextLook(now time.Time) time.Duration {
+	known := a.usage.Load()
+	switch {
+	case a.metrics == nil:
+		return autoscalePeriod
+	case known == nil:
+		return measureTime
+	}
+	return max(known.at.Add(autoscalePeriod+measureTime).Sub(now), measureTime)
 }
 
 // run asks for measures until ctx ends.
@@ -552,7 +582,7 @@ func (a *autoscalers) run(ctx context.Context) {
 		if a.wanted.Load() {
 			usage, err := a.metrics.PodUsage(ctx)
 			if err == nil {
-				a.usage.Store(&usage)
+				a.usage.Store(&podUsages{time.Now(), usage})
 			} else if ctx.Err() == nil {
 				a.log.Warn("what pods use is not known; autoscalers wait", "error", err)
 			}
@@ -561,6 +591,8 @@ func (a *autoscalers) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-a.wake:
+			tick.Reset(autoscalePeriod)
 		}
 	}
 }
@@ -572,13 +604,13 @@ func (a *autoscalers) controller() *controller {
 		name: "autoscaler",
 		all: func(s state) []object.Key {
 			keys := keysOf(s.index, autoscalerResource)
-			a.wanted.Store(len(keys) > 0)
+			a.want(len(keys) > 0)
 			return keys
 		},
 		affected: func(_ *index, c change) []object.Key {
 			keys := affectsItself(autoscalerResource, c)
 			if len(keys) > 0 {
-				a.wanted.Store(true)
+				a.want(true)
 			} else if c.after == nil && isKind(c.before.resource, autoscalerResource) {
 				delete(a.history, c.before.uid)
 			}
@@ -589,10 +621,10 @@ func (a *autoscalers) controller() *controller {
 			if !ok || object.Deleting(hpa) {
 				return outcome{}
 			}
-			o := outcome{again: autoscalePeriod}
+			o := outcome{again: a.nextLook(now)}
 			usage := map[types.UID]PodUsage{}
 			if known := a.usage.Load(); known != nil {
-				usage = *known
+				usage = known.pods
 			}
 			target, selector, current, err := scaleTarget(s, hpa)
 			var pods []*corev1.Pod

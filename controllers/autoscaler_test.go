@@ -1,10 +1,15 @@
 package controllers
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -109,4 +114,41 @@ func TestAutoscalerIsQuiet(t *testing.T) {
 			t.Errorf("step %d, use %s: changed %v, scale %v; want changed %v and no scale", i, step.use, plan.changed, plan.scale, step.changed)
 		}
 	}
+}
+
+// measures is a Metrics that counts.
+type measures struct{ times atomic.Int32 }
+
+func (m *measures) PodUsage(context.Context) (map[types.UID]PodUsage, error) {
+	m.times.Add(1)
+	return map[types.UID]PodUsage{}, nil
+}
+
+// TestAutoscalersLookWhenMeasured: an autoscaler has measures as soon as it is there, and
+// looks at each of them once it has been taken, not up to a period later.
+func TestAutoscalersLookWhenMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &measures{}
+		a := newAutoscalers(m, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { a.run(ctx) })
+		time.Sleep(7 * time.Second) // somewhere in the period
+		if n := m.times.Load(); n != 0 {
+			t.Fatalf("%d measures without an autoscaler", n)
+		}
+		a.want(true)
+		synctest.Wait()
+		if n := m.times.Load(); n != 1 {
+			t.Fatalf("%d measures for the first autoscaler, want one at once", n)
+		}
+		for want := int32(2); want < 5; want++ {
+			time.Sleep(a.nextLook(time.Now()))
+			if n, age := m.times.Load(), time.Since(a.usage.Load().at); n != want || age > measureTime {
+				t.Errorf("at the next look: %d measures, the last %v old; want %d and at most %v", n, age, want, measureTime)
+			}
+		}
+		cancel()
+		running.Wait()
+	})
 }

@@ -55,6 +55,7 @@ type Config struct {
 	Leader *raftstore.Leader // required: the leadership under which they run
 	Health Health            // required
 
+	Evictor    Evictor               // optional; without it nodes are not emptied
 	Metrics    Metrics               // optional; without them autoscalers only say that they know nothing
 	Events     Events                // optional; discarded
 	Logger     *slog.Logger          // optional; discarded
@@ -125,6 +126,8 @@ func (c *Controllers) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { autoscalers.run(ctx) })
+	drains := newDrains(c.cfg.Evictor, c.cfg.Logger)
+	wg.Go(func() { drains.run(ctx) })
 	r := &runner{
 		leader:  c.cfg.Leader,
 		events:  c.cfg.Events,
@@ -142,6 +145,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 			newQuotas(),
 			autoscalers.controller(),
 			nodes.controller(),
+			drains.controller(),
 			newPodCIDRs(c.cfg.ClusterCIDR),
 			newNamespaces(),
 			newServiceAccounts(c.cfg.NewUID),

@@ -251,6 +251,12 @@ func (p nodePlan) outcome(now time.Time) outcome {
 	}
 	for _, e := range p.evict {
 		o.warn(e.pod, "TaintManagerEviction", "marked for deletion: %s", e.reason)
+		if !object.Deleting(e.pod) {
+			object.SetPodCondition(e.pod, corev1.PodCondition{
+				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager", Message: e.reason,
+				LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+			})
+		}
 		o.remove(e.pod, now)
 		o.txn.Reason = e.reason
 	}

@@ -258,6 +258,9 @@ func TestLostNodeIsReplaced(t *testing.T) {
 		for _, pod := range object.List[*corev1.Pod](b.store.View(), "") {
 			if object.Deleting(pod) && pod.Spec.NodeName == "n1" {
 				terminating++
+				if at := object.PodCondition(pod, corev1.DisruptionTarget); at == nil || at.Reason != "DeletionByTaintManager" {
+					t.Errorf("the condition DisruptionTarget of %s is %v, want one for the taint", pod.Name, at)
+				}
 			}
 		}
 		if terminating != 2 {

@@ -54,6 +54,9 @@ func defaultNode(node *corev1.Node) {
 func validateNode(node *corev1.Node) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("spec")
+	if _, _, err := DrainOf(node); err != nil {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "annotations").Key(DrainAnnotation), node.Annotations[DrainAnnotation], err.Error()))
+	}
 	errs = append(errs, validateTaints(node.Spec.Taints, path.Child("taints"))...)
 	seen := map[string]bool{}
 	for i, cidr := range node.Spec.PodCIDRs {

@@ -276,6 +276,7 @@ func (p *Peer) lead(ctx context.Context, leader *raftstore.Leader, api *apiserve
 		Leader:      leader,
 		Health:      health{api.Heartbeats(), p.gossip},
 		Metrics:     podMetrics{api},
+		Evictor:     api.Evictor(),
 		Events:      events.Recorder("controllers", p.rec.ID),
 		Logger:      p.log.With("part", "controllers"),
 		Registerer:  p.registry,

@@ -76,6 +76,9 @@ type node struct {
 	owners map[types.UID]int // pods by the owner that controls them
 	ports  map[hostPort]int
 	pods   map[object.Key]*boundPod
+	// released says of a copy that claims for one pod are free: it is the node without
+	// the pods that use them.
+	released bool
 	// expected are pods that are to come here once there is room, or their volumes
 	// are there.
 	expected map[object.Key]*pendingPod
@@ -132,6 +135,9 @@ type pendingPod struct {
 	nodeName string // the node that it is expected on, "" for none
 	// message is what the condition PodScheduled says, empty if it says nothing.
 	message string
+	// read is the pod as it was read last, for who writes it next; nil once it has been
+	// tried in vain. It is not changed.
+	read *corev1.Pod
 
 	class    *class // as of
 	mentions int    // cluster.mentions
@@ -330,6 +336,9 @@ func (c *cluster) setPod(pod *corev1.Pod) (helps bool) {
 		// Nothing has changed that counts: it stays where it stands.
 		next.users(-1, c)
 		old.message, old.created = next.message, next.created
+		if old.read != nil {
+			old.read = pod
+		}
 		return helps
 	}
 	c.forget(key)
@@ -380,7 +389,7 @@ func (c *cluster) settleDown(p *pendingPod) {
 // wait notes that p was tried in vain.
 func (c *cluster) wait(p *pendingPod) {
 	c.settleDown(p)
-	p.tried = true
+	p.tried, p.read = true, nil // thousands may wait for long
 	if cl := p.class; cl != nil && c.classes[cl.key] == cl {
 		cl.waiters[p] = struct{}{}
 		c.waiting[cl] = struct{}{}
@@ -449,9 +458,7 @@ func (c *cluster) bind(pod *boundPod, name string) {
 		}
 		n.ports[port]++
 	}
-	for _, claim := range pod.needs.claims {
-		c.claimUsers[claimKey(pod.needs.namespace, claim)]++
-	}
+	c.useClaims(pod.needs, 1)
 	c.least[pod.needs.priority]++
 	c.countAll(pod)
 	c.touch(n)
@@ -476,12 +483,7 @@ func (c *cluster) unbind(key object.Key) (was bool) {
 			delete(n.ports, port)
 		}
 	}
-	for _, claim := range pod.needs.claims {
-		key := claimKey(pod.needs.namespace, claim)
-		if c.claimUsers[key]--; c.claimUsers[key] == 0 {
-			delete(c.claimUsers, key)
-		}
-	}
+	c.useClaims(pod.needs, -1)
 	if c.least[pod.needs.priority]--; c.least[pod.needs.priority] == 0 {
 		delete(c.least, pod.needs.priority)
 	}
@@ -537,7 +539,7 @@ func ours(pod *corev1.Pod) bool {
 func (c *cluster) pendingOf(key object.Key, pod *corev1.Pod) *pendingPod {
 	p := &pendingPod{
 		key: key, created: pod.CreationTimestamp.Time, needs: c.needsOf(pod), owner: ownerOf(pod), labels: pod.Labels,
-		nodeName: pod.Status.NominatedNodeName,
+		nodeName: pod.Status.NominatedNodeName, read: pod,
 	}
 	p.users(1, c)
 	if cond := object.PodCondition(pod, corev1.PodScheduled); cond != nil && cond.Status == corev1.ConditionFalse {

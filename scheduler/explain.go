@@ -204,6 +204,9 @@ func (r Reason) remedy(node string) string {
 	case "Priority":
 		return "its PriorityClass is created"
 	case "Volume":
+		if r.cure != "" {
+			return r.cure
+		}
 		return "its volumes can be used on " + node
 	default:
 		return r.cure

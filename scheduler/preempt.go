@@ -176,7 +176,19 @@ func (c *cluster) victims(cl *class, n *node) ([]*boundPod, *loss) {
 	if len(gone)+len(candidates) == 0 {
 		return nil, nil
 	}
+	for _, key := range cl.claims.held { // who uses what is for one pod has to be among them
+		users := 0
+		for _, pod := range slices.Concat(gone, candidates) {
+			if pod.uses(key) {
+				users++
+			}
+		}
+		if users < c.claimUsers[key] {
+			return nil, nil
+		}
+	}
 	without := *n // as if they had gone
+	without.released = true
 	without.used = amounts{}
 	without.used.add(n.used, 1)
 	without.ports = maps.Clone(n.ports)
@@ -199,6 +211,9 @@ func (c *cluster) victims(cl *class, n *node) ([]*boundPod, *loss) {
 	}
 	victims := slices.Clone(candidates)
 	for _, pod := range slices.Backward(candidates) { // let stay who can, the most important first
+		if pod.uses(cl.claims.held...) {
+			continue
+		}
 		take(pod, -1)
 		rest := slices.DeleteFunc(slices.Clone(victims), func(v *boundPod) bool { return v == pod })
 		if cl.fits(&without) && cl.termsAllow(n, slices.Concat(gone, rest)) {

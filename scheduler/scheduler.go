@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,9 +27,9 @@ const (
 	// passSize bounds the pods of one pass: those that come later wait no longer
 	// than for one pass.
 	passSize = 480
-	// batchPods bounds the pods of one transaction, which must not have too many
-	// operations, and batchBytes their size.
-	batchPods  = 120
+	// batchOps bounds the compares and operations of one transaction, which a binding
+	// takes four of, and batchBytes its size.
+	batchOps   = 480
 	batchBytes = 1 << 20
 	// maxFlights bounds the transactions under way. While one is, the next pods are
 	// decided about, as if it had been committed.
@@ -310,6 +311,7 @@ func (s *Scheduler) put(kv raftstore.KeyValue) {
 type result struct {
 	decision
 	about    *corev1.Pod // as written
+	budgets  bool        // it writes budgets
 	wrote    bool
 	revision raftstore.Revision
 	err      error
@@ -375,6 +377,7 @@ type batch struct {
 	results []result
 	txns    []raftstore.Txn
 	bytes   int
+	ops     int
 }
 
 // add encodes a decision and puts it into the batch, or sends it off alone if it
@@ -388,14 +391,15 @@ func (b *batch) add(ctx context.Context, d decision) {
 		return
 	}
 	b.s.flying[d.pod.key] = nil
-	if len(d.claims) > 0 || len(d.victims) > 0 {
+	if len(d.claims) > 0 || r.budgets {
 		(&batch{s: b.s, view: b.view, results: []result{r}, txns: []raftstore.Txn{txn}}).send(ctx)
 		return
 	}
-	if len(b.txns) == batchPods || b.bytes+size > batchBytes {
+	ops := len(txn.If) + len(txn.Then) + 1
+	if b.ops+ops > batchOps || b.bytes+size > batchBytes {
 		b.send(ctx)
 	}
-	b.results, b.txns, b.bytes = append(b.results, r), append(b.txns, txn), b.bytes+size
+	b.results, b.txns, b.bytes, b.ops = append(b.results, r), append(b.txns, txn), b.bytes+size, b.ops+ops
 }
 
 // send commits the batch on a goroutine of its own, once there is room for one.
@@ -404,7 +408,7 @@ func (b *batch) send(ctx context.Context) {
 		return
 	}
 	s, results, txns := b.s, b.results, b.txns
-	b.results, b.txns, b.bytes = nil, nil, 0
+	b.results, b.txns, b.bytes, b.ops = nil, nil, 0, 0
 	s.land(maxFlights - 1)
 	s.flights++
 	go func() {
@@ -425,7 +429,7 @@ func (s *Scheduler) commit(ctx context.Context, results []result, txns []raftsto
 				bound++
 			}
 		}
-		txn.Reason = fmt.Sprintf("%d pods bound, %d that fit nowhere", bound, len(txns)-bound)
+		txn.Reason = fmt.Sprintf("%d pods bound, %d that wait", bound, len(txns)-bound)
 	} else {
 		txn.Reason = results[0].message
 		if results[0].node != "" {
@@ -459,8 +463,12 @@ func (s *Scheduler) write(view raftstore.View, r *result) (txn raftstore.Txn, si
 			err = raftstore.ErrConflict // it has gone
 			return
 		}
-		obj, decodeErr := object.Decode(kv.Value, kv.Mod)
-		if err = decodeErr; err != nil {
+		var obj object.Object
+		if read := r.pod.read; key == r.pod.key && read != nil && read.ResourceVersion == strconv.FormatInt(kv.Mod, 10) {
+			own := *read
+			own.Status.Conditions = slices.Clone(own.Status.Conditions)
+			obj = &own
+		} else if obj, err = object.Decode(kv.Value, kv.Mod); err != nil {
 			return
 		}
 		edit(obj)
@@ -512,6 +520,7 @@ func (s *Scheduler) write(view raftstore.View, r *result) (txn raftstore.Txn, si
 			}
 		}
 	}
+	r.budgets = len(budgets) > 0
 	for _, key := range slices.Sorted(maps.Keys(budgets)) {
 		change(key, func(obj object.Object) {
 			for _, name := range budgets[key] {

@@ -148,7 +148,7 @@ func TestSchedulerBinds(t *testing.T) {
 				t.Errorf("%s has %d pods, want a tenth of %d", node, n, pods)
 			}
 		}
-		if wrote := b.store.View().Revision() - before; wrote > pods/batchPods+3 {
+		if wrote := b.store.View().Revision() - before; wrote > 4*pods/batchOps+3 {
 			t.Errorf("%d transactions for %d pods, want them together", wrote, pods)
 		}
 		if events := b.recorded(); len(events) != pods || !strings.Contains(events[0], "Normal") || !strings.Contains(events[0], "Scheduled: bound to n") {
@@ -255,6 +255,41 @@ func interfere(t *testing.T, f func()) {
 		}
 	})
 	t.Cleanup(func() { filters = filters[:len(filters)-1] })
+}
+
+// TestPreemptionsAreCommittedTogether: decisions whose victims no budget counts share
+// transactions, so that making room for many costs no more round trips than binding them.
+func TestPreemptionsAreCommittedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		const nodes = 60
+		for i := range nodes {
+			b.putNodes(fmt.Sprintf("n%d cpu=1", i))
+			b.putPods(fmt.Sprintf("low-%d cpu=1 node=n%d priority=0", i, i))
+		}
+		var high []object.Object
+		for i := range nodes {
+			high = append(high, parsePods(t, fmt.Appendf(nil, "high-%d cpu=1 priority=9", i))[0])
+		}
+		b.put(high...)
+		before := b.store.View().Revision()
+		b.run()
+		synctest.Wait()
+		expected := map[string]bool{}
+		for i := range nodes {
+			pod := b.pod(fmt.Sprint("high-", i))
+			expected[pod.Status.NominatedNodeName] = true
+			if low := b.pod(fmt.Sprint("low-", i)); !object.Deleting(low) {
+				t.Errorf("%s was to make room", low.Name)
+			}
+		}
+		if len(expected) != nodes || expected[""] {
+			t.Errorf("they are expected on %d nodes, want one on each of %d", len(expected), nodes)
+		}
+		if took := b.store.View().Revision() - before; took > 4 {
+			t.Errorf("%d transactions, want one for about a hundred", took)
+		}
+	})
 }
 
 // TestConflictsAreDecidedAnew: a pod that changes between the decision and its

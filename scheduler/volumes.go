@@ -74,18 +74,58 @@ func (c *cluster) retryClaims(key object.Key) {
 			continue
 		}
 		if key == "" || slices.ContainsFunc(p.needs.claims, func(name string) bool { return claimKey(p.needs.namespace, name) == key }) {
-			if p.failures == 0 {
-				c.try(p)
-			}
-			p.class = nil // what its claims need may be something else now
+			c.reclass(p)
 		}
 	}
+}
+
+// reclass makes p, which waits, be tried again in another class: what its claims need
+// may be something else now. One whose commit has failed keeps its time.
+func (c *cluster) reclass(p *pendingPod) {
+	due := p.due
+	c.settleDown(p)
+	p.class = nil
+	if p.failures == 0 || due.IsZero() {
+		c.queue.push(p)
+		return
+	}
+	c.wait(p)
+	c.delay(p, due)
+}
+
+// forOnePod reports whether the claim under key is for one pod at a time.
+func (c *cluster) forOnePod(key object.Key) bool {
+	claim := c.volumes.claims[key]
+	return claim != nil && slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod)
+}
+
+// useClaims counts the claims of a pod that is bound (1), or no longer is (-1). Who waits
+// for a claim that is for one pod is tried again.
+func (c *cluster) useClaims(n *needs, by int) {
+	for _, name := range n.claims {
+		key := claimKey(n.namespace, name)
+		before := c.claimUsers[key]
+		if c.claimUsers[key] += by; c.claimUsers[key] == 0 {
+			delete(c.claimUsers, key)
+		}
+		if (before == 0) != (before+by == 0) && c.forOnePod(key) {
+			c.retryClaims(key)
+		}
+	}
+}
+
+// uses reports whether pod uses one of the claims under keys.
+func (pod *boundPod) uses(keys ...object.Key) bool {
+	return slices.ContainsFunc(pod.needs.claims, func(name string) bool {
+		return slices.Contains(keys, claimKey(pod.needs.namespace, name))
+	})
 }
 
 // claimNeeds is what the claims of a pod ask of its node.
 type claimNeeds struct {
 	id      string       // equal for claims that ask for the same
 	missing []string     // why no node will do yet
+	held    []object.Key // claims for one pod that another uses
 	terms   [][]nodeTerm // of each of these one
 	texts   []string     // of terms
 	node    string       // the node that is selected already, if one is
@@ -100,12 +140,11 @@ func (c *cluster) claimNeeds(n *needs) claimNeeds {
 	for _, name := range n.claims {
 		key := claimKey(n.namespace, name)
 		c.claimNeed(&out, key, name)
-		claim := c.volumes.claims[key]
-		if claim != nil && slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) && c.claimUsers[key] > 0 {
-			out.missing = append(out.missing, fmt.Sprintf("claim %s is for one pod and another uses it", name))
+		if c.forOnePod(key) && c.claimUsers[key] > 0 {
+			out.held = append(out.held, key)
 		}
 	}
-	fmt.Fprintf(&id, "%q %q %q %q %q", out.missing, out.texts, out.node, out.choose, out.waiting)
+	fmt.Fprintf(&id, "%q %q %q %q %q %q", out.missing, out.held, out.texts, out.node, out.choose, out.waiting)
 	out.id = id.String()
 	return out
 }
@@ -192,6 +231,12 @@ func filterClaims(cl *class, n *node, reject func(Reason) bool) {
 	claims := &cl.claims
 	for _, missing := range claims.missing {
 		if !reject(Reason{Filter: "Volume", Detail: "because " + missing}) {
+			return
+		}
+	}
+	for _, key := range claims.held {
+		name := claimNames([]object.Key{key})
+		if !n.released && !reject(Reason{Filter: "Volume", Detail: "because " + name + " is for one pod and another uses it", cure: "the pod that uses " + name + " ends"}) {
 			return
 		}
 	}

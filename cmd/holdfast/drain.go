@@ -2,32 +2,27 @@ package main
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"connectrpc.com/connect/v2"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/holdfast-io/holdfast/object"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
-// evictRetry is how long an eviction that a budget refused waits for its next try.
-const evictRetry = 5 * time.Second
-
-// replaceRetry is the same for a pod that goes once another serves in its place.
-const replaceRetry = time.Second
-
 type drainFlags struct {
 	changeFlags
 	ignoreDaemonSets, deleteEmptyDir, force bool
-	replaceFirst                            bool
+	replaceFirst, detach                    bool
 	grace                                   time.Duration
 	timeout                                 time.Duration
 }
@@ -41,9 +36,13 @@ func (a *app) drainCommand() *cobra.Command {
 budgets are kept: what they hold back is told, and tried again until --timeout. Of pods
 that a budget cannot spare, and of the only one that serves of a ReplicaSet (and so of a
 Deployment) or ReplicationController, another is started first; they go once it serves.
-'holdfast uncordon' takes the node back into service.`,
+
+The cluster does it, and this command tells how far it is: when it is interrupted, or
+loses its connection, the drain goes on. The node's condition Drained says the same.
+'holdfast uncordon' ends a drain, and takes the node back into service.`,
 		Example: `  holdfast drain n1 --ignore-daemonsets
-  holdfast drain n1 --ignore-daemonsets --delete-emptydir-data --timeout 10m`,
+  holdfast drain n1 --ignore-daemonsets --delete-emptydir-data --timeout 10m
+  holdfast drain n1 --force --detach    # and later: holdfast wait node/n1 --for condition=Drained`,
 		Args:              exactArgs(1, "the NODE"),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,46 +55,25 @@ Deployment) or ReplicationController, another is started first; they go once it 
 	flags.BoolVar(&f.force, "force", false, "also evict pods that nothing will bring back")
 	flags.BoolVar(&f.replaceFirst, "replace-first", true, "start another pod before the only one of a ReplicaSet goes, although no budget says so")
 	flags.Var((*graceValue)(&f.grace), "grace-period", "time that pods have to stop in (default: what each asks for)")
-	flags.DurationVar(&f.timeout, "timeout", 0, "how long to wait; 0 means for ever")
+	flags.DurationVar(&f.timeout, "timeout", 0, "how long to try; 0 means for ever")
+	flags.BoolVar(&f.detach, "detach", false, "do not wait: the cluster goes on")
 	flags.Var(&f.dryRun, "dry-run", "server or client: only say what would be evicted")
 	flags.Lookup("dry-run").NoOptDefVal = "server"
 	return cmd
 }
 
-// drainable sorts pods of a node into those to evict and those that stay, and
-// says what forbids the drain.
-func drainable(pods []*corev1.Pod, f drainFlags) (evict []*corev1.Pod, stay, forbid []string) {
-	for _, pod := range pods {
-		name := "pod/" + pod.Name + " (" + pod.Namespace + ")"
-		owner := object.ControllerOf(pod)
-		if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
-			stay = append(stay, name) // the node runs it from a file, whatever becomes of the object
-			continue
-		}
-		if object.PodPhaseFinal(pod) {
-			evict = append(evict, pod)
-			continue
-		}
-		if owner != nil && owner.Kind == "DaemonSet" {
-			if f.ignoreDaemonSets {
-				stay = append(stay, name)
-			} else {
-				forbid = append(forbid, name+" belongs to a DaemonSet: --ignore-daemonsets leaves it there")
-			}
-			continue
-		}
-		if owner == nil && !f.force {
-			forbid = append(forbid, name+" belongs to nothing that would bring it back: --force evicts it for good")
-			continue
-		}
-		hasData := slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.EmptyDir != nil })
-		if hasData && !f.deleteEmptyDir {
-			forbid = append(forbid, name+" has data in an emptyDir volume: --delete-emptydir-data loses it")
-			continue
-		}
-		evict = append(evict, pod)
+// request is what the flags ask the cluster for.
+func (f drainFlags) request() object.Drain {
+	d := object.Drain{
+		IgnoreDaemonSets: f.ignoreDaemonSets, DeleteEmptyDirData: f.deleteEmptyDir, Force: f.force, ReplaceFirst: f.replaceFirst,
 	}
-	return evict, stay, forbid
+	if f.grace >= 0 {
+		d.GracePeriodSeconds = new(int64((f.grace + time.Second - 1) / time.Second))
+	}
+	if f.timeout > 0 {
+		d.Timeout = f.timeout.String()
+	}
+	return d
 }
 
 func (a *app) runDrain(ctx context.Context, f drainFlags, node string) error {
@@ -103,7 +81,8 @@ func (a *app) runDrain(ctx context.Context, f drainFlags, node string) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := a.get(ctx, r, mustResource("nodes"), "", node, &holdfastv1.ReadOptions{}); err != nil {
+	obj, _, err := a.get(ctx, r, mustResource("nodes"), "", node, &holdfastv1.ReadOptions{})
+	if err != nil {
 		return err
 	}
 	on := &holdfastv1.ListRequest{Kind: wireKind(mustResource("pods")), FieldSelector: "spec.nodeName=" + node}
@@ -117,145 +96,166 @@ func (a *app) runDrain(ctx context.Context, f drainFlags, node string) error {
 			pods = append(pods, pod)
 		}
 	}
-	evict, stay, forbid := drainable(pods, f)
+	request := f.request()
+	leave, stay, forbid := request.Sort(pods)
 	if len(forbid) > 0 {
-		return failf(exitRefused, "node %s was not drained:\n  %s", node, strings.Join(forbid, "\n  "))
+		return notDrained(node, forbid)
 	}
 	if f.dryRun != "" {
-		for _, pod := range evict {
+		for _, pod := range leave {
 			fmt.Fprintf(a.stdout, "pod/%s would be evicted%s\n", pod.Name, f.dryRun.suffix())
 		}
 		return nil
 	}
-	cordon, err := merge(map[string]any{"spec": map[string]any{"unschedulable": true}}, "cordoned", "already cordoned")
+	if len(stay) > 0 {
+		var names []string
+		for _, pod := range stay {
+			names = append(names, object.DrainName(pod))
+		}
+		a.note("Staying: %s.", strings.Join(names, ", "))
+	}
+	request.ID = rand.Text()
+	done := "cordoned"
+	if obj.(*corev1.Node).Spec.Unschedulable {
+		done = "already cordoned"
+	}
+	ask, err := merge(map[string]any{
+		"spec":     map[string]any{"unschedulable": true},
+		"metadata": map[string]any{"annotations": map[string]any{object.DrainAnnotation: request.String()}},
+	}, done, done)
 	if err != nil {
 		return err
 	}
-	if _, _, err := a.patchOne(ctx, r, f.changeFlags, doomed{mustResource("nodes"), "", node}, cordon); err != nil {
+	began := a.now()
+	asked, _, err := a.patchOne(ctx, r, f.changeFlags, doomed{mustResource("nodes"), "", node}, ask)
+	if err != nil {
 		return err
 	}
-	if len(stay) > 0 {
-		a.note("Staying: %s.", strings.Join(stay, ", "))
+	if f.detach {
+		a.note("The cluster drains node %s. 'holdfast wait node/%s --for condition=Drained' waits for it, 'holdfast uncordon %s' ends it.", node, node, node)
+		return nil
 	}
-	return a.evictAll(ctx, r, f, node, evict)
+	return a.followDrain(ctx, r, asked, request, leave, began)
 }
 
-// eviction is how far one pod is.
-type eviction struct {
-	pod     *corev1.Pod
-	evicted bool
-	next    time.Time
-	why     string
+func notDrained(node string, forbid []string) error {
+	return failf(exitRefused, "node %s was not drained:\n  %s", node, strings.Join(forbid, "\n  "))
 }
 
-// evictAll evicts pods and waits until they are gone.
-func (a *app) evictAll(ctx context.Context, r *remote, f drainFlags, node string, pods []*corev1.Pod) error {
-	began := a.now()
-	left := map[string]*eviction{}
+// followDrain tells how far the cluster is with a request, until that has ended.
+// asked is the node with the request.
+func (a *app) followDrain(ctx context.Context, r *remote, asked object.Object, request object.Drain, pods []*corev1.Pod, began time.Time) error {
+	node := asked.GetName()
+	story := drainStory{out: a.stdout, request: request.ID, since: revisionOf(asked), left: map[types.UID]*corev1.Pod{}, evicted: map[types.UID]bool{}, waits: map[string]string{}}
 	for _, pod := range pods {
-		left[string(pod.UID)] = &eviction{pod: pod}
+		story.left[pod.UID] = pod
 	}
-	waitCtx, cancel := ctx, context.CancelFunc(func() {})
-	if f.timeout > 0 {
-		waitCtx, cancel = context.WithTimeout(ctx, f.timeout)
+	requests := []*holdfastv1.WatchRequest{
+		{Kind: wireKind(mustResource("pods")), FieldSelector: "spec.nodeName=" + node},
+		{Kind: wireKind(mustResource("nodes")), FieldSelector: "metadata.name=" + node},
 	}
-	defer cancel()
-	synced, seen := false, map[string]bool{}
-	req := &holdfastv1.WatchRequest{Kind: wireKind(mustResource("pods")), FieldSelector: "spec.nodeName=" + node}
-	err := a.watch(waitCtx, r, []*holdfastv1.WatchRequest{req}, time.Second, func(u update) error {
-		gone := func(uid string) {
-			if e, ok := left[uid]; ok {
-				fmt.Fprintf(a.stdout, "pod/%s gone\n", e.pod.Name)
-				delete(left, uid)
-			}
-		}
+	err := a.watch(ctx, r, requests, 0, func(u update) error {
 		for _, c := range u.changes {
-			if c.kind == holdfastv1.ChangeType_CHANGE_TYPE_DELETED {
-				gone(string(c.obj.GetUID()))
-				continue
-			}
-			seen[string(c.obj.GetUID())] = true
+			story.take(c)
 		}
-		if u.synced {
-			synced = true
-			for _, uid := range slices.Sorted(maps.Keys(left)) {
-				if !seen[uid] {
-					gone(uid)
-				}
-			}
-		}
-		if !synced {
-			return nil
-		}
-		for _, uid := range slices.Sorted(maps.Keys(left)) {
-			if err := a.evictOne(waitCtx, r, f, left[uid]); err != nil {
-				return err
-			}
-		}
-		if len(left) == 0 {
+		if story.over {
 			return errStopWatching
 		}
 		return nil
 	})
-	var open []string
-	for _, uid := range slices.Sorted(maps.Keys(left)) {
-		e := left[uid]
-		why := e.why
-		if e.evicted {
-			why = "is stopping"
-		}
-		open = append(open, fmt.Sprintf("pod/%s %s", e.pod.Name, why))
-	}
 	switch {
-	case err == nil:
+	case ctx.Err() != nil:
+		return failf(exitInterrupted, "no longer waiting: the cluster goes on draining node %s; 'holdfast uncordon %s' ends that", node, node)
+	case err != nil:
+		return err
+	}
+	what := strings.ReplaceAll(story.message, "\n", "\n  ")
+	switch story.reason {
+	case object.DrainDone:
 		fmt.Fprintf(a.stdout, "node/%s drained in %s\n", node, brief(a.now().Sub(began)))
 		return nil
-	case ctx.Err() != nil:
-		return failf(exitInterrupted, "no longer draining; node %s stays cordoned, and pods that were evicted go on stopping", node)
-	case errors.Is(err, context.DeadlineExceeded), waitCtx.Err() != nil:
-		return failf(exitTimeout, "not drained after %v; node %s stays cordoned:\n  %s", f.timeout, node, strings.Join(open, "\n  "))
+	case object.DrainTimedOut:
+		return failf(exitTimeout, "not drained after %s; node %s stays cordoned:\n  %s", request.Timeout, node, what)
+	case object.DrainRefused:
+		return notDrained(node, strings.Split(story.message, "\n"))
+	case drainReplaced:
+		return failf(exitRefused, "another drain of node %s has begun and goes on in place of this one", node)
 	}
-	return err
+	return failf(exitRefused, "node %s is no longer drained: somebody has uncordoned or removed it", node)
 }
 
-// evictOne tries to evict a pod, if it is time to. What refuses it is told once.
-func (a *app) evictOne(ctx context.Context, r *remote, f drainFlags, e *eviction) error {
-	if e.evicted || a.now().Before(e.next) {
-		return nil
-	}
-	callCtx, cancel := a.request(ctx)
-	defer cancel()
-	req := &holdfastv1.EvictRequest{Namespace: e.pod.Namespace, Name: e.pod.Name, Uid: string(e.pod.UID), ReplaceFirst: f.replaceFirst}
-	if f.grace >= 0 {
-		req.GracePeriod = durationpb.New(f.grace)
-	}
-	_, err := r.objects.Evict(callCtx, req)
-	switch connect.CodeOf(err) {
-	case connect.CodeResourceExhausted:
-		var rpc *connect.Error
-		why := err.Error()
-		if errors.As(err, &rpc) {
-			why = rpc.Message()
+// drainReplaced is a drainStory's reason when another request took the place of its own.
+const drainReplaced = "Replaced"
+
+// drainStory tells what becomes of a drain from the changes of its node and pods.
+type drainStory struct {
+	out     io.Writer
+	request string // the id
+	since   int64  // the revision of the node with the request
+	left    map[types.UID]*corev1.Pod
+	evicted map[types.UID]bool
+	waits   map[string]string // what was told, by pod
+
+	over            bool
+	reason, message string // of the node's condition at the end; "" if it has none
+}
+
+func (s *drainStory) take(c change) {
+	gone := c.kind == holdfastv1.ChangeType_CHANGE_TYPE_DELETED
+	switch obj := c.obj.(type) {
+	case *corev1.Pod:
+		if object.Deleting(obj) && !s.evicted[obj.UID] {
+			s.evicted[obj.UID] = true
+			fmt.Fprintf(s.out, "pod/%s evicted\n", obj.Name)
 		}
-		for _, fault := range faultsIn(err) {
-			why = fault.GetMessage()
+		if _, ours := s.left[obj.UID]; gone && (ours || s.evicted[obj.UID]) {
+			fmt.Fprintf(s.out, "pod/%s gone\n", obj.Name)
+			delete(s.left, obj.UID)
 		}
-		if why != e.why {
-			fmt.Fprintf(a.stdout, "pod/%s waits: %s\n", e.pod.Name, why)
+	case *corev1.Node:
+		if s.over || !gone && revisionOf(obj) < s.since {
+			return
 		}
-		e.why, e.next = why, a.now().Add(evictRetry)
-		if object.CanReplaceFirst(e.pod) {
-			e.next = a.now().Add(replaceRetry)
+		if gone {
+			s.over = true
+			return
 		}
-		return nil
-	case connect.CodeNotFound:
-		e.evicted = true // gone already; the watch will say so
-		return nil
+		condition := object.NodeCondition(obj, object.NodeDrained)
+		now, asked, err := object.DrainOf(obj)
+		switch {
+		case asked && err == nil && now.ID == s.request:
+			if condition != nil && condition.Reason == object.DrainGoesOn {
+				s.tell(condition.Message)
+			}
+		case asked:
+			s.over, s.reason = true, drainReplaced
+		default:
+			s.over = true
+			if condition != nil {
+				s.reason, s.message = condition.Reason, condition.Message
+			}
+			if s.reason == object.DrainDone { // the word of the node may come before that of its last pods
+				for _, pod := range slices.SortedFunc(maps.Values(s.left), func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) }) {
+					fmt.Fprintf(s.out, "pod/%s gone\n", pod.Name)
+				}
+			}
+		}
 	}
-	if err != nil {
-		return a.explain(callCtx, r, "evict pod/"+e.pod.Name, err)
+}
+
+// tell tells what pods wait for, once.
+func (s *drainStory) tell(message string) {
+	for line := range strings.Lines(message) {
+		pod, why, ok := strings.Cut(strings.TrimSpace(line), " waits: ")
+		if ok && s.waits[pod] != why {
+			s.waits[pod] = why
+			name, _, _ := strings.Cut(pod, " (")
+			fmt.Fprintf(s.out, "%s waits: %s\n", name, why)
+		}
 	}
-	e.evicted = true
-	fmt.Fprintf(a.stdout, "pod/%s evicted\n", e.pod.Name)
-	return nil
+}
+
+func revisionOf(obj object.Object) int64 {
+	revision, _ := strconv.ParseInt(obj.GetResourceVersion(), 10, 64)
+	return revision
 }

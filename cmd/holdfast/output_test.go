@@ -100,9 +100,9 @@ func TestDrainable(t *testing.T) {
 		{drainFlags{}, 1, 1},
 		{drainFlags{force: true}, 2, 0},
 	} {
-		evict, stay, forbid := drainable([]*corev1.Pod{lonely, done, static}, test.f)
-		if len(stay) != 1 || !strings.Contains(stay[0], "static") {
-			t.Errorf("%+v: what stays is %q, want the mirror of a static pod", test.f, stay)
+		evict, stay, forbid := test.f.request().Sort([]*corev1.Pod{lonely, done, static})
+		if len(stay) != 1 || stay[0].Name != "static" {
+			t.Errorf("%+v: what stays is %v, want the mirror of a static pod", test.f, stay)
 		}
 		if len(evict) != test.evicts || len(forbid) != test.forbid {
 			t.Errorf("%+v: %d are evicted and %q forbid it, want %d and %d", test.f, len(evict), forbid, test.evicts, test.forbid)

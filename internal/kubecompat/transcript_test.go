@@ -183,7 +183,7 @@ var varying = []struct {
 }
 
 // narration are lines of which there may be any number.
-var narration = regexp.MustCompile(`(?m)^(Waiting for .* to finish.*|.*client-side throttling.*|Found existing alias.*)\n`)
+var narration = regexp.MustCompile(`(?m)^(Waiting for .* to (finish|be ready|be observed).*|.*client-side throttling.*|Found existing alias.*)\n`)
 
 // plain makes what differs from run to run equal, and leaves repeated lines out: of
 // pods there is one order or another.
