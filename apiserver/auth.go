@@ -27,19 +27,20 @@ const anybody pki.Role = "anybody"
 // table says who may call what. A procedure that is not in it can be called by
 // nobody; a test holds that each one that is registered has its row.
 var table = map[string][]pki.Role{
-	holdfastv1connect.ObjectServiceGetProcedure:              {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceListProcedure:             {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceWatchProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceCreateProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceUpdateProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	// Of these, nodes are let to what is theirs: see nodes.go.
+	holdfastv1connect.ObjectServiceGetProcedure:              {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceListProcedure:             {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceWatchProcedure:            {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceCreateProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceUpdateProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceApplyProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceDeleteProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceDeleteProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceDeleteCollectionProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceBindProcedure:             {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceSessionProcedure:          {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	// Peers pass these on to the peer that has the node's connection.
@@ -230,7 +231,7 @@ func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 		if id.Role == pki.RolePeer || !perMessage(spec.Procedure) { // a peer has asked for its own caller
 			return next(ctx, spec, stream)
 		}
-		if !byRoles(id.Role) {
+		if !byRoles(id.Role) && id.Role != pki.RoleNode {
 			return next(ctx, spec, authorizedStream{stream, func(msg any) error { return s.authorizeMessage(ctx, msg) }})
 		}
 		ctx, end := context.WithCancelCause(ctx)
