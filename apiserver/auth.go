@@ -55,6 +55,9 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.ClusterServiceStatusProcedure:      {pki.RoleAdmin, pki.RolePeer},
 	holdfastv1connect.ClusterServiceListPeersProcedure:   {pki.RoleAdmin},
 	holdfastv1connect.ClusterServiceCreateTokenProcedure: {pki.RoleAdmin},
+	holdfastv1connect.ClusterServiceListTokensProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.ClusterServiceRevokeTokenProcedure: {pki.RoleAdmin},
+	holdfastv1connect.ClusterServiceRemoveNodeProcedure:  {pki.RoleAdmin},
 	// Passed on to the leader.
 	holdfastv1connect.ClusterServiceRemovePeerProcedure:         {pki.RoleAdmin, pki.RolePeer},
 	holdfastv1connect.ClusterServicePromotePeerProcedure:        {pki.RoleAdmin, pki.RolePeer},
@@ -78,6 +81,11 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.AccessServiceWhoCanProcedure:           {pki.RoleAdmin},
 	holdfastv1connect.AccessServiceIssueCertificateProcedure: {pki.RoleAdmin},
 	holdfastv1connect.AccessServiceReviewTokenProcedure:      {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	// Each its own.
+	holdfastv1connect.AccessServiceRenewCertificateProcedure: {pki.RoleAdmin, pki.RoleNode, pki.RoleUser},
+	holdfastv1connect.AccessServiceRevokeProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.AccessServiceListRevocationsProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.AccessServiceReadmitProcedure:          {pki.RoleAdmin},
 
 	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
@@ -170,6 +178,10 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		if _, known := identityFrom(r.Context()); !known && r.TLS != nil {
 			r = r.WithContext(s.identify(r.Context(), r.TLS, r.RemoteAddr))
 		}
+		if ctx := s.withoutRevoked(r.Context(), r.URL.Path); ctx != r.Context() {
+			r = r.WithContext(ctx)
+			r.Header.Del("Authorization") // who is refused by his certificate is not let in by a token
+		}
 		if _, known := identityFrom(r.Context()); !known {
 			r = r.WithContext(s.identifyBearer(r.Context(), r.Header))
 		}
@@ -214,7 +226,7 @@ func (s *Server) identify(ctx context.Context, state *tls.ConnectionState, remot
 		s.log.Debug("certificate is not of this cluster", "remote", remote, "identity", id.String(), "err", err)
 		return ctx
 	}
-	return withIdentity(ctx, id)
+	return withIdentity(context.WithValue(ctx, certKey{}, state.PeerCertificates[0]), id)
 }
 
 // authorize is the interceptor that holds the table, before any of the request is
@@ -227,6 +239,23 @@ func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 		if err := s.serving(spec.Procedure); err != nil {
 			return err
 		}
+		if spec.StreamType != connect.StreamTypeUnary {
+			within, end := context.WithCancelCause(ctx)
+			defer end(nil)
+			defer s.whileAdmitted(within, end)()
+			err := s.judged(next)(within, spec, stream)
+			if cause := context.Cause(within); denied(cause) {
+				return cause
+			}
+			return err
+		}
+		return s.judged(next)(ctx, spec, stream)
+	}
+}
+
+// judged holds the messages of a call against what its caller may do.
+func (s *Server) judged(next connect.ServerFunc) connect.ServerFunc {
+	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
 		id, _ := identityFrom(ctx)
 		if id.Role == pki.RolePeer || !perMessage(spec.Procedure) { // a peer has asked for its own caller
 			return next(ctx, spec, stream)

@@ -24,6 +24,7 @@ func (p *Peer) runEtcd(ctx context.Context) error {
 		return err
 	}
 	door := newMux(p.faults.Listener(p.etcd), p.etcdTLS(), p.log.With("part", "etcd"))
+	door.door.refuse = p.refusal
 	parts := newParts()
 	parts.start("listener", door.run)
 	parts.start("http", func(ctx context.Context) error {

@@ -62,6 +62,7 @@ func (p *Peer) openStore() error {
 		return err
 	}
 	p.store = store
+	p.mux.door.refuse = p.refusal
 	return nil
 }
 
@@ -150,6 +151,11 @@ func (p *Peer) Run(ctx context.Context) error {
 		Kube:       p.kubeHandler,
 		WhyPod:     whyPod,
 		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR},
+		Alarms:     func() []string { return p.certificateAlarms(time.Now()) },
+		Certificates: map[string]func() time.Time{
+			"ca":   p.ca.Expires,
+			"peer": func() time.Time { _, end := p.creds.Validity(); return end },
+		},
 	})
 	if err != nil {
 		return err
@@ -169,6 +175,10 @@ func (p *Peer) Run(ctx context.Context) error {
 	}
 	// The door first: raft needs it to hear and be heard.
 	parts.start("listener", p.mux.run)
+	// Who is refused by now is put out.
+	parts.start("door", p.keepDoor)
+	// A certificate is replaced long before its end, while all goes on.
+	parts.start("certificate", p.keepCertificate)
 	// The store restores what it has and takes part in elections.
 	var storeErr error
 	parts.start("store", func(ctx context.Context) error {

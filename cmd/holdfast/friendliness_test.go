@@ -184,8 +184,8 @@ func joinErrors(t *testing.T, s *session, c *testcluster.Cluster) {
 	time.Sleep(1100 * time.Millisecond) // until short has expired
 	for _, tt := range []struct{ name, addr, token, as, want string }{
 		{"wrong", peer, pki.NewToken(parsed.Pin).String(), "m1", `the token is wrong, has expired or is not for a node; make a new one on a peer: holdfast token create --role node`},
-		{"expired", peer, short, "m1", `the token is wrong, has expired`},
-		{"for another role", peer, strings.TrimSpace(s.run(exitOK, "token create --role peer")), "m1", `is not for a node`},
+		{"expired", peer, short, "m1", `the token has expired at`},
+		{"for another role", peer, strings.TrimSpace(s.run(exitOK, "token create --role peer")), "m1", `the token is for a peer, not for a node`},
 		{"mutilated", peer, token[:len(token)-5], "m1", `token`},
 		{"of another cluster", peer, pki.NewToken(other.Pin()).String(), "m1", `the token says ` + other.Pin()},
 		{"name is taken", peer, token, "n1", `the name n1 belongs to a machine that is alive; choose another name`},
