@@ -18,6 +18,7 @@ func (p *Peer) runEtcd(ctx context.Context) error {
 		PeerID:    p.rec.ID,
 		ClusterID: p.rec.ClusterID,
 		Members:   p.etcdMembers,
+		Refuse:    p.refusal,
 		Logger:    p.log.With("part", "etcd"),
 	})
 	if err != nil {

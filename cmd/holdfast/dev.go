@@ -341,7 +341,7 @@ func (d *devRun) token(ctx context.Context, role devcluster.Role) (string, error
 		return "", err
 	}
 	defer r.close()
-	token, err := d.app.createToken(ctx, r, string(role), 10*time.Minute)
+	token, err := d.app.createToken(ctx, r, string(role), 10*time.Minute, 0)
 	if err != nil {
 		return "", err
 	}

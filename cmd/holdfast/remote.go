@@ -112,6 +112,11 @@ func (a *app) connectContext() (*remote, error) {
 		c.Peers = a.peers
 		return remoteOf(c, nil)
 	}
+	if a.renewOwn(c) {
+		if c, err = a.currentContext(); err != nil {
+			return nil, err
+		}
+	}
 	return remoteOf(c, func(peers []string) {
 		// A file that cannot be written stays as it is: the answer counts, not this.
 		_ = client.UpdateConfig("", func(config *client.ConfigFile) error {
