@@ -83,17 +83,39 @@ func (s *Server) heard(ctx context.Context, node, instance string, age time.Dura
 		return
 	}
 	why := "two machines use its certificate at the same time. One is a copy of the other: stop that, empty its data directory and let it join under another name"
-	_, err := s.revoke(ctx, revokedKeyOf(pki.RoleNode, node), "node "+node, revocationRecord{Kind: kindQuarantined, By: "peer/" + s.cfg.PeerID, Reason: why}, nil)
-	if err != nil {
-		s.log.Error("a node that is there twice could not be put into quarantine", "node", node, "err", err)
+	if !s.quarantine(ctx, pki.RoleNode, node, why) {
 		return
 	}
 	s.clones.forget(node)
-	s.log.Error("node is there twice: both are in quarantine", "node", node)
 	about := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}
 	if obj, ok := object.Get[*corev1.Node](s.store.View(), object.KeyOf(about)); ok {
 		about = obj
 	}
 	s.cfg.Events.Recorder("peer", s.cfg.PeerID).Record(about, corev1.EventTypeWarning, "NodeCloned",
 		fmt.Sprintf("%s. Both are refused until then: holdfast auth readmit node/%s", why, node))
+}
+
+// PeerCloned puts a peer into quarantine of which two processes are connected: its data
+// directory was copied, and who votes must be one. Whatever it calls, both are refused;
+// the others go on without, if they can.
+func (s *Server) PeerCloned(ctx context.Context, name string) {
+	why := "two processes use its certificate at the same time: its data directory was copied. Stop one of them. If the copy has ever run without the other, remove the peer (holdfast peer remove " + name + ") and let the machine join under another name"
+	if _, known := revocationAt(s.store.View(), revokedKeyOf(pki.RolePeer, name)); known || !s.quarantine(ctx, pki.RolePeer, name, why) {
+		return
+	}
+	about := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceDefault}} // a peer is no object
+	s.cfg.Events.Recorder("peer", s.cfg.PeerID).Record(about, corev1.EventTypeWarning, "PeerCloned",
+		fmt.Sprintf("peer %s: %s. Both are refused until then: holdfast auth readmit peer/%s", name, why, name))
+}
+
+// quarantine refuses an identity until somebody readmits it, and reports whether that is
+// written.
+func (s *Server) quarantine(ctx context.Context, role pki.Role, name, why string) bool {
+	_, err := s.revoke(ctx, revokedKeyOf(role, name), string(role)+" "+name, revocationRecord{Kind: kindQuarantined, By: "peer/" + s.cfg.PeerID, Reason: why}, nil)
+	if err != nil {
+		s.log.Error("it is there twice, and could not be put into quarantine", "role", role, "name", name, "err", err)
+		return false
+	}
+	s.log.Error("it is there twice: both are in quarantine", "role", role, "name", name)
+	return true
 }

@@ -304,6 +304,9 @@ func (s accessService) ListRevocations(ctx context.Context, _ *holdfastv1.ListRe
 // Readmit takes a revocation back.
 func (s accessService) Readmit(ctx context.Context, req *holdfastv1.ReadmitRequest) (*holdfastv1.ReadmitResponse, error) {
 	key, title, err := revocable(req.GetRole(), req.GetName(), req.GetSerial())
+	if req.GetRole() == string(pki.RolePeer) && req.GetSerial() == "" && pki.CheckName(req.GetName()) == nil { // out of quarantine
+		key, title, err = revokedKeyOf(pki.RolePeer, req.GetName()), "peer "+req.GetName(), nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/x509"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +29,55 @@ type door struct {
 	conns map[*guest]struct{}
 }
 
+// cloneOverlap is for how long two processes have connections open with one peer's
+// certificate until that peer counts as copied. One that is killed closes its own, and
+// those of a machine that lost its power are noticed in ten seconds (the pings of
+// peer.serve), so a restart is far below.
+const cloneOverlap = 45 * time.Second
+
+// cloneLook is how often the door looks for it.
+const cloneLook = 5 * time.Second
+
+// instanceOf returns which process of a peer made a connection: what it gave as the
+// server's name, which means nothing else between peers.
+func instanceOf(serverName string) string {
+	instance, ok := strings.CutSuffix(serverName, instanceSuffix)
+	if !ok {
+		return ""
+	}
+	return instance
+}
+
+const instanceSuffix = ".process.holdfast.internal"
+
+// cloned returns the peers of which two processes have had connections open for
+// cloneOverlap: a data directory that was copied and started twice.
+func (d *door) cloned(now time.Time) (names []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	old := make(map[string]map[string]bool) // name -> instances
+	for g := range d.conns {
+		if g.raft || g.out || g.instance == "" || now.Sub(g.since) < cloneOverlap {
+			continue // raft's connections have no pings: dead ones stay for minutes
+		}
+		id, err := pki.IdentityOf(g.cert)
+		if err != nil || id.Role != pki.RolePeer {
+			continue
+		}
+		if old[id.Name] == nil {
+			old[id.Name] = make(map[string]bool)
+		}
+		old[id.Name][g.instance] = true
+	}
+	for name, instances := range old {
+		if len(instances) > 1 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // guest is a connection below TLS.
 type guest struct {
 	net.Conn
@@ -34,6 +85,9 @@ type guest struct {
 	cert *x509.Certificate // nil: none was shown, or the handshake is not done
 	raft bool
 	out  bool
+
+	instance string // of a peer's process; "" if it does not say
+	since    time.Time
 }
 
 // Close implements net.Conn.
@@ -51,9 +105,9 @@ func (g *guest) NetConn() net.Conn { return g.Conn }
 func (d *door) let(conn net.Conn) *guest { return &guest{Conn: conn, door: d} }
 
 // know notes whose the connection is, and returns why he may not stay.
-func (d *door) know(g *guest, cert *x509.Certificate, raft bool) error {
+func (d *door) know(g *guest, cert *x509.Certificate, instance string, raft bool) error {
 	d.mu.Lock()
-	g.cert, g.raft = cert, raft
+	g.cert, g.raft, g.instance, g.since = cert, raft, instance, time.Now()
 	if d.conns == nil {
 		d.conns = make(map[*guest]struct{})
 	}
@@ -91,13 +145,30 @@ func (p *Peer) refusal(cert *x509.Certificate) error {
 	return apiserver.Refusal(p.store.View(), id, cert)
 }
 
-// keepDoor puts out those whose certificates are revoked, until ctx ends.
-func (p *Peer) keepDoor(ctx context.Context) error {
+// keepDoor puts out those whose certificates are revoked, until ctx ends, and tells of
+// peers that are there twice.
+func (p *Peer) keepDoor(ctx context.Context, twice func(context.Context, string)) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-p.store.Ready():
 	}
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	looking.Go(func() {
+		tick := time.NewTicker(cloneLook)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case now := <-tick.C:
+				for _, name := range p.mux.door.cloned(now) {
+					twice(ctx, name)
+				}
+			}
+		}
+	})
 	apiserver.RevocationsChanged(ctx, p.store, func(raftstore.View) { p.mux.door.look() })
 	return nil
 }

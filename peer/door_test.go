@@ -3,7 +3,9 @@ package peer
 import (
 	"crypto/x509"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,7 +39,7 @@ func TestDoor(t *testing.T) {
 		come := func(c *x509.Certificate, raft bool) (closed func() bool) {
 			near, far := net.Pipe()
 			g := d.let(near)
-			if err := d.know(g, c, raft); err != nil {
+			if err := d.know(g, c, "", raft); err != nil {
 				t.Fatal(err)
 			}
 			gone := false
@@ -60,7 +62,7 @@ func TestDoor(t *testing.T) {
 		if stays() || !http() {
 			t.Fatalf("after %v: another's closed %t, HTTP's %t", lastWords, stays(), http())
 		}
-		if err := d.know(d.let(nil), bad, true); err == nil {
+		if err := d.know(d.let(nil), bad, "", true); err == nil {
 			t.Error("it may come back")
 		}
 		d.mu.Lock()
@@ -68,6 +70,59 @@ func TestDoor(t *testing.T) {
 		if len(d.conns) != 2 { // the one that stays, and the last
 			t.Errorf("%d connections are kept in mind", len(d.conns))
 		}
+	})
+}
+
+// TestDoorCloned: a peer is there twice when two of its processes are connected for
+// longer than any restart takes.
+func TestDoorCloned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, err := pki.NewCA("c-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		creds, err := ca.Issue(pki.Identity{Cluster: "c-1", Role: pki.RolePeer, Name: "p1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &door{}
+		come := func(instance string, raft bool) *guest {
+			near, far := net.Pipe()
+			t.Cleanup(func() { near.Close(); far.Close() })
+			g := d.let(near)
+			if err := d.know(g, creds.Certificate(), instanceOf(instance+instanceSuffix), raft); err != nil {
+				t.Fatal(err)
+			}
+			return g
+		}
+		want := func(names ...string) {
+			t.Helper()
+			if got := d.cloned(time.Now()); !slices.Equal(got, names) {
+				t.Errorf("%v are there twice, want %v", got, names)
+			}
+		}
+		first := come("a", false)
+		come("a", false)
+		come("z", true) // raft's, of a process that died with its machine
+		time.Sleep(time.Hour)
+		want()
+		second := come("b", false) // a restart: the old connections are noticed as dead in time
+		time.Sleep(15 * time.Second)
+		for g := range maps.Clone(d.conns) {
+			if g.instance == "a" {
+				g.Close()
+			}
+		}
+		time.Sleep(time.Hour)
+		want()
+		come("a", false)
+		time.Sleep(cloneOverlap - time.Second)
+		want()
+		time.Sleep(2 * time.Second)
+		want("p1")
+		second.Close()
+		want()
+		_ = first
 	})
 }
 

@@ -113,7 +113,7 @@ func (m *mux) serve(ctx context.Context, conn net.Conn) {
 	if len(state.PeerCertificates) > 0 {
 		// Whoever speaks HTTP is told why, by an answer: what TLS can say is one byte.
 		raft := state.NegotiatedProtocol == protoRaft
-		if err := m.door.know(guest, state.PeerCertificates[0], raft); err != nil && raft {
+		if err := m.door.know(guest, state.PeerCertificates[0], instanceOf(state.ServerName), raft); err != nil && raft {
 			m.log.Warn("raft connection refused", "remote", conn.RemoteAddr().String(), "err", err)
 			conn.Close()
 			return
