@@ -155,6 +155,9 @@ func actor(ctx context.Context) string {
 	if !ok {
 		return string(anybody)
 	}
+	if by, ok := ctx.Value(impersonatorKey{}).(string); ok {
+		return by + " as " + id.Name
+	}
 	return string(id.Role) + "/" + id.Name
 }
 
@@ -184,6 +187,9 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		}
 		if _, known := identityFrom(r.Context()); !known {
 			r = r.WithContext(s.identifyBearer(r.Context(), r.Header))
+		}
+		if ctx := s.impersonate(r.Context(), r.Header); ctx != r.Context() {
+			r = r.WithContext(ctx)
 		}
 		if _, known := identityFrom(r.Context()); known {
 			w.Header().Set(peersHeader, s.peers.header(s.cfg.Peers))

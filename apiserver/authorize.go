@@ -103,6 +103,8 @@ func (s *Server) Authorize(ctx context.Context, a Attributes) error {
 		return Stranger(ctx)
 	case id.Role == pki.RoleAdmin, a.discovers():
 		return nil
+	case id.Role == roleServiceAccount && a.issues():
+		return nil
 	case id.Role == pki.RoleNode:
 		return s.authorizeNode(ctx, id.Name, a)
 	case !byRoles(id.Role): // they have services of their own

@@ -154,10 +154,16 @@ type liveCall struct {
 // no more. The function that it returns is called when the stream has ended.
 func (s *Server) whileAdmitted(ctx context.Context, end context.CancelCauseFunc) (release func()) {
 	id, ok := identityFrom(ctx)
+	cert := certFrom(ctx)
+	if cert != nil { // who calls may act as somebody else
+		if own, err := pki.IdentityOf(cert); err == nil {
+			id = own
+		}
+	}
 	if !ok || !id.Role.Valid() { // a token's holder: see whileAllowed
 		return func() {}
 	}
-	call := &liveCall{id: id, cert: certFrom(ctx), end: end}
+	call := &liveCall{id: id, cert: cert, end: end}
 	s.live.mu.Lock()
 	s.live.calls[call] = struct{}{}
 	s.live.mu.Unlock()
@@ -329,6 +335,9 @@ func (s accessService) Readmit(ctx context.Context, req *holdfastv1.ReadmitReque
 
 // RenewCertificate signs another certificate of the caller.
 func (s accessService) RenewCertificate(ctx context.Context, req *holdfastv1.RenewCertificateRequest) (*holdfastv1.RenewCertificateResponse, error) {
+	if err := acts(ctx, "have a certificate renewed"); err != nil {
+		return nil, err
+	}
 	cert := certFrom(ctx)
 	id, _ := identityFrom(ctx)
 	if cert == nil {

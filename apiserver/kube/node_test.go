@@ -123,7 +123,7 @@ func TestStolenNode(t *testing.T) {
 	node(403, "does not run on this node", "PATCH", "/api/v1/namespaces/default/pods/theirs/status", `{"status":{"message":"no"}}`, merge)
 	node(403, "does not run on this node", "DELETE", "/api/v1/namespaces/default/pods/theirs", "")
 	node(403, "makes no pods but mirrors", "POST", "/api/v1/namespaces/default/pods", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"mine-too"},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"i","envFrom":[{"secretRef":{"name":"theirs"}}]}]}}`)
-	node(403, "refers to nothing", "POST", "/api/v1/namespaces/default/pods", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"mine-too","annotations":{"kubernetes.io/config.mirror":"a"}},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"i","envFrom":[{"secretRef":{"name":"theirs"}}]}]}}`)
+	node(403, "makes no pods but mirrors", "POST", "/api/v1/namespaces/default/pods", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"mine-too","annotations":{"kubernetes.io/config.mirror":"a"}},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"i","envFrom":[{"secretRef":{"name":"theirs"}}]}]}}`)
 	node(403, "", "POST", "/api/v1/namespaces/default/pods/theirs/exec?command=id", "")
 	node(403, "", "GET", "/api/v1/namespaces/default/pods/mine/log", "")
 	node(403, "", "POST", "/api/v1/namespaces/default/serviceaccounts/default/token", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}`)

@@ -16,7 +16,8 @@
 //
 // The status of its Node and of its pods, its Lease, and the labels and annotations
 // of its Node that are not other people's: [Graph.MayWrite]. It may delete its pods, and
-// make none but mirrors of those that it runs by itself, which refer to nothing.
+// make none but mirrors of those that it runs by itself, which refer to nothing, and these
+// through its agent alone.
 //
 // # Out of scope
 //

@@ -99,7 +99,7 @@ func (g Graph) pods(a Ask, reads, changes bool) string {
 		}
 		return ""
 	case a.Verb == "create" && a.Subresource == "":
-		return "" // mirrors: MayWrite looks
+		return "a node makes no pods but mirrors of its static ones, through its agent"
 	case a.Subresource != "" && a.Subresource != "status":
 		return "of its pods a node has no more than the status"
 	case changes && a.Subresource == "":

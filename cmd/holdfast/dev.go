@@ -332,7 +332,7 @@ func (d *devRun) remote() (*remote, error) {
 	if c.Cert == "" {
 		return nil, fmt.Errorf("the first peer has left no administrator's certificate in %s", adminConfig(d.flags.dataDir))
 	}
-	return remoteOf(c, nil)
+	return remoteOf(c, nil, nil)
 }
 
 func (d *devRun) token(ctx context.Context, role devcluster.Role) (string, error) {

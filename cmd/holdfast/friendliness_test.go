@@ -29,6 +29,7 @@ func TestFriendliness(t *testing.T) {
 	c := testcluster.Start(t, testcluster.Config{Peers: 3, Nodes: 2})
 	t.Run("02 run waits and tells and says why not", func(t *testing.T) { runTells(t, newSession(t, c)) })
 	t.Run("03 each way not to join has its sentence", func(t *testing.T) { joinErrors(t, newSession(t, c), c) })
+	t.Run("access is given and taken by commands", func(t *testing.T) { accessCommands(t, newSession(t, c)) })
 	t.Run("07 manifests as they are", func(t *testing.T) { manifestsAsTheyAre(t, newSession(t, c)) })
 	t.Run("08 every command of kubectl has a transcript", kubectlTranscripts)
 	t.Run("09 pipes and narrow terminals and names", func(t *testing.T) { plainOutput(t, newSession(t, c)) })
@@ -161,6 +162,31 @@ func (s *session) within(limit time.Duration, line, pod string, want ...string) 
 		s.run(exitOK, "delete pod "+pod+" --grace-period 0")
 	}
 	s.t.Errorf("holdfast %s: want exit code %d and %q, got\n%s", line, exitTimeout, want, out.String())
+}
+
+// accessCommands: tokens, certificates and nodes are listed, revoked and let in again by
+// commands, and a command acts as somebody else.
+func accessCommands(t *testing.T, s *session) {
+	want := func(out, text string) {
+		t.Helper()
+		if !strings.Contains(out, text) {
+			t.Errorf("got %q, want %q in it", out, text)
+		}
+	}
+	token, err := pki.ParseToken(strings.TrimSpace(s.run(exitOK, "token create --role node --uses 1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(s.run(exitOK, "token list"), "0 of 1")
+	want(s.run(exitOK, "token revoke "+token.ID[:6]), "token "+token.ID+" revoked")
+	want(s.run(exitOK, "token list"), "revoked")
+	want(s.run(exitOK, "auth revoke user/jane --reason lost"), "user/jane revoked")
+	want(s.run(exitOK, "auth revocations"), "lost")
+	want(s.run(exitOK, "auth readmit user/jane"), "user/jane readmitted")
+	s.run(exitUsage, "auth revoke jane")
+	want(s.run(exitOK, "auth whoami --as jane --as-group dev"), "jane (dev, system:authenticated)")
+	want(s.run(exitRefused, "auth can-i delete pods --as jane"), "jane may not delete pods")
+	s.run(exitUsage, "auth whoami --as-group dev")
 }
 
 // 3: whoever cannot join reads why.

@@ -38,7 +38,7 @@ func (a *app) renewOwn(c client.Context) bool {
 }
 
 func renewContext(c client.Context, creds *pki.Credentials) error {
-	r, err := remoteOf(c, nil)
+	r, err := remoteOf(c, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -221,7 +221,7 @@ func (a *app) printJoinCommands(ctx context.Context, p *peer.Peer) {
 		a.note("No join commands: %v", err)
 		return
 	}
-	r, err := remoteOf(c, nil)
+	r, err := remoteOf(c, nil, nil)
 	if err != nil {
 		a.note("No join commands: %v", err)
 		return
