@@ -114,7 +114,6 @@ func TestKeyspace(t *testing.T) {
 		Compare: []*pb.Compare{{Result: pb.Compare_GREATER, Target: pb.Compare_VERSION, Key: []byte{0}, RangeEnd: []byte{0}, TargetUnion: &pb.Compare_Version{Version: 0}}},
 		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{Success: []*pb.RequestOp{
 			{Request: &pb.RequestOp_RequestRange{RequestRange: all}},
-			{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("../pods/default/web"), Value: []byte("x"), PrevKv: true}}},
 			{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, PrevKv: true}}},
 		}}}}},
 	})
@@ -122,10 +121,13 @@ func TestKeyspace(t *testing.T) {
 		t.Fatalf("nested: %v, %v", txn, err)
 	}
 	nested := txn.Responses[0].GetResponseTxn().GetResponses()
-	for _, kv := range append(nested[0].GetResponseRange().GetKvs(), nested[2].GetResponseDeleteRange().GetPrevKvs()...) {
-		if strings.Contains(string(kv.Key), "pods/") && string(kv.Key) != "../pods/default/web" || string(kv.Key) == "raw." {
+	for _, kv := range append(nested[0].GetResponseRange().GetKvs(), nested[1].GetResponseDeleteRange().GetPrevKvs()...) {
+		if strings.Contains(string(kv.Key), "pods/") || string(kv.Key) == "raw." {
 			t.Errorf("a nested operation has reached %q", kv.Key)
 		}
+	}
+	if len(nested[0].GetResponseRange().GetKvs()) != 3 || len(nested[1].GetResponseDeleteRange().GetPrevKvs()) != 3 {
+		t.Errorf("nested: %v", nested)
 	}
 	if kv, ok := store.View().Get("pods/default/web"); !ok || string(kv.Value) != "v" {
 		t.Error("a nested operation has changed an object")
