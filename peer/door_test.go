@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,10 +43,10 @@ func TestDoor(t *testing.T) {
 			if err := d.know(g, c, "", raft); err != nil {
 				t.Fatal(err)
 			}
-			gone := false
-			go func() { _, _ = far.Read(make([]byte, 1)); gone = true }()
+			var gone atomic.Bool
+			go func() { _, _ = far.Read(make([]byte, 1)); gone.Store(true) }()
 			t.Cleanup(func() { far.Close(); near.Close() })
-			return func() bool { synctest.Wait(); return gone }
+			return func() bool { synctest.Wait(); return gone.Load() }
 		}
 		stays, raft, http := come(good, true), come(bad, true), come(bad, false)
 		d.look()
