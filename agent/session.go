@@ -12,13 +12,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connectproto"
 
 	"github.com/holdfast-io/holdfast/object"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 const (
@@ -60,10 +63,14 @@ type session struct {
 
 	registered chan struct{} // closed once the cluster knows the node
 	once       sync.Once
+
+	// instance tells this agent from another that has the same certificate: the one
+	// before it, or that of a machine which was copied.
+	instance string
 }
 
 func newSession(a *Agent) *session {
-	return &session{a: a, log: a.log, period: defaultHeartbeat, registered: make(chan struct{})}
+	return &session{a: a, log: a.log, period: defaultHeartbeat, registered: make(chan struct{}), instance: strconv.FormatUint(rand.Uint64(), 36)}
 }
 
 // load takes up the state that the agent had in its last life.
@@ -138,12 +145,39 @@ func (s *session) run(ctx context.Context) error {
 		}
 		pause := backoff(failures, sessionBackoffFirst, sessionBackoffMax)
 		pause = pause/2 + rand.N(pause/2+1) // many agents lose a peer together
+		if why := notAdmitted(err); why != "" {
+			// No peer will say anything else until somebody has done something about it.
+			s.log.Error("the cluster does not admit this machine; asking again now and then", "every", refusedPause, "why", why)
+			pause = refusedPause
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(pause):
 		}
 	}
+}
+
+// refusedPause is how long an agent waits that a peer has refused for good.
+const refusedPause = 30 * time.Second
+
+// notAdmitted returns what a peer says to a machine that it knows and does not admit: its
+// certificate was revoked, it was removed, or it is in quarantine. "" for other errors.
+func notAdmitted(err error) string {
+	var remote *connect.Error
+	if !errors.As(err, &remote) || remote.Code() != connect.CodeUnauthenticated {
+		return ""
+	}
+	for _, detail := range remote.Details() {
+		message, err := connectproto.UnmarshalErrorDetail(detail)
+		if err != nil {
+			continue
+		}
+		if info, ok := message.(*holdfastv1.ErrorInfo); ok && info.GetReason() == "Revoked" {
+			return remote.Message()
+		}
+	}
+	return ""
 }
 
 // errMoved ends a session because calls go to another peer now.
@@ -246,7 +280,7 @@ func (s *session) register(ctx context.Context) error {
 		return err
 	}
 	res, err := s.a.cfg.Client.Agent().Register(ctx, &agentv1.RegisterRequest{
-		ProtocolVersion: protocolVersion, Node: data, BootId: s.a.machine.BootID,
+		ProtocolVersion: protocolVersion, Node: data, BootId: s.a.machine.BootID, Instance: s.instance,
 	})
 	if err != nil {
 		return err
@@ -341,7 +375,7 @@ func (s *session) heartbeats(ctx context.Context) error {
 		period, revision, _, _ := s.state()
 		timeout := min(max(2*period, heartbeatTimeoutMin), heartbeatTimeoutMax)
 		cctx, cancel := context.WithTimeout(ctx, timeout)
-		res, err := s.a.cfg.Client.Agent().Heartbeat(cctx, &agentv1.HeartbeatRequest{BootId: s.a.machine.BootID, Revision: revision, SentAt: int64(sentAt)})
+		res, err := s.a.cfg.Client.Agent().Heartbeat(cctx, &agentv1.HeartbeatRequest{BootId: s.a.machine.BootID, Revision: revision, SentAt: int64(sentAt), Instance: s.instance})
 		late := cctx.Err() != nil
 		cancel()
 		if ctx.Err() != nil {
@@ -360,6 +394,15 @@ func (s *session) heartbeats(ctx context.Context) error {
 				// Another may do better; if it does, the session follows it there. If
 				// none does, the desired state's stream is as good as any.
 				s.a.cfg.Client.Switch("heartbeat: " + err.Error())
+			case notAdmitted(err) != "":
+				if end != nil {
+					end(err)
+				}
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(refusedPause):
+				}
 			case connect.CodeOf(err) == connect.CodeNotFound && end != nil:
 				end(fmt.Errorf("the cluster does not know this node: %w", err)) // register again
 			}

@@ -56,6 +56,9 @@ func (s agentService) Register(ctx context.Context, req *agentv1.RegisterRequest
 	if reported.Name != name {
 		return nil, connect.Errorf(connect.CodePermissionDenied, "the certificate is node %s's, it cannot register %q", name, reported.Name)
 	}
+	if err := ownLabels(name, reported.Labels); err != nil {
+		return nil, err
+	}
 	if reported.Status.NodeInfo.BootID == "" {
 		reported.Status.NodeInfo.BootID = req.GetBootId()
 	}

@@ -903,3 +903,20 @@ func TestMirror(t *testing.T) {
 	data, _ := object.Encode(newNode("n1", "10.1.0.1"))
 	wantCode(t, call(data), connect.CodeInvalidArgument, "no pod")
 }
+
+// TestRegisterLabels: a node cannot give itself a label by which pods are drawn to it or
+// kept from others.
+func TestRegisterLabels(t *testing.T) {
+	c := newCluster(t, 1)
+	for label, refused := range map[string]bool{"node-restriction.kubernetes.io/pci": true, "node-role.kubernetes.io/master": true, "disk": false, "topology.kubernetes.io/zone": false} {
+		node := newNode("n1", "10.1.0.1")
+		node.Labels[label] = "x"
+		data, _ := object.Encode(node)
+		_, err := c.agent("peer-1", "n1").Register(t.Context(), &agentv1.RegisterRequest{ProtocolVersion: 1, Node: data})
+		if refused {
+			wantCode(t, err, connect.CodePermissionDenied, "may not give itself the label "+label)
+		} else if err != nil {
+			t.Errorf("%s: %v", label, err)
+		}
+	}
+}

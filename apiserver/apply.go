@@ -175,6 +175,9 @@ func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep
 		if err := p.prepare(next, index); err != nil {
 			return step, err
 		}
+		if err := p.judge(next, nil, ""); err != nil {
+			return applyStep{}, err
+		}
 		step.written, err = p.add(next)
 		return step, err
 	}

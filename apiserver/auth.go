@@ -27,19 +27,20 @@ const anybody pki.Role = "anybody"
 // table says who may call what. A procedure that is not in it can be called by
 // nobody; a test holds that each one that is registered has its row.
 var table = map[string][]pki.Role{
-	holdfastv1connect.ObjectServiceGetProcedure:              {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceListProcedure:             {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceWatchProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceCreateProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceUpdateProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	// Of these, nodes are let to what is theirs: see nodes.go.
+	holdfastv1connect.ObjectServiceGetProcedure:              {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceListProcedure:             {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceWatchProcedure:            {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceCreateProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceUpdateProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceApplyProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceDeleteProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceDeleteProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServicePatchProcedure:            {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceDeleteCollectionProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceEvictProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceBindProcedure:             {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
-	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceKindsProcedure:            {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
+	holdfastv1connect.ObjectServiceSchemaProcedure:           {pki.RoleAdmin, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	holdfastv1connect.ObjectServiceSessionProcedure:          {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	// Peers pass these on to the peer that has the node's connection.
@@ -54,6 +55,9 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.ClusterServiceStatusProcedure:      {pki.RoleAdmin, pki.RolePeer},
 	holdfastv1connect.ClusterServiceListPeersProcedure:   {pki.RoleAdmin},
 	holdfastv1connect.ClusterServiceCreateTokenProcedure: {pki.RoleAdmin},
+	holdfastv1connect.ClusterServiceListTokensProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.ClusterServiceRevokeTokenProcedure: {pki.RoleAdmin},
+	holdfastv1connect.ClusterServiceRemoveNodeProcedure:  {pki.RoleAdmin},
 	// Passed on to the leader.
 	holdfastv1connect.ClusterServiceRemovePeerProcedure:         {pki.RoleAdmin, pki.RolePeer},
 	holdfastv1connect.ClusterServicePromotePeerProcedure:        {pki.RoleAdmin, pki.RolePeer},
@@ -77,6 +81,11 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.AccessServiceWhoCanProcedure:           {pki.RoleAdmin},
 	holdfastv1connect.AccessServiceIssueCertificateProcedure: {pki.RoleAdmin},
 	holdfastv1connect.AccessServiceReviewTokenProcedure:      {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
+	// Each its own.
+	holdfastv1connect.AccessServiceRenewCertificateProcedure: {pki.RoleAdmin, pki.RoleNode, pki.RoleUser},
+	holdfastv1connect.AccessServiceRevokeProcedure:           {pki.RoleAdmin},
+	holdfastv1connect.AccessServiceListRevocationsProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.AccessServiceReadmitProcedure:          {pki.RoleAdmin},
 
 	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
@@ -146,6 +155,9 @@ func actor(ctx context.Context) string {
 	if !ok {
 		return string(anybody)
 	}
+	if by, ok := ctx.Value(impersonatorKey{}).(string); ok {
+		return by + " as " + id.Name
+	}
 	return string(id.Role) + "/" + id.Name
 }
 
@@ -169,8 +181,15 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 		if _, known := identityFrom(r.Context()); !known && r.TLS != nil {
 			r = r.WithContext(s.identify(r.Context(), r.TLS, r.RemoteAddr))
 		}
+		if ctx := s.withoutRevoked(r.Context(), r.URL.Path); ctx != r.Context() {
+			r = r.WithContext(ctx)
+			r.Header.Del("Authorization") // who is refused by his certificate is not let in by a token
+		}
 		if _, known := identityFrom(r.Context()); !known {
 			r = r.WithContext(s.identifyBearer(r.Context(), r.Header))
+		}
+		if ctx := s.impersonate(r.Context(), r.Header); ctx != r.Context() {
+			r = r.WithContext(ctx)
 		}
 		if _, known := identityFrom(r.Context()); known {
 			w.Header().Set(peersHeader, s.peers.header(s.cfg.Peers))
@@ -213,7 +232,7 @@ func (s *Server) identify(ctx context.Context, state *tls.ConnectionState, remot
 		s.log.Debug("certificate is not of this cluster", "remote", remote, "identity", id.String(), "err", err)
 		return ctx
 	}
-	return withIdentity(ctx, id)
+	return withIdentity(context.WithValue(ctx, certKey{}, state.PeerCertificates[0]), id)
 }
 
 // authorize is the interceptor that holds the table, before any of the request is
@@ -226,11 +245,28 @@ func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 		if err := s.serving(spec.Procedure); err != nil {
 			return err
 		}
+		if spec.StreamType != connect.StreamTypeUnary {
+			within, end := context.WithCancelCause(ctx)
+			defer end(nil)
+			defer s.whileAdmitted(within, end)()
+			err := s.judged(next)(within, spec, stream)
+			if cause := context.Cause(within); denied(cause) {
+				return cause
+			}
+			return err
+		}
+		return s.judged(next)(ctx, spec, stream)
+	}
+}
+
+// judged holds the messages of a call against what its caller may do.
+func (s *Server) judged(next connect.ServerFunc) connect.ServerFunc {
+	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
 		id, _ := identityFrom(ctx)
 		if id.Role == pki.RolePeer || !perMessage(spec.Procedure) { // a peer has asked for its own caller
 			return next(ctx, spec, stream)
 		}
-		if !byRoles(id.Role) {
+		if !byRoles(id.Role) && id.Role != pki.RoleNode {
 			return next(ctx, spec, authorizedStream{stream, func(msg any) error { return s.authorizeMessage(ctx, msg) }})
 		}
 		ctx, end := context.WithCancelCause(ctx)

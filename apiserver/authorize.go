@@ -57,6 +57,8 @@ type Attributes struct {
 	Name            string // empty: not one object
 	// Path is set instead of all above but Verb: "/version".
 	Path string
+
+	boundTo string // the node that a field selector demands of pods
 }
 
 // String writes the attributes as an error shows them.
@@ -101,6 +103,10 @@ func (s *Server) Authorize(ctx context.Context, a Attributes) error {
 		return Stranger(ctx)
 	case id.Role == pki.RoleAdmin, a.discovers():
 		return nil
+	case id.Role == roleServiceAccount && a.issues():
+		return nil
+	case id.Role == pki.RoleNode:
+		return s.authorizeNode(ctx, id.Name, a)
 	case !byRoles(id.Role): // they have services of their own
 		return connect.Errorf(connect.CodePermissionDenied, "%s %s may not %s: it is for %s", id.Role, id.Name, a, roleNames([]pki.Role{pki.RoleAdmin}))
 	}
@@ -141,12 +147,19 @@ func getOrList(name string) string {
 // Requests that carry objects say what they are about inside of these: for them
 // decodeObject asks. Other services are for roles as a whole, see table.
 func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
-	one := func(verb string, kind *holdfastv1.Kind, sub, namespace, name string) error {
+	selected := func(verb string, kind *holdfastv1.Kind, sub, namespace, name, selector string) error {
 		r, err := s.resource(ctx, kind)
 		if err != nil {
 			return err
 		}
-		return s.Authorize(ctx, attributes(verb, r, sub, namespace, name))
+		a := attributes(verb, r, sub, namespace, name)
+		if selector != "" {
+			a = a.selecting(selector)
+		}
+		return s.Authorize(ctx, a)
+	}
+	one := func(verb string, kind *holdfastv1.Kind, sub, namespace, name string) error {
+		return selected(verb, kind, sub, namespace, name, "")
 	}
 	// Only the first message of a stream says which pod it is about, and only the first
 	// may: handlers refuse another.
@@ -160,9 +173,9 @@ func (s *Server) authorizeMessage(ctx context.Context, msg any) error {
 	case *holdfastv1.GetRequest:
 		return one("get", req.GetKind(), req.GetSubresource(), req.GetNamespace(), req.GetName())
 	case *holdfastv1.ListRequest:
-		return one("list", req.GetKind(), "", req.GetNamespace(), "")
+		return selected("list", req.GetKind(), "", req.GetNamespace(), "", req.GetFieldSelector())
 	case *holdfastv1.WatchRequest:
-		return one("watch", req.GetKind(), "", req.GetNamespace(), "")
+		return selected("watch", req.GetKind(), "", req.GetNamespace(), "", req.GetFieldSelector())
 	case *holdfastv1.PatchRequest:
 		return one("patch", req.GetKind(), req.GetSubresource(), req.GetNamespace(), req.GetName())
 	case *holdfastv1.DeleteRequest:

@@ -42,6 +42,9 @@ func (s clusterService) Status(ctx context.Context, _ *holdfastv1.StatusRequest)
 		Revision: status.Revision, LastIndex: status.LastIndex, AppliedIndex: status.AppliedIndex,
 		Quorum: quorumErr == nil, Version: s.cfg.Version, Alarms: status.Alarms,
 	}
+	if s.cfg.Alarms != nil {
+		resp.Alarms = append(slices.Clone(resp.Alarms), s.cfg.Alarms()...)
+	}
 	if quorumErr != nil {
 		resp.QuorumError = quorumErr.Error()
 		if errors.Is(quorumErr, context.DeadlineExceeded) {
@@ -118,18 +121,8 @@ func (s *Server) alive(name string, role pki.Role) (alive, known bool) {
 	return false, false
 }
 
-// tokenRecord is what the store keeps of a token, under tokenPrefix and its id.
-type tokenRecord struct {
-	Hash    []byte    `json:"hash"` // of the secret
-	Role    pki.Role  `json:"role"`
-	Expires time.Time `json:"expires"`
-	Creator string    `json:"creator"`
-}
-
-const tokenPrefix = "holdfast/tokens/"
-
-// CreateToken makes a token and keeps its hash. Expired tokens are cleared away
-// in the same transaction.
+// CreateToken makes a token and keeps its hash. Tokens that have expired for a while are
+// cleared away in the same transaction.
 func (s clusterService) CreateToken(ctx context.Context, req *holdfastv1.CreateTokenRequest) (*holdfastv1.CreateTokenResponse, error) {
 	role, err := machineRole(req.GetRole())
 	if err != nil {
@@ -142,13 +135,16 @@ func (s clusterService) CreateToken(ctx context.Context, req *holdfastv1.CreateT
 	if ttl <= 0 || ttl > maxTTL {
 		return nil, badRequest("ttl", "is %s: it must be more than 0 and at most %s", ttl, maxTTL)
 	}
+	if req.GetUses() > maxTokenUses {
+		return nil, badRequest("uses", "is %d: at most %d machines, or 0 for any number", req.GetUses(), maxTokenUses)
+	}
 	if s.cfg.CA == nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, "this peer has no key of the cluster's CA, so nobody could join")
 	}
 	now := s.cfg.Now()
 	token := pki.NewToken(s.cfg.CA.Pin())
 	expires := now.Add(ttl)
-	data, err := json.Marshal(tokenRecord{Hash: token.Hash(), Role: role, Expires: expires, Creator: actor(ctx)})
+	data, err := json.Marshal(tokenRecord{Hash: token.Hash(), Role: role, Expires: expires, Creator: actor(ctx), Uses: req.GetUses()})
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +152,7 @@ func (s clusterService) CreateToken(ctx context.Context, req *holdfastv1.CreateT
 		c := change{ops: []raftstore.Op{raftstore.Put(tokenPrefix+token.ID, data)}}
 		for kv := range view.Prefix(tokenPrefix) {
 			var old tokenRecord
-			if json.Unmarshal(kv.Value, &old) == nil && old.Expires.Before(now) {
+			if json.Unmarshal(kv.Value, &old) == nil && !old.kept(now) {
 				c.ops = append(c.ops, raftstore.Delete(kv.Key))
 			}
 		}
@@ -166,7 +162,7 @@ func (s clusterService) CreateToken(ctx context.Context, req *holdfastv1.CreateT
 		return nil, err
 	}
 	s.log.Info("token created", "token", token.ID, "role", role, "expires", expires, "caller", actor(ctx))
-	return &holdfastv1.CreateTokenResponse{Token: token.String(), ExpiresAt: timestamppb.New(expires)}, nil
+	return &holdfastv1.CreateTokenResponse{Token: token.String(), ExpiresAt: timestamppb.New(expires), Id: token.ID}, nil
 }
 
 func machineRole(role holdfastv1.Role) (pki.Role, error) {

@@ -64,6 +64,9 @@ func (s objectService) Create(ctx context.Context, req *holdfastv1.CreateRequest
 // create adds wish, whose name is free, and which is stamped and valid. It is not
 // changed.
 func (p *plan) create(wish object.Object, index int) (written, error) {
+	if err := p.judge(wish, nil, ""); err != nil {
+		return written{}, err
+	}
 	obj := wish.DeepCopyObject().(object.Object)
 	if err := p.prepare(obj, index); err != nil {
 		return written{}, err

@@ -113,6 +113,9 @@ func (p *plan) remove(was stored, how deletion) (deleted, error) {
 	if err := how.means(was); err != nil {
 		return deleted{}, err
 	}
+	if err := p.judge(nil, was.obj, ""); err != nil {
+		return deleted{}, err
+	}
 	next := was.obj.DeepCopyObject().(object.Object)
 	setPropagation(next, how.propagation)
 	if object.MarkDeleted(next, p.now, how.grace) {

@@ -19,11 +19,17 @@ func (s objectService) Get(ctx context.Context, req *holdfastv1.GetRequest) (*ho
 	case sub != "" && sub != statusSubresource && sub != scaleSubresource:
 		return nil, badRequest("subresource", "%q cannot be read", sub)
 	}
+	if err := presentOnly(ctx, req.GetRead()); err != nil {
+		return nil, err
+	}
 	if r.Kind == eventKind {
 		return s.getEvent(r, namespace, req)
 	}
 	read, err := s.read(ctx, req.GetRead())
 	if err != nil {
+		return nil, err
+	}
+	if err := s.confine(ctx, attributes("get", r, sub, namespace, req.GetName())).check(read.view); err != nil {
 		return nil, err
 	}
 	kv, ok := read.view.Get(string(r.Key(namespace, req.GetName())))

@@ -33,10 +33,11 @@ type Heartbeats struct {
 }
 
 type heartbeat struct {
-	at     time.Time // with its monotonic reading
-	bootID string
-	sentAt int64 // by the agent's clock
-	relay  bool  // not yet told to the leader
+	instance string    // of the agent
+	at       time.Time // with its monotonic reading
+	bootID   string
+	sentAt   int64 // by the agent's clock
+	relay    bool  // not yet told to the leader
 	// granted is the latest sentAt of this start of the node that the leader has granted.
 	granted int64
 }
@@ -74,6 +75,23 @@ func (h *Heartbeats) beat(node, bootID string, sentAt int64, age time.Duration, 
 	h.nodes[node] = next
 	if relay {
 		h.wake()
+	}
+}
+
+// forget drops what was heard of a node that is no more.
+func (h *Heartbeats) forget(node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.nodes, node)
+}
+
+// spoke notes which agent the last heartbeat of a node is of.
+func (h *Heartbeats) spoke(node, instance string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if beat, ok := h.nodes[node]; ok {
+		beat.instance = instance
+		h.nodes[node] = beat
 	}
 }
 
@@ -126,7 +144,7 @@ func (h *Heartbeats) pending(all bool) []*peerv1.NodeHeartbeat {
 		}
 		beat.relay = false
 		h.nodes[node] = beat
-		out = append(out, &peerv1.NodeHeartbeat{Node: node, Age: durationpb.New(age), BootId: beat.bootID, SentAt: beat.sentAt})
+		out = append(out, &peerv1.NodeHeartbeat{Node: node, Age: durationpb.New(age), BootId: beat.bootID, SentAt: beat.sentAt, Instance: beat.instance})
 	}
 	slices.SortFunc(out, func(a, b *peerv1.NodeHeartbeat) int {
 		if a.GetNode() < b.GetNode() {
@@ -161,6 +179,8 @@ func (s agentService) Heartbeat(ctx context.Context, req *agentv1.HeartbeatReque
 		return nil, err
 	}
 	s.heartbeats.beat(node, req.GetBootId(), req.GetSentAt(), 0, true)
+	s.heartbeats.spoke(node, req.GetInstance())
+	s.heard(ctx, node, req.GetInstance(), 0)
 	return &agentv1.HeartbeatResponse{
 		Period:    durationpb.New(s.cfg.HeartbeatPeriod),
 		GrantedAt: s.heartbeats.granted(node, req.GetBootId()),
@@ -242,7 +262,9 @@ type healthService struct{ *Server }
 // Relay takes in another peer's heartbeats.
 func (s healthService) Relay(ctx context.Context, req *peerv1.RelayRequest) (*peerv1.RelayResponse, error) {
 	for _, beat := range req.GetNodes() {
-		s.heartbeats.beat(beat.GetNode(), beat.GetBootId(), beat.GetSentAt(), max(beat.GetAge().AsDuration(), 0), false)
+		age := max(beat.GetAge().AsDuration(), 0)
+		s.heartbeats.beat(beat.GetNode(), beat.GetBootId(), beat.GetSentAt(), age, false)
+		s.heard(ctx, beat.GetNode(), beat.GetInstance(), age)
 	}
 	leader, _ := s.store.Leader()
 	resp := &peerv1.RelayResponse{Leader: leader == s.cfg.PeerID}

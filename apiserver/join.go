@@ -33,6 +33,7 @@ type machineRecord struct {
 	Key     []byte    `json:"key"` // SHA-256 of the public key, PKIX form
 	Address string    `json:"address"`
 	Joined  time.Time `json:"joined"`
+	Token   string    `json:"token,omitempty"` // the id of the one that it joined with
 }
 
 // machineKey is the store's key of a machine's record.
@@ -40,14 +41,17 @@ func machineKey(role pki.Role, name string) string {
 	return "holdfast/machines/" + string(role) + "/" + name
 }
 
-// errToken is the one answer to every token that is not good: a stranger must not
-// learn whether it is wrong, expired or for another role.
+// errToken is the one answer to every token whose secret is wrong: a stranger must not
+// learn whether there is one with that id, and how it stands.
 func errToken() error {
 	return connect.NewError(connect.CodeUnauthenticated,
 		"the token is not valid: wrong, expired, or for another role; make a new one with `holdfast token create --role <peer|node>`")
 }
 
-// Join trades a token for a certificate. The token can be used until it expires.
+// Join trades a token for a certificate. The token can be used until it expires, is
+// revoked, or as many machines have joined as it is for; the use is counted in the
+// transaction that records the machine, so that two who come at once are not both the
+// last. A machine that repeats its call counts once.
 // A name that belongs to a live machine, or to a voter, goes only to the holder
 // of the same key, so that a join whose answer was lost can be repeated.
 func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*holdfastv1.JoinResponse, error) {
@@ -62,9 +66,14 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 	if err != nil {
 		return nil, err
 	}
-	tokenID, err := s.checkToken(view, req.GetToken(), role)
+	tokenID, token, _, err := tokenIn(view, req.GetToken())
+	if err == nil {
+		if err = token.refusal(role, s.cfg.Now()); err != nil && s.repeats(view, tokenID, req, role) {
+			err = nil
+		}
+	}
 	if err != nil {
-		s.log.Warn("join refused: bad token", "name", req.GetName(), "role", role, "remote", remoteAddress(ctx))
+		s.log.Warn("join refused: bad token", "name", req.GetName(), "role", role, "remote", remoteAddress(ctx), "err", err)
 		return nil, err
 	}
 	// From here on the caller holds a token of this cluster and may be told more.
@@ -76,7 +85,12 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 		return nil, badRequest("csr", "%v", err)
 	}
 	id := pki.Identity{Cluster: s.cfg.ClusterID, Role: role, Name: req.GetName()}
-	chain, err := s.cfg.CA.Sign(req.GetCsr(), id, joinAddresses(req.GetAddress()))
+	revoked, was := revocationAt(view, revokedKeyOf(role, req.GetName()))
+	if was && revoked.Kind == kindQuarantined {
+		return nil, Refusal(view, id, nil)
+	}
+	// What was revoked stays so; who joins anew has something younger.
+	chain, err := s.cfg.CA.SignAfter(req.GetCsr(), id, joinAddresses(req.GetAddress()), pki.Life(role), revoked.At)
 	if err != nil {
 		return nil, badRequest("csr", "%v", err)
 	}
@@ -100,12 +114,27 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 		} else if before.Address == req.GetAddress() {
 			return change{}, nil // a repeated call
 		}
-		data, err := json.Marshal(machineRecord{Key: fingerprint, Address: req.GetAddress(), Joined: s.cfg.Now()})
+		data, err := json.Marshal(machineRecord{Key: fingerprint, Address: req.GetAddress(), Joined: s.cfg.Now(), Token: tokenID})
 		if err != nil {
 			return change{}, err
 		}
 		c.unchanged(key, kv.Mod)
 		c.ops = append(c.ops, raftstore.Put(key, data))
+		if known && bytes.Equal(before.Key, fingerprint) && before.Token == tokenID {
+			return c, nil // it has moved, and counts already
+		}
+		_, token, mod, err := tokenIn(view, req.GetToken())
+		if err != nil {
+			return change{}, err
+		}
+		if err := token.refusal(role, s.cfg.Now()); err != nil {
+			return change{}, err // another machine was the last
+		}
+		token.Used++
+		if data, err = json.Marshal(token); err != nil {
+			return change{}, err
+		}
+		c.putRaw(tokenPrefix+tokenID, data, mod)
 		return c, nil
 	})
 	if err != nil {
@@ -154,25 +183,16 @@ func (s *Server) RecordLeader(ctx context.Context, leader *raftstore.Leader, cer
 	return err
 }
 
-// checkToken returns the token's id if it is good for role now.
-func (s joinService) checkToken(view raftstore.View, credential string, role pki.Role) (id string, err error) {
-	id, secret, err := pki.ParseTokenCredential(credential)
-	if err != nil {
-		return "", errToken()
+// repeats reports whether the call is one that was answered before: the same machine, by
+// its key, with the same token.
+func (s joinService) repeats(view raftstore.View, tokenID string, req *holdfastv1.JoinRequest, role pki.Role) bool {
+	kv, ok := view.Get(machineKey(role, req.GetName()))
+	var before machineRecord
+	if !ok || json.Unmarshal(kv.Value, &before) != nil || before.Token != tokenID {
+		return false
 	}
-	var token tokenRecord
-	if kv, ok := view.Get(tokenPrefix + id); ok {
-		if err := json.Unmarshal(kv.Value, &token); err != nil {
-			return "", err
-		}
-	}
-	// All three are looked at in any case: which one fails takes no time to tell.
-	right := pki.CheckHash(secret, token.Hash)
-	fresh := s.cfg.Now().Before(token.Expires)
-	if !right || !fresh || token.Role != role {
-		return "", errToken()
-	}
-	return id, nil
+	fingerprint, err := requestKey(req.GetCsr())
+	return err == nil && bytes.Equal(before.Key, fingerprint)
 }
 
 // nameFree returns AlreadyExists when the name is in use by a machine that lives,

@@ -40,6 +40,9 @@ func (s objectService) List(ctx context.Context, req *holdfastv1.ListRequest) (*
 	if req.GetLimit() < 0 {
 		return nil, badRequest("limit", "is %d: use 0 for all, or a positive number", req.GetLimit())
 	}
+	if err := presentOnly(ctx, req.GetRead()); err != nil {
+		return nil, err
+	}
 	prefix := r.Prefix(req.GetNamespace())
 	var page pageToken
 	if req.GetContinue() != "" {
@@ -60,6 +63,9 @@ func (s objectService) List(ctx context.Context, req *holdfastv1.ListRequest) (*
 			return nil, storeError("list "+r.Plural, err)
 		}
 	} else if read, err = s.read(ctx, req.GetRead()); err != nil {
+		return nil, err
+	}
+	if err := s.confine(ctx, attributes("list", r, "", req.GetNamespace(), "").selecting(req.GetFieldSelector())).check(read.view); err != nil {
 		return nil, err
 	}
 	resp := &holdfastv1.ListResponse{Answer: s.answer(read)}

@@ -42,6 +42,13 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 			Name: "holdfast_agents_connected",
 			Help: "Nodes whose agents can be reached through this peer.",
 		}, func() float64 { return float64(s.sessions.connected()) }))
+	for name, end := range s.cfg.Certificates {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "holdfast_certificate_expires_timestamp_seconds",
+			Help:        "When a certificate ends, in seconds since 1970: this peer's own, which it renews by itself, and the cluster's CA's.",
+			ConstLabels: prometheus.Labels{"certificate": name},
+		}, func() float64 { return float64(end().Unix()) }))
+	}
 	return m
 }
 

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/object"
+	"github.com/holdfast-io/holdfast/pki"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
@@ -35,6 +36,9 @@ type plan struct {
 	now   time.Time
 	// caller is who writes, if roles say what he may; nil for others.
 	caller *Caller
+	// node is the node that writes, if it is one. judged: judge has seen what.
+	node   string
+	judged bool
 
 	change
 	faults object.Faults
@@ -130,9 +134,14 @@ func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) erro
 		if id, ok := identityFrom(ctx); ok && byRoles(id.Role) {
 			caller, _ := CallerFrom(ctx)
 			p.caller = &caller
+		} else if ok && id.Role == pki.RoleNode {
+			p.node = id.Name
 		}
 		if err := build(p); err != nil {
 			return change{}, err
+		}
+		if p.node != "" && !p.judged && len(p.ops) > 0 {
+			panic("apiserver: a node writes by a way on which nobody asks whether it may")
 		}
 		if err := p.refusal(); err != nil {
 			return change{}, err

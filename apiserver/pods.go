@@ -77,30 +77,66 @@ type Conversation[In, Out any] = interface {
 
 // Logs is PodService.Logs.
 func (p Pods) Logs(ctx context.Context, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {
-	return p.within(ctx, func(ctx context.Context) error { return p.service.logs(ctx, req, to) })
+	return p.within(ctx, func(ctx context.Context, guard func(proto.Message)) error {
+		guard(req)
+		return p.service.logs(ctx, req, to)
+	})
 }
 
 // Exec is PodService.Exec.
 func (p Pods) Exec(ctx context.Context, with Conversation[holdfastv1.ExecRequest, holdfastv1.ExecResponse]) error {
-	return p.within(ctx, func(ctx context.Context) error { return p.service.exec(ctx, with) })
+	return p.within(ctx, func(ctx context.Context, guard func(proto.Message)) error {
+		return p.service.exec(ctx, &guarded[holdfastv1.ExecRequest, holdfastv1.ExecResponse]{Conversation: with, guard: func(req *holdfastv1.ExecRequest) { guard(req) }})
+	})
 }
 
 // Attach is PodService.Attach.
 func (p Pods) Attach(ctx context.Context, with Conversation[holdfastv1.AttachRequest, holdfastv1.AttachResponse]) error {
-	return p.within(ctx, func(ctx context.Context) error { return p.service.attach(ctx, with) })
+	return p.within(ctx, func(ctx context.Context, guard func(proto.Message)) error {
+		return p.service.attach(ctx, &guarded[holdfastv1.AttachRequest, holdfastv1.AttachResponse]{Conversation: with, guard: func(req *holdfastv1.AttachRequest) { guard(req) }})
+	})
 }
 
 // PortForward is PodService.PortForward.
 func (p Pods) PortForward(ctx context.Context, with Conversation[holdfastv1.PortForwardRequest, holdfastv1.PortForwardResponse]) error {
-	return p.within(ctx, func(ctx context.Context) error { return p.service.portForward(ctx, with) })
+	return p.within(ctx, func(ctx context.Context, guard func(proto.Message)) error {
+		return p.service.portForward(ctx, &guarded[holdfastv1.PortForwardRequest, holdfastv1.PortForwardResponse]{Conversation: with, guard: func(req *holdfastv1.PortForwardRequest) { guard(req) }})
+	})
 }
 
-// within makes a call end with the server.
-func (p Pods) within(ctx context.Context, call func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(p.service.serves, cancel)()
-	return endedWith(p.service.serves, call(ctx))
+// guarded is a conversation of which the first message says what it is about.
+type guarded[In, Out any] struct {
+	Conversation[In, Out]
+	guard func(*In) // nil once it was called
+}
+
+func (g *guarded[In, Out]) Receive() (*In, error) {
+	msg, err := g.Conversation.Receive()
+	if err == nil && g.guard != nil {
+		g.guard(msg)
+		g.guard = nil
+	}
+	return msg, err
+}
+
+// within makes a call end with the server, with the certificate or token of its caller,
+// and with the right to what the message that guard gets asks for: as those that come
+// by Connect do.
+func (p Pods) within(ctx context.Context, call func(ctx context.Context, guard func(proto.Message)) error) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer context.AfterFunc(p.service.serves, func() { end(context.Canceled) })()
+	defer p.service.whileAdmitted(ctx, end)()
+	err := call(ctx, func(first proto.Message) {
+		if id, ok := identityFrom(ctx); ok && byRoles(id.Role) {
+			asked := proto.Clone(first)
+			go p.service.whileAllowed(ctx, end, func() error { return p.service.authorizeMessage(ctx, asked) })
+		}
+	})
+	if cause := context.Cause(ctx); denied(cause) {
+		return cause
+	}
+	return endedWith(p.service.serves, err)
 }
 
 func (s podService) logs(ctx context.Context, req *holdfastv1.LogsRequest, to Replies[holdfastv1.LogsResponse]) error {

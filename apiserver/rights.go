@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/apiserver/rbac"
 	"github.com/holdfast-io/holdfast/object"
+	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/raftstore"
 )
 
@@ -187,8 +188,12 @@ func (s *Server) whileAllowed(ctx context.Context, end context.CancelCauseFunc, 
 	tick := time.NewTicker(recheckPeriod)
 	defer tick.Stop()
 	recheck, _ := ctx.Value(recheckKey{}).(func(context.Context) error)
+	id, _ := identityFrom(ctx)
 	for {
 		_, changed := s.rights.current()
+		if id.Role == pki.RoleNode { // its rights follow from its pods
+			changed = s.desired.woken(id.Name)
+		}
 		err := check()
 		if err == nil && recheck != nil {
 			err = recheck(ctx)

@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -211,3 +212,63 @@ func TestUsers(t *testing.T) {
 		t.Errorf("who can: %v, %v", who, err)
 	}
 }
+
+// TestPodStreamsEnd: what Kubernetes' dialect streams from a pod ends with the right to
+// it, as what comes by Connect does; by the message that says which pod it is about.
+func TestPodStreamsEnd(t *testing.T) {
+	c := newCluster(t, 1)
+	ctx := withIdentity(t.Context(), pki.User(testCluster, "jane"))
+	admin := c.objects("peer-1")
+	for _, obj := range []object.Object{
+		role("runs", rule([]string{"create"}, "", "pods/exec")),
+		&rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "jane-runs"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "runs"},
+			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "jane"}},
+		},
+	} {
+		if _, err := admin.Create(t.Context(), &holdfastv1.CreateRequest{Object: sent(t, obj)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		pods := c.servers["peer-1"].Pods()
+		ended <- pods.within(ctx, func(ctx context.Context, guard func(proto.Message)) error {
+			with := &guarded[holdfastv1.ExecRequest, holdfastv1.ExecResponse]{
+				Conversation: oneExec{}, guard: func(req *holdfastv1.ExecRequest) { guard(req) },
+			}
+			for range 2 { // only the first one says what it is about
+				if _, err := with.Receive(); err != nil {
+					return err
+				}
+			}
+			close(begun)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
+	}()
+	<-begun
+	select {
+	case err := <-ended:
+		t.Fatalf("ended with the right: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if _, err := admin.Delete(t.Context(), &holdfastv1.DeleteRequest{Kind: &holdfastv1.Kind{Group: rbacv1.GroupName, Version: "v1", Kind: "RoleBinding"}, Name: "jane-runs"}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		wantCode(t, err, connect.CodePermissionDenied, "jane may not create pods/exec a in namespace default")
+	case <-time.After(20 * time.Second):
+		t.Fatal("the stream goes on without the right")
+	}
+}
+
+// oneExec is a caller of exec.
+type oneExec struct{}
+
+func (oneExec) Receive() (*holdfastv1.ExecRequest, error) {
+	return &holdfastv1.ExecRequest{Message: &holdfastv1.ExecRequest_Start{Start: &holdfastv1.ExecStart{Pod: "a"}}}, nil
+}
+func (oneExec) SendHeaders() error                  { return nil }
+func (oneExec) Send(*holdfastv1.ExecResponse) error { return nil }

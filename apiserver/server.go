@@ -106,6 +106,12 @@ type Config struct {
 	// ServiceCIDRs are the networks that Services have their addresses from, one of
 	// each family at most. Optional; object.DefaultServiceCIDR.
 	ServiceCIDRs []netip.Prefix
+	// Alarms says what is wrong with this peer beside its store, "name: what, and what to
+	// do". Optional.
+	Alarms func() []string
+	// Certificates are the ends of this peer's certificate and of the CA's, for metrics,
+	// by name. Optional.
+	Certificates map[string]func() time.Time
 	// PodCIDRs are the networks that pods have their addresses from. Optional; agents
 	// are told of none.
 	PodCIDRs []netip.Prefix
@@ -141,6 +147,8 @@ type Server struct {
 	namespaces [256]atomic.Pointer[knownNamespace] // a slot has the last that fell on it
 	tokens     *pki.TokenKey                       // nil without a CA
 	rights     *rights
+	live       liveCalls
+	clones     clones
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -203,6 +211,7 @@ func New(cfg Config) (*Server, error) {
 		events:     newEventCache(),
 		changes:    newChangeCache(),
 		rights:     newRights(cfg.Store),
+		live:       liveCalls{calls: make(map[*liveCall]struct{})},
 		users:      newFairQueue(userLane),
 		agents:     newFairQueue(agentLane),
 	}
@@ -248,6 +257,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.exchangeEvents(ctx) })
 	group.Go(func() error { return s.endStreams(ctx) })
 	group.Go(func() error { return s.rights.run(ctx) })
+	group.Go(func() error { return s.endRevoked(ctx) })
 	return group.Wait()
 }
 

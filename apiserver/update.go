@@ -99,6 +99,9 @@ func (p *plan) replace(wish object.Object, was stored, index int, sub string, ex
 // succeed puts next, which has all that the system owns, and whose fields have their
 // owners, in the place of was.
 func (p *plan) succeed(next object.Object, was stored, index int, sub string) (written, error) {
+	if err := p.judge(next, was.obj, sub); err != nil {
+		return written{}, err
+	}
 	if sub != statusSubresource && !object.Deleting(was.obj) {
 		if err := p.admit(next, was.obj, index); err != nil {
 			return written{}, err

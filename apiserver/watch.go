@@ -70,16 +70,25 @@ func (s objectService) Watch(ctx context.Context, req *holdfastv1.WatchRequest, 
 	if r.Kind == eventKind {
 		return s.watchEvents(ctx, r, req, match, stream)
 	}
+	if err := presentOnly(ctx, req.GetRead()); err != nil {
+		return err
+	}
 	s.watching.Add(1)
 	defer s.watching.Add(-1)
 	w := watch{
 		Server: s.Server, binary: sendsBinary(ctx), match: match, prefix: r.Prefix(req.GetNamespace()), interval: interval, stream: stream,
 		enc: encoder{resource: r, prefix: r.Prefix(req.GetNamespace()), namespace: req.GetNamespace(), encoding: req.GetEncoding()},
 	}
+	if a := attributes("watch", r, "", req.GetNamespace(), "").selecting(req.GetFieldSelector()); a.boundTo == "" { // else the selector does it
+		w.within = s.confine(ctx, a)
+	}
 	after := req.GetFromRevision()
 	if after == 0 {
 		read, err := s.read(ctx, req.GetRead())
 		if err != nil {
+			return err
+		}
+		if err := w.within.check(read.view); err != nil {
 			return err
 		}
 		if err := w.initial(read.view); err != nil {
@@ -107,6 +116,7 @@ type watch struct {
 	interval time.Duration // of bookmarks
 	binary   bool          // messages go out in protobuf, so changes may be put in encoded
 	raw      []byte        // room for these, of the last message
+	within   confinement   // a node may see a change if it was its own by then
 	stream   holdfastv1connect.ObjectServiceWatchServerStream
 }
 
@@ -200,6 +210,15 @@ func (w *watch) tell(events []raftstore.Event, upTo int64) (sent bool, err error
 		change, err := w.change(event)
 		if err != nil {
 			return sent, err
+		}
+		if change != nil && w.within != nil {
+			view, err := w.store.ViewAt(event.Revision)
+			if err != nil {
+				return sent, storeError("watch "+w.enc.resource.Plural, err)
+			}
+			if err := w.within.check(view); err != nil {
+				return sent, err
+			}
 		}
 		if change != nil {
 			changes = append(changes, change)

@@ -38,6 +38,9 @@ type Config struct {
 	OnlyThese bool
 	OnPeers   func(addresses []string)
 
+	// Header is sent with each request, beside what the call itself says. Optional.
+	Header http.Header
+
 	Logger *slog.Logger // optional; none
 }
 

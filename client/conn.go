@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -194,6 +195,10 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 	url := *req.URL
 	url.Host = cn.address
 	attempt.URL, attempt.Host = &url, cn.address
+	if len(c.cfg.Header) > 0 {
+		attempt.Header = attempt.Header.Clone() // it is the caller's
+		maps.Copy(attempt.Header, c.cfg.Header)
+	}
 	if req.ContentLength < 0 && req.Body != nil { // a stream's messages
 		attempt.Body = wire.Whole(req.Body)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -38,6 +39,7 @@ func (t roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Header.Get("Upgrade") != "" {
 		req = req.Clone(req.Context())
 		req.URL.Scheme, req.URL.Host = "https", "holdfast" // whoever is dialed
+		maps.Copy(req.Header, t.c.cfg.Header)
 		return t.upgrades.RoundTrip(req)
 	}
 	req = req.Clone(req.Context())

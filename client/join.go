@@ -164,6 +164,8 @@ func explainJoin(ctx context.Context, req *holdfastv1.JoinRequest, err error) er
 	}
 	role := strings.ToLower(strings.TrimPrefix(req.GetRole().String(), "ROLE_"))
 	switch {
+	case remote && code == connect.CodeUnauthenticated && strings.HasPrefix(message, "the token ") && !strings.Contains(message, "wrong, expired"): // it says which
+		return finalError{fmt.Errorf("%s (%w)", message, err)}
 	case remote && code == connect.CodeUnauthenticated:
 		return finalError{fmt.Errorf("the token is wrong, has expired or is not for a %s; make a new one on a peer: holdfast token create --role %s (%w)", role, role, err)}
 	case remote && code == connect.CodeAlreadyExists:

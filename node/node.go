@@ -279,7 +279,26 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 	group.Go(func() error { return g.Run(ctx) })
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return n.rememberPeers(ctx, g, peers) })
+	group.Go(func() error { return n.keepCertificate(ctx, peers) })
 	return group.Wait()
+}
+
+// renewTimeout bounds the exchange of a certificate for another one.
+const renewTimeout = 30 * time.Second
+
+// keepCertificate has the node's certificate renewed in time, and writes it down.
+func (n *Node) keepCertificate(ctx context.Context, peers *client.Client) error {
+	n.creds.KeepRenewed(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+		defer cancel()
+		if err := peers.Renew(ctx, n.creds); err != nil {
+			return err
+		}
+		_, until := n.creds.Validity()
+		n.log.Info("certificate renewed", "expires", until)
+		return n.creds.Save(n.pkiDir())
+	}, func(err error) { n.log.Error("certificate not renewed, trying again", "err", err) })
+	return nil
 }
 
 // rememberPeers tells the client where gossip sees peers, and writes it down for the

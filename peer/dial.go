@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -76,6 +77,8 @@ type remotes struct {
 	creds   *pki.Credentials
 	faults  *faults.Plane
 	resolve func(id string) (address string, ok bool)
+	// instance tells this process from another with the same certificate.
+	instance string
 
 	mu      sync.Mutex
 	clients map[string]*connect.Client
@@ -115,7 +118,9 @@ func (r *remotes) dial(ctx context.Context, id string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	// By name: the address may have passed to another peer since.
-	conn, err := dialTLS(ctx, &net.Dialer{}, address, r.creds.ClientTLSNamed(pki.RolePeer, id, protoH2), r.faults, id)
+	config := r.creds.ClientTLSNamed(pki.RolePeer, id, protoH2)
+	config.ServerName = strings.ToLower(r.instance) + instanceSuffix
+	conn, err := dialTLS(ctx, &net.Dialer{}, address, config, r.faults, id)
 	if err != nil {
 		return nil, err
 	}

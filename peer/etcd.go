@@ -18,12 +18,14 @@ func (p *Peer) runEtcd(ctx context.Context) error {
 		PeerID:    p.rec.ID,
 		ClusterID: p.rec.ClusterID,
 		Members:   p.etcdMembers,
+		Refuse:    p.refusal,
 		Logger:    p.log.With("part", "etcd"),
 	})
 	if err != nil {
 		return err
 	}
 	door := newMux(p.faults.Listener(p.etcd), p.etcdTLS(), p.log.With("part", "etcd"))
+	door.door.refuse = p.refusal
 	parts := newParts()
 	parts.start("listener", door.run)
 	parts.start("http", func(ctx context.Context) error {

@@ -18,6 +18,7 @@ func (p *Peer) kubeHandler(api *apiserver.Server) http.Handler {
 		Authorize: api.Authorize,
 		Allowed:   api.Allowed,
 		Rules:     api.Rules,
+		Documents: api.DiscoveryDocuments(),
 		Version:   p.cfg.Version,
 		Ready:     []kube.Check{{Name: "store", Run: api.Ready}},
 		Logger:    p.log.With("part", "kube"),

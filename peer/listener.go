@@ -39,6 +39,7 @@ type mux struct {
 	log      *slog.Logger
 	raft     *acceptQueue
 	http     *acceptQueue
+	door     door
 }
 
 func newMux(listener net.Listener, config *tls.Config, log *slog.Logger) *mux {
@@ -93,7 +94,8 @@ func (m *mux) run(ctx context.Context) error {
 }
 
 func (m *mux) serve(ctx context.Context, conn net.Conn) {
-	conn = wire.Coalesce(conn, clientStall) // from Start on
+	guest := m.door.let(conn)
+	conn = wire.Coalesce(guest, clientStall) // from Start on
 	tlsConn := tls.Server(conn, m.tls)
 	shake, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
@@ -106,6 +108,15 @@ func (m *mux) serve(ctx context.Context, conn net.Conn) {
 	if len(state.PeerCertificates) > 0 {
 		if id, err := pki.IdentityOf(state.PeerCertificates[0]); err == nil {
 			faults.Identify(tlsConn, id.Name)
+		}
+	}
+	if len(state.PeerCertificates) > 0 {
+		// Whoever speaks HTTP is told why, by an answer: what TLS can say is one byte.
+		raft := state.NegotiatedProtocol == protoRaft
+		if err := m.door.know(guest, state.PeerCertificates[0], instanceOf(state.ServerName), raft); err != nil && raft {
+			m.log.Warn("raft connection refused", "remote", conn.RemoteAddr().String(), "err", err)
+			conn.Close()
+			return
 		}
 	}
 	if state.NegotiatedProtocol != protoRaft {

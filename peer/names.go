@@ -10,9 +10,9 @@ import (
 	"github.com/holdfast-io/holdfast/pki"
 )
 
-// namedCertificateLife is how long a certificate with names is shown: a third of
+// namedCertificateLife is how long a certificate with names is shown: less than a third of
 // what it is good for.
-const namedCertificateLife = 30 * 24 * time.Hour
+const namedCertificateLife = 2 * 24 * time.Hour
 
 // kubernetesNames are names that every peer goes by: clients that know one of
 // them need no other for all peers, and programs in pods use the last ones.

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ import (
 // openStore makes the store, which opens its files and starts nothing.
 func (p *Peer) openStore() error {
 	p.mux = newMux(p.faults.Listener(p.listener), p.namedTLS(func(*tls.Config) {}, p.apiHosts, protoRaft, protoH2, protoHTTP), p.log.With("part", "listener"))
-	p.remotes = &remotes{creds: p.creds, faults: p.faults, resolve: p.addressOf}
+	p.remotes = &remotes{creds: p.creds, faults: p.faults, resolve: p.addressOf, instance: rand.Text()}
 	store, err := raftstore.New(raftstore.Config{
 		ID:          p.rec.ID,
 		ClusterID:   p.rec.ClusterID,
@@ -62,6 +63,7 @@ func (p *Peer) openStore() error {
 		return err
 	}
 	p.store = store
+	p.mux.door.refuse = p.refusal
 	return nil
 }
 
@@ -150,6 +152,11 @@ func (p *Peer) Run(ctx context.Context) error {
 		Kube:       p.kubeHandler,
 		WhyPod:     whyPod,
 		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR},
+		Alarms:     func() []string { return p.certificateAlarms(time.Now()) },
+		Certificates: map[string]func() time.Time{
+			"ca":   p.ca.Expires,
+			"peer": func() time.Time { _, end := p.creds.Validity(); return end },
+		},
 	})
 	if err != nil {
 		return err
@@ -169,6 +176,10 @@ func (p *Peer) Run(ctx context.Context) error {
 	}
 	// The door first: raft needs it to hear and be heard.
 	parts.start("listener", p.mux.run)
+	// Who is refused by now is put out.
+	parts.start("door", func(ctx context.Context) error { return p.keepDoor(ctx, api.PeerCloned) })
+	// A certificate is replaced long before its end, while all goes on.
+	parts.start("certificate", p.keepCertificate)
 	// The store restores what it has and takes part in elections.
 	var storeErr error
 	parts.start("store", func(ctx context.Context) error {

@@ -24,8 +24,17 @@ import (
 )
 
 const (
-	// certificateLife is how long a certificate is valid after it was signed.
-	certificateLife = 90 * 24 * time.Hour
+	// How long certificates are valid after they were signed. A peer has the CA's key and
+	// makes its own, also when it starts after a long rest: a week costs nothing. A node
+	// asks a peer at about two thirds of its month, so that it may be switched off for
+	// six days at the least, and for three weeks at best, and come back by itself. What
+	// is lost or stolen is revoked, which counts at once; these lives bound what nobody
+	// has noticed. Those of administrators are renewed when they are used.
+	peerLife  = 7 * 24 * time.Hour
+	nodeLife  = 30 * 24 * time.Hour
+	adminLife = 90 * 24 * time.Hour
+	// MaxLife is that of the longest: what is older has ended.
+	MaxLife = 90 * 24 * time.Hour
 	// backdate is how far a certificate reaches into the past: how much the
 	// clocks of two machines may differ (SwarmKit's ca package does the same).
 	backdate = time.Hour
@@ -157,6 +166,9 @@ func (ca *CA) Save(dir string) error {
 	return writePrivate(filepath.Join(dir, CAFile), ca.CertPEM())
 }
 
+// Expires returns when the CA's certificate ends, and with it all that it has signed.
+func (ca *CA) Expires() time.Time { return ca.cert.NotAfter }
+
 // CertPEM returns the CA's certificate.
 func (ca *CA) CertPEM() []byte { return certsPEM(ca.cert.Raw) }
 
@@ -170,7 +182,23 @@ func (ca *CA) Pin() string { return pinOf(ca.cert) }
 // Cluster returns the id of the CA's cluster.
 func (ca *CA) Cluster() string { return ca.cluster }
 
-// Sign answers a certificate request: a certificate for id, good for 90 days
+// Life returns how long a certificate of a role is valid after it was signed; of users
+// it is the longest.
+func Life(role Role) time.Duration {
+	switch role {
+	case RolePeer:
+		return peerLife
+	case RoleNode:
+		return nodeLife
+	default:
+		return adminLife
+	}
+}
+
+// IssuedAt returns when a certificate of ours was signed.
+func IssuedAt(cert *x509.Certificate) time.Time { return cert.NotBefore.Add(backdate) }
+
+// Sign answers a certificate request: a certificate for id, good as long as [Life] says
 // and backdated by one hour, followed by the CA's own, DER. From the request it
 // takes the public key alone; whoever calls must have made sure that the
 // requester is id. addrs, host or host:port, become subject alternative names
@@ -182,6 +210,16 @@ func (ca *CA) Sign(csrDER []byte, id Identity, addrs []string) ([][]byte, error)
 	return ca.sign(csrDER, id, addrs, time.Now())
 }
 
+// SignAfter is Sign for an identity all of whose certificates up to a moment have been
+// revoked: this one is issued later, whatever the clock says. life is at most [Life]'s.
+func (ca *CA) SignAfter(csrDER []byte, id Identity, addrs []string, life time.Duration, revoked time.Time) ([][]byte, error) {
+	now := time.Now()
+	if least := revoked.Add(time.Second); now.Before(least) { // certificates have whole seconds
+		now = least
+	}
+	return ca.signFor(csrDER, id, addrs, now, life)
+}
+
 // SignUser is Sign for a user, whose certificate is good for life, 90 days at most.
 func (ca *CA) SignUser(csrDER []byte, user Identity, life time.Duration) ([][]byte, error) {
 	if user.Role != RoleUser {
@@ -191,7 +229,7 @@ func (ca *CA) SignUser(csrDER []byte, user Identity, life time.Duration) ([][]by
 }
 
 func (ca *CA) sign(csrDER []byte, id Identity, addrs []string, now time.Time) ([][]byte, error) {
-	return ca.signFor(csrDER, id, addrs, now, certificateLife)
+	return ca.signFor(csrDER, id, addrs, now, Life(id.Role))
 }
 
 func (ca *CA) signFor(csrDER []byte, id Identity, addrs []string, now time.Time, life time.Duration) ([][]byte, error) {
@@ -222,10 +260,10 @@ func (ca *CA) signFor(csrDER []byte, id Identity, addrs []string, now time.Time,
 	return [][]byte{der, ca.cert.Raw}, nil
 }
 
-// template is the certificate for id, but for its key. It outlives neither 90
-// days nor the CA.
+// template is the certificate for id, but for its key. It outlives neither its role's
+// life nor the CA.
 func (ca *CA) template(id Identity, addrs []string, now time.Time) *x509.Certificate {
-	end := now.Add(certificateLife)
+	end := now.Add(Life(id.Role))
 	if end.After(ca.cert.NotAfter) {
 		end = ca.cert.NotAfter
 	}

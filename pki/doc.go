@@ -27,7 +27,8 @@
 // # Life of a certificate
 //
 // Certificates are valid from one hour before they were signed, so that clocks
-// may differ, for 90 days. [Credentials.RenewAfter] says when to renew.
+// may differ, for as long as [Life] says of their role. [Credentials.RenewAfter] says
+// when to renew, and [Credentials.KeepRenewed] does it, in a process that goes on.
 // Whoever holds the CA's key, which every peer does, renews with
 // [Credentials.Renew] and needs nobody for it.
 //

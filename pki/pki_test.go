@@ -80,8 +80,11 @@ func TestCertificate(t *testing.T) {
 	if d := before.Sub(notBefore); d < 59*time.Minute || d > 61*time.Minute {
 		t.Errorf("backdated by %v, want 1h", d)
 	}
-	if d := notAfter.Sub(before); d < 90*24*time.Hour-time.Minute || d > 90*24*time.Hour+time.Minute {
-		t.Errorf("valid for %v, want 90 days", d)
+	if d := notAfter.Sub(before); d < 7*24*time.Hour-time.Minute || d > 7*24*time.Hour+time.Minute {
+		t.Errorf("valid for %v, want 7 days", d)
+	}
+	if _, end := mustIssue(t, ca, node1).Validity(); end.Sub(before) < 30*24*time.Hour-time.Minute || end.Sub(before) > 30*24*time.Hour+time.Minute {
+		t.Errorf("a node's is valid for %v, want 30 days", end.Sub(before))
 	}
 	if len(c.current.Load().chain) != 2 {
 		t.Error("the chain lacks the CA, and machines that join need it")

@@ -26,11 +26,11 @@ const changeTimeout = 10 * time.Second
 // What the store itself remembers of peers, beside raft's configuration. These keys
 // belong to no object and to no user.
 const (
-	// removedPrefix and an id is there, for ever, from the moment on that the peer
+	// RemovedPrefix and an id is there, for ever, from the moment on that the peer
 	// called so is to be removed: an id is used once. Who votes under an id must
 	// know all that was ever voted and acknowledged under it, and nobody can tell
 	// whether a machine that returns does.
-	removedPrefix = "system/peers/removed/"
+	RemovedPrefix = "system/peers/removed/"
 	// learnerPrefix and an id is there while the peer is to stay a learner.
 	learnerPrefix = "system/peers/learner/"
 )
@@ -44,7 +44,7 @@ type peerNote struct {
 // Removed reports whether a peer called id was removed from the cluster, as v has
 // it. Such an id is never taken again.
 func Removed(v View, id string) bool {
-	_, ok := v.Get(removedPrefix + id)
+	_, ok := v.Get(RemovedPrefix + id)
 	return ok
 }
 
@@ -253,7 +253,7 @@ func (s *Store) removePeer(ctx context.Context, id, reason string) error {
 		}
 	}
 	// First this: a peer that is out, and whose id is free, could come back empty.
-	if err := c.note(ctx, removedPrefix+id, reason); err != nil {
+	if err := c.note(ctx, RemovedPrefix+id, reason); err != nil {
 		return fmt.Errorf("remove peer %s: %w", id, err)
 	}
 	if err := c.forget(ctx, learnerPrefix+id); err != nil {
@@ -664,7 +664,7 @@ func (s *Store) configurationApplied(entry *raft.Log, root *mvcc.Root) {
 	if _, ok := memberOf(raft.DecodeConfiguration(entry.Data), s.cfg.ID); ok {
 		return
 	}
-	if _, removed := root.Get(removedPrefix+s.cfg.ID, root.Revision()); removed {
+	if _, removed := root.Get(RemovedPrefix+s.cfg.ID, root.Revision()); removed {
 		time.AfterFunc(s.cfg.HeartbeatTimeout, func() { s.fail(ErrPeerRemoved) })
 	}
 }

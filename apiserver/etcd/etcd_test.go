@@ -109,6 +109,34 @@ func TestKeyspace(t *testing.T) {
 	if err != nil || resp.Count != 3 || string(resp.Kvs[0].Key) != "\x00" || string(resp.Kvs[1].Key) != "a" || string(resp.Kvs[2].Key) != "\xff\xff" {
 		t.Errorf("all keys: %v, %v", resp, err)
 	}
+	// Nor by what is nested in a transaction, or by previous values.
+	txn, err := s.Txn(t.Context(), &pb.TxnRequest{
+		Compare: []*pb.Compare{{Result: pb.Compare_GREATER, Target: pb.Compare_VERSION, Key: []byte{0}, RangeEnd: []byte{0}, TargetUnion: &pb.Compare_Version{Version: 0}}},
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestTxn{RequestTxn: &pb.TxnRequest{Success: []*pb.RequestOp{
+			{Request: &pb.RequestOp_RequestRange{RequestRange: all}},
+			{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, PrevKv: true}}},
+		}}}}},
+	})
+	if err != nil || !txn.Succeeded {
+		t.Fatalf("nested: %v, %v", txn, err)
+	}
+	nested := txn.Responses[0].GetResponseTxn().GetResponses()
+	for _, kv := range append(nested[0].GetResponseRange().GetKvs(), nested[1].GetResponseDeleteRange().GetPrevKvs()...) {
+		if strings.Contains(string(kv.Key), "pods/") || string(kv.Key) == "raw." {
+			t.Errorf("a nested operation has reached %q", kv.Key)
+		}
+	}
+	if len(nested[0].GetResponseRange().GetKvs()) != 3 || len(nested[1].GetResponseDeleteRange().GetPrevKvs()) != 3 {
+		t.Errorf("nested: %v", nested)
+	}
+	if kv, ok := store.View().Get("pods/default/web"); !ok || string(kv.Value) != "v" {
+		t.Error("a nested operation has changed an object")
+	}
+	for _, key := range []string{"raw/a", "raw/\x00", "raw/\xff\xff"} {
+		if _, err := store.Txn(t.Context(), raftstore.Txn{Then: []raftstore.Op{raftstore.Put(key, []byte("v"))}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	deleted, err := s.DeleteRange(t.Context(), &pb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
 	if err != nil || deleted.Deleted != 3 {
 		t.Errorf("deleted %v, %v", deleted, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"log/slog"
@@ -53,6 +54,9 @@ type Config struct {
 	PeerID, ClusterID string
 	// Members returns the members of raft, this peer included. Required.
 	Members func() []Member
+	// Refuse returns why a certificate of the cluster counts no more, nil if it does.
+	// Optional. That connections of the refused end is the listener's affair.
+	Refuse func(*x509.Certificate) error
 	// Logger is optional; nil discards.
 	Logger *slog.Logger
 }
@@ -224,8 +228,11 @@ func (s *Server) identify(ctx context.Context, state *tls.ConnectionState) conte
 	if err != nil || id.Cluster != s.cfg.ClusterID {
 		return ctx
 	}
-	return context.WithValue(ctx, callerKey{}, id)
+	return context.WithValue(context.WithValue(ctx, callerKey{}, id), certKey{}, state.PeerCertificates[0])
 }
+
+// certKey is for the *x509.Certificate that a call is made with.
+type certKey struct{}
 
 // actor names the caller for the audit: "admin/alice".
 func actor(ctx context.Context) string {
@@ -240,6 +247,8 @@ func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 		switch {
 		case !ok:
 			return connect.NewError(connect.CodeUnauthenticated, "this call needs a client certificate of this cluster")
+		case s.refused(ctx) != nil:
+			return s.refused(ctx)
 		case id.Role != pki.RoleAdmin:
 			return connect.Errorf(connect.CodePermissionDenied, "%s %s may not use etcd's API: it is for admins", id.Role, id.Name)
 		}
@@ -248,6 +257,15 @@ func (s *Server) authorize(next connect.ServerFunc) connect.ServerFunc {
 		}
 		return next(ctx, spec, stream)
 	}
+}
+
+// refused returns why the caller's certificate counts no more, nil if it does.
+func (s *Server) refused(ctx context.Context) error {
+	cert, _ := ctx.Value(certKey{}).(*x509.Certificate)
+	if s.cfg.Refuse == nil || cert == nil {
+		return nil
+	}
+	return s.cfg.Refuse(cert)
 }
 
 // observe is the outermost interceptor: it gives each error its code, and logs what

@@ -131,6 +131,6 @@ func TestWhoMayCall(t *testing.T) {
 			t.Errorf("a stranger at %s: %v", path, a)
 		}
 	}
-	s.wantStatus(403, "Forbidden", "impersonation", "GET", "/api/v1/pods", "", "Impersonate-User: bob")
-	s.wantStatus(403, "Forbidden", "impersonation", "GET", "/api/v1/pods", "", "Impersonate-Group: system:masters")
+	s.wantStatus(403, "Forbidden", "bob may not list pods", "GET", "/api/v1/pods", "", "Impersonate-User: bob")
+	s.wantStatus(400, "BadRequest", "Impersonate-User", "GET", "/api/v1/pods", "", "Impersonate-Group: system:masters")
 }

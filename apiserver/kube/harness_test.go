@@ -32,6 +32,8 @@ type server struct {
 	nobody *http.Client
 	store  *raftstore.Store
 	stop   func()
+	user   func(name string) *http.Client  // with a certificate of that user
+	bearer func(token string) *http.Client // with a token, and no certificate
 	now    atomic.Pointer[time.Time]
 }
 
@@ -58,7 +60,8 @@ func start(t testing.TB, change ...func(*kube.Config)) *server {
 		Kube: func(api *apiserver.Server) http.Handler {
 			cfg := kube.Config{
 				Objects: api.Objects(), Pods: api.Pods(), Tokens: api.Tokens(), Catalog: api.Catalog, Authorize: api.Authorize, Allowed: api.Allowed, Rules: api.Rules,
-				Version: "v0-test", Ready: []kube.Check{{Name: "store", Run: api.Ready}},
+				Documents: api.DiscoveryDocuments(),
+				Version:   "v0-test", Ready: []kube.Check{{Name: "store", Run: api.Ready}},
 				Now:    func() time.Time { return s.now.Load().Add(time.Minute) },
 				Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 			}
@@ -106,6 +109,10 @@ func start(t testing.TB, change ...func(*kube.Config)) *server {
 	bare := issue(pki.RoleAdmin, "bare").ClientTLS(pki.RolePeer)
 	bare.GetClientCertificate, bare.Certificates = nil, nil
 	s.nobody = &http.Client{Transport: &http.Transport{TLSClientConfig: bare}}
+	s.user = func(name string) *http.Client { return client(issue(pki.RoleUser, name)) }
+	s.bearer = func(token string) *http.Client {
+		return &http.Client{Transport: bearing{s.nobody.Transport, token}}
+	}
 	return s
 }
 
@@ -191,4 +198,16 @@ func (s *server) wantStatus(code int, reason, text, method, path, body string, h
 		s.t.Errorf("%s %s: got %v, want reason %s with %q", method, path, a, reason, text)
 	}
 	return a
+}
+
+// bearing adds a token to requests.
+type bearing struct {
+	http.RoundTripper
+	token string
+}
+
+func (b bearing) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.Header.Set("Authorization", "Bearer "+b.token)
+	return b.RoundTripper.RoundTrip(req)
 }

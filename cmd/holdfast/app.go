@@ -33,6 +33,7 @@ type app struct {
 	addresses   func() ([]string, error)
 
 	contextName string
+	as          somebody
 	peers       []string
 
 	color          colorMode
@@ -140,6 +141,9 @@ exec and attach pass on the exit code of what they ran.`,
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.contextName, "context", "", "which cluster to talk to, of those that 'holdfast context list' shows (default: HOLDFAST_CONTEXT, or the current one)")
 	flags.StringSliceVar(&a.peers, "peer", nil, "talk to this peer, host:port of its API, instead of any that the context names; may be repeated")
+	flags.StringVar(&a.as.user, "as", "", "act as this user, if you may impersonate him; a service account is system:serviceaccount:NAMESPACE:NAME")
+	flags.StringArrayVar(&a.as.groups, "as-group", nil, "with --as: be in this group; may be repeated")
+	flags.StringVar(&a.as.uid, "as-uid", "", "with --as: have this uid")
 	flags.DurationVar(&a.requestTimeout, "request-timeout", 30*time.Second, "how long one request may take; 0 means without limit")
 	flags.Var(&a.color, "color", "always, never or auto: on a terminal, unless NO_COLOR is set")
 	flags.StringVarP(&a.namespace, "namespace", "n", "", "namespace of the objects (default \"default\")")
@@ -148,7 +152,7 @@ exec and attach pass on the exit code of what they ran.`,
 		commands []*cobra.Command
 	}{
 		{"objects", []*cobra.Command{a.applyCommand(), a.diffCommand(), a.createCommand(), a.runCommand(), a.exposeCommand(), a.getCommand(), a.describeCommand(), a.explainCommand(), a.eventsCommand(), a.whyCommand(), a.waitCommand(), a.deleteCommand(), a.editCommand(), a.replaceCommand(), a.setCommand(), a.patchCommand(), a.scaleCommand(), a.autoscaleCommand(), a.rolloutCommand(), a.labelCommand(), a.annotateCommand(), a.logsCommand(), a.execCommand(), a.attachCommand(), a.portForwardCommand(), a.copyCommand(), a.topCommand()}},
-		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.storeCommand(), a.verifyCommand(), a.cordonCommand(), a.uncordonCommand(), a.drainCommand(), a.taintCommand(), a.backupCommand(), a.recoverCommand()}},
+		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.nodeCommand(), a.storeCommand(), a.verifyCommand(), a.cordonCommand(), a.uncordonCommand(), a.drainCommand(), a.taintCommand(), a.backupCommand(), a.recoverCommand()}},
 		{"machines", a.machineCommands()},
 		{"cli", []*cobra.Command{a.apiResourcesCommand(), a.apiVersionsCommand(), a.kustomizeCommand(), a.inspectCommand(), a.authCommand(), a.contextCommand(), a.configCommand(), a.kubeconfigCommand(), a.proxyCommand(), a.versionCommand(), a.completionCommand()}},
 	} {

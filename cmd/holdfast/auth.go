@@ -25,7 +25,7 @@ func (a *app) authCommand() *cobra.Command {
 		Args: groupArgs,
 		RunE: showHelp,
 	}
-	cmd.AddCommand(a.whoAmICommand(), a.canICommand(), a.whoCanCommand(), a.issueCommand())
+	cmd.AddCommand(a.whoAmICommand(), a.canICommand(), a.whoCanCommand(), a.issueCommand(), a.revokeCommand(), a.revocationsCommand(), a.readmitCommand())
 	return cmd
 }
 

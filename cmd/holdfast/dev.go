@@ -332,7 +332,7 @@ func (d *devRun) remote() (*remote, error) {
 	if c.Cert == "" {
 		return nil, fmt.Errorf("the first peer has left no administrator's certificate in %s", adminConfig(d.flags.dataDir))
 	}
-	return remoteOf(c, nil)
+	return remoteOf(c, nil, nil)
 }
 
 func (d *devRun) token(ctx context.Context, role devcluster.Role) (string, error) {
@@ -341,7 +341,7 @@ func (d *devRun) token(ctx context.Context, role devcluster.Role) (string, error
 		return "", err
 	}
 	defer r.close()
-	token, err := d.app.createToken(ctx, r, string(role), 10*time.Minute)
+	token, err := d.app.createToken(ctx, r, string(role), 10*time.Minute, 0)
 	if err != nil {
 		return "", err
 	}

@@ -29,6 +29,7 @@ func TestFriendliness(t *testing.T) {
 	c := testcluster.Start(t, testcluster.Config{Peers: 3, Nodes: 2})
 	t.Run("02 run waits and tells and says why not", func(t *testing.T) { runTells(t, newSession(t, c)) })
 	t.Run("03 each way not to join has its sentence", func(t *testing.T) { joinErrors(t, newSession(t, c), c) })
+	t.Run("access is given and taken by commands", func(t *testing.T) { accessCommands(t, newSession(t, c)) })
 	t.Run("07 manifests as they are", func(t *testing.T) { manifestsAsTheyAre(t, newSession(t, c)) })
 	t.Run("08 every command of kubectl has a transcript", kubectlTranscripts)
 	t.Run("09 pipes and narrow terminals and names", func(t *testing.T) { plainOutput(t, newSession(t, c)) })
@@ -163,6 +164,31 @@ func (s *session) within(limit time.Duration, line, pod string, want ...string) 
 	s.t.Errorf("holdfast %s: want exit code %d and %q, got\n%s", line, exitTimeout, want, out.String())
 }
 
+// accessCommands: tokens, certificates and nodes are listed, revoked and let in again by
+// commands, and a command acts as somebody else.
+func accessCommands(t *testing.T, s *session) {
+	want := func(out, text string) {
+		t.Helper()
+		if !strings.Contains(out, text) {
+			t.Errorf("got %q, want %q in it", out, text)
+		}
+	}
+	token, err := pki.ParseToken(strings.TrimSpace(s.run(exitOK, "token create --role node --uses 1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(s.run(exitOK, "token list"), "0 of 1")
+	want(s.run(exitOK, "token revoke "+token.ID[:6]), "token "+token.ID+" revoked")
+	want(s.run(exitOK, "token list"), "revoked")
+	want(s.run(exitOK, "auth revoke user/jane --reason lost"), "user/jane revoked")
+	want(s.run(exitOK, "auth revocations"), "lost")
+	want(s.run(exitOK, "auth readmit user/jane"), "user/jane readmitted")
+	s.run(exitUsage, "auth revoke jane")
+	want(s.run(exitOK, "auth whoami --as jane --as-group dev"), "jane (dev, system:authenticated)")
+	want(s.run(exitRefused, "auth can-i delete pods --as jane"), "jane may not delete pods")
+	s.run(exitUsage, "auth whoami --as-group dev")
+}
+
 // 3: whoever cannot join reads why.
 func joinErrors(t *testing.T, s *session, c *testcluster.Cluster) {
 	token := strings.TrimSpace(s.run(exitOK, "token create --role node"))
@@ -184,8 +210,8 @@ func joinErrors(t *testing.T, s *session, c *testcluster.Cluster) {
 	time.Sleep(1100 * time.Millisecond) // until short has expired
 	for _, tt := range []struct{ name, addr, token, as, want string }{
 		{"wrong", peer, pki.NewToken(parsed.Pin).String(), "m1", `the token is wrong, has expired or is not for a node; make a new one on a peer: holdfast token create --role node`},
-		{"expired", peer, short, "m1", `the token is wrong, has expired`},
-		{"for another role", peer, strings.TrimSpace(s.run(exitOK, "token create --role peer")), "m1", `is not for a node`},
+		{"expired", peer, short, "m1", `the token has expired at`},
+		{"for another role", peer, strings.TrimSpace(s.run(exitOK, "token create --role peer")), "m1", `the token is for a peer, not for a node`},
 		{"mutilated", peer, token[:len(token)-5], "m1", `token`},
 		{"of another cluster", peer, pki.NewToken(other.Pin()).String(), "m1", `the token says ` + other.Pin()},
 		{"name is taken", peer, token, "n1", `the name n1 belongs to a machine that is alive; choose another name`},

@@ -170,7 +170,7 @@ func (a *app) runPeerAdd(ctx context.Context, learner bool, ttl time.Duration) e
 			addresses = append(addresses, p.GetPeer().GetAddress())
 		}
 	}
-	token, err := a.createToken(ctx, r, "peer", ttl)
+	token, err := a.createToken(ctx, r, "peer", ttl, 1)
 	if err != nil {
 		return err
 	}

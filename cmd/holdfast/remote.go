@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -108,11 +109,20 @@ func (a *app) connectContext() (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
+	as, err := a.as.header()
+	if err != nil {
+		return nil, err
+	}
 	if len(a.peers) > 0 {
 		c.Peers = a.peers
-		return remoteOf(c, nil)
+		return remoteOf(c, as, nil)
 	}
-	return remoteOf(c, func(peers []string) {
+	if a.renewOwn(c) {
+		if c, err = a.currentContext(); err != nil {
+			return nil, err
+		}
+	}
+	return remoteOf(c, as, func(peers []string) {
 		// A file that cannot be written stays as it is: the answer counts, not this.
 		_ = client.UpdateConfig("", func(config *client.ConfigFile) error {
 			for i := range config.Contexts {
@@ -131,8 +141,12 @@ func (a *app) connectContextPeer(address string) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
+	as, err := a.as.header()
+	if err != nil {
+		return nil, err
+	}
 	c.Peers = []string{address}
-	return remoteOf(c, nil)
+	return remoteOf(c, as, nil)
 }
 
 // contextPeers returns the addresses of the peers to begin with.
@@ -147,14 +161,14 @@ func (a *app) contextPeers() ([]string, error) {
 // remoteOf returns the cluster of a context. Nothing is sent yet. keep, unless
 // nil, is called at the end with the peers that the cluster turned out to have, if
 // they are others than the context's; without it only those are talked to.
-func remoteOf(c client.Context, keep func(peers []string)) (*remote, error) {
+func remoteOf(c client.Context, as http.Header, keep func(peers []string)) (*remote, error) {
 	creds, err := c.Credentials()
 	if err != nil {
 		return nil, err
 	}
 	var mu sync.Mutex
 	var learned []string
-	cfg := client.Config{Peers: c.Peers, Credentials: creds, OnlyThese: keep == nil}
+	cfg := client.Config{Peers: c.Peers, Credentials: creds, OnlyThese: keep == nil, Header: as}
 	if keep != nil {
 		cfg.OnPeers = func(peers []string) {
 			mu.Lock()

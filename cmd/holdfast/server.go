@@ -221,7 +221,7 @@ func (a *app) printJoinCommands(ctx context.Context, p *peer.Peer) {
 		a.note("No join commands: %v", err)
 		return
 	}
-	r, err := remoteOf(c, nil)
+	r, err := remoteOf(c, nil, nil)
 	if err != nil {
 		a.note("No join commands: %v", err)
 		return
@@ -230,7 +230,7 @@ func (a *app) printJoinCommands(ctx context.Context, p *peer.Peer) {
 	const ttl = time.Hour
 	var tokens []string
 	for _, role := range []string{"peer", "node"} {
-		token, err := a.createToken(ctx, r, role, ttl)
+		token, err := a.createToken(ctx, r, role, ttl, 0)
 		if err != nil {
 			a.note("No join commands yet (%v): `holdfast token create` makes tokens.", err)
 			return

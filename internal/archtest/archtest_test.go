@@ -62,6 +62,10 @@ var rules = []rule{
 		module + "apiserver/kube": "the REST dialect stands on the handlers; peer puts the two together",
 	}},
 	{pkg: "apiserver/etcd", may: []string{"proto", "raftstore", "pki"}},
+	{pkg: "apiserver/nodeauth", may: []string{"object"}, ban: map[string]string{
+		"net":  "what is a node's is decided from a state alone",
+		"time": "a right follows from what stands in the state, at no time in particular",
+	}},
 	{pkg: "apiserver/rbac", may: []string{"object"}},
 	{pkg: "apiserver/kube", may: []string{"proto", "object", "apiserver"}},
 	{pkg: "scheduler", may: []string{"proto", "object", "raftstore", "scheduler"}},

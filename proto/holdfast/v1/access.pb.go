@@ -831,6 +831,509 @@ func (x *IssueCertificateResponse) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+type RenewCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PKCS #10, DER. Only its key counts.
+	Request       []byte `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateRequest) Reset() {
+	*x = RenewCertificateRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateRequest) ProtoMessage() {}
+
+func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RenewCertificateRequest) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+type RenewCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER, the caller's first.
+	Chain [][]byte `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
+	// PEM of the cluster's CA certificates.
+	Ca            []byte                 `protobuf:"bytes,2,opt,name=ca,proto3" json:"ca,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateResponse) Reset() {
+	*x = RenewCertificateResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateResponse) ProtoMessage() {}
+
+func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
+func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RenewCertificateResponse) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *RenewCertificateResponse) GetCa() []byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *RenewCertificateResponse) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+type RevokeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "node", "user" or "admin", with a name; or a serial number alone.
+	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Hexadecimal, as openssl shows it.
+	Serial string `protobuf:"bytes,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	// For people: what the refused are told. Optional.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RevokeRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RevokeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answer        *Answer                `protobuf:"bytes,1,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RevokeResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+// Revocation is who is refused, since when and why.
+type Revocation struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Role   string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Serial string                 `protobuf:"bytes,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	At     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	// "admin/alice".
+	By     string `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// "revoked", "removed" or "quarantined".
+	Kind          string `protobuf:"bytes,7,opt,name=kind,proto3" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Revocation) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Revocation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Revocation) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Revocation) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Revocation) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Revocation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+type ListRevocationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsRequest) Reset() {
+	*x = ListRevocationsRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsRequest) ProtoMessage() {}
+
+func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{18}
+}
+
+type ListRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By role and name, then by serial number.
+	Revocations   []*Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsResponse) Reset() {
+	*x = ListRevocationsResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsResponse) ProtoMessage() {}
+
+func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+type ReadmitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in RevokeRequest.
+	Role          string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Serial        string `protobuf:"bytes,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadmitRequest) Reset() {
+	*x = ReadmitRequest{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadmitRequest) ProtoMessage() {}
+
+func (x *ReadmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadmitRequest.ProtoReflect.Descriptor instead.
+func (*ReadmitRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReadmitRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *ReadmitRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReadmitRequest) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+type ReadmitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Answer        *Answer                `protobuf:"bytes,1,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadmitResponse) Reset() {
+	*x = ReadmitResponse{}
+	mi := &file_holdfast_v1_access_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadmitResponse) ProtoMessage() {}
+
+func (x *ReadmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_access_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadmitResponse.ProtoReflect.Descriptor instead.
+func (*ReadmitResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_access_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReadmitResponse) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
 type ReviewTokenResponse_Values struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Values        []string               `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
@@ -840,7 +1343,7 @@ type ReviewTokenResponse_Values struct {
 
 func (x *ReviewTokenResponse_Values) Reset() {
 	*x = ReviewTokenResponse_Values{}
-	mi := &file_holdfast_v1_access_proto_msgTypes[14]
+	mi := &file_holdfast_v1_access_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1355,7 @@ func (x *ReviewTokenResponse_Values) String() string {
 func (*ReviewTokenResponse_Values) ProtoMessage() {}
 
 func (x *ReviewTokenResponse_Values) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_access_proto_msgTypes[14]
+	mi := &file_holdfast_v1_access_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1395,7 @@ type WhoCanResponse_Grant struct {
 
 func (x *WhoCanResponse_Grant) Reset() {
 	*x = WhoCanResponse_Grant{}
-	mi := &file_holdfast_v1_access_proto_msgTypes[15]
+	mi := &file_holdfast_v1_access_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1407,7 @@ func (x *WhoCanResponse_Grant) String() string {
 func (*WhoCanResponse_Grant) ProtoMessage() {}
 
 func (x *WhoCanResponse_Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_access_proto_msgTypes[15]
+	mi := &file_holdfast_v1_access_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1526,38 @@ const file_holdfast_v1_access_proto_rawDesc = "" +
 	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\"f\n" +
 	"\x18IssueCertificateResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x124\n" +
-	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires2\xd4\x03\n" +
+	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"3\n" +
+	"\x17RenewCertificateRequest\x12\x18\n" +
+	"\arequest\x18\x01 \x01(\fR\arequest\"v\n" +
+	"\x18RenewCertificateResponse\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x0e\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\x124\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"g\n" +
+	"\rRevokeRequest\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\tR\x06serial\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"=\n" +
+	"\x0eRevokeResponse\x12+\n" +
+	"\x06answer\x18\x01 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer\"\xb4\x01\n" +
+	"\n" +
+	"Revocation\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\tR\x06serial\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x0e\n" +
+	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04kind\x18\a \x01(\tR\x04kind\"\x18\n" +
+	"\x16ListRevocationsRequest\"T\n" +
+	"\x17ListRevocationsResponse\x129\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x17.holdfast.v1.RevocationR\vrevocations\"P\n" +
+	"\x0eReadmitRequest\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\tR\x06serial\">\n" +
+	"\x0fReadmitResponse\x12+\n" +
+	"\x06answer\x18\x01 \x01(\v2\x13.holdfast.v1.AnswerR\x06answer2\x9c\x06\n" +
 	"\rAccessService\x12A\n" +
 	"\x06WhoAmI\x12\x1a.holdfast.v1.WhoAmIRequest\x1a\x1b.holdfast.v1.WhoAmIResponse\x12;\n" +
 	"\x04CanI\x12\x18.holdfast.v1.CanIRequest\x1a\x19.holdfast.v1.CanIResponse\x12M\n" +
@@ -1031,7 +1565,11 @@ const file_holdfast_v1_access_proto_rawDesc = "" +
 	"IssueToken\x12\x1e.holdfast.v1.IssueTokenRequest\x1a\x1f.holdfast.v1.IssueTokenResponse\x12A\n" +
 	"\x06WhoCan\x12\x1a.holdfast.v1.WhoCanRequest\x1a\x1b.holdfast.v1.WhoCanResponse\x12_\n" +
 	"\x10IssueCertificate\x12$.holdfast.v1.IssueCertificateRequest\x1a%.holdfast.v1.IssueCertificateResponse\x12P\n" +
-	"\vReviewToken\x12\x1f.holdfast.v1.ReviewTokenRequest\x1a .holdfast.v1.ReviewTokenResponseB\xa9\x01\n" +
+	"\vReviewToken\x12\x1f.holdfast.v1.ReviewTokenRequest\x1a .holdfast.v1.ReviewTokenResponse\x12_\n" +
+	"\x10RenewCertificate\x12$.holdfast.v1.RenewCertificateRequest\x1a%.holdfast.v1.RenewCertificateResponse\x12A\n" +
+	"\x06Revoke\x12\x1a.holdfast.v1.RevokeRequest\x1a\x1b.holdfast.v1.RevokeResponse\x12\\\n" +
+	"\x0fListRevocations\x12#.holdfast.v1.ListRevocationsRequest\x1a$.holdfast.v1.ListRevocationsResponse\x12D\n" +
+	"\aReadmit\x12\x1b.holdfast.v1.ReadmitRequest\x1a\x1c.holdfast.v1.ReadmitResponseB\xa9\x01\n" +
 	"\x0fcom.holdfast.v1B\vAccessProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
 var (
@@ -1046,7 +1584,7 @@ func file_holdfast_v1_access_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_access_proto_rawDescData
 }
 
-var file_holdfast_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_holdfast_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_holdfast_v1_access_proto_goTypes = []any{
 	(*WhoAmIRequest)(nil),              // 0: holdfast.v1.WhoAmIRequest
 	(*WhoAmIResponse)(nil),             // 1: holdfast.v1.WhoAmIResponse
@@ -1061,41 +1599,63 @@ var file_holdfast_v1_access_proto_goTypes = []any{
 	(*WhoCanResponse)(nil),             // 10: holdfast.v1.WhoCanResponse
 	(*IssueCertificateRequest)(nil),    // 11: holdfast.v1.IssueCertificateRequest
 	(*IssueCertificateResponse)(nil),   // 12: holdfast.v1.IssueCertificateResponse
-	nil,                                // 13: holdfast.v1.ReviewTokenResponse.ExtraEntry
-	(*ReviewTokenResponse_Values)(nil), // 14: holdfast.v1.ReviewTokenResponse.Values
-	(*WhoCanResponse_Grant)(nil),       // 15: holdfast.v1.WhoCanResponse.Grant
-	(*durationpb.Duration)(nil),        // 16: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
-	(*Answer)(nil),                     // 18: holdfast.v1.Answer
+	(*RenewCertificateRequest)(nil),    // 13: holdfast.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil),   // 14: holdfast.v1.RenewCertificateResponse
+	(*RevokeRequest)(nil),              // 15: holdfast.v1.RevokeRequest
+	(*RevokeResponse)(nil),             // 16: holdfast.v1.RevokeResponse
+	(*Revocation)(nil),                 // 17: holdfast.v1.Revocation
+	(*ListRevocationsRequest)(nil),     // 18: holdfast.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),    // 19: holdfast.v1.ListRevocationsResponse
+	(*ReadmitRequest)(nil),             // 20: holdfast.v1.ReadmitRequest
+	(*ReadmitResponse)(nil),            // 21: holdfast.v1.ReadmitResponse
+	nil,                                // 22: holdfast.v1.ReviewTokenResponse.ExtraEntry
+	(*ReviewTokenResponse_Values)(nil), // 23: holdfast.v1.ReviewTokenResponse.Values
+	(*WhoCanResponse_Grant)(nil),       // 24: holdfast.v1.WhoCanResponse.Grant
+	(*durationpb.Duration)(nil),        // 25: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
+	(*Answer)(nil),                     // 27: holdfast.v1.Answer
 }
 var file_holdfast_v1_access_proto_depIdxs = []int32{
-	16, // 0: holdfast.v1.IssueTokenRequest.lifetime:type_name -> google.protobuf.Duration
+	25, // 0: holdfast.v1.IssueTokenRequest.lifetime:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.v1.IssueTokenRequest.binding:type_name -> holdfast.v1.TokenBinding
-	17, // 2: holdfast.v1.IssueTokenResponse.expires:type_name -> google.protobuf.Timestamp
-	18, // 3: holdfast.v1.IssueTokenResponse.answer:type_name -> holdfast.v1.Answer
-	13, // 4: holdfast.v1.ReviewTokenResponse.extra:type_name -> holdfast.v1.ReviewTokenResponse.ExtraEntry
+	26, // 2: holdfast.v1.IssueTokenResponse.expires:type_name -> google.protobuf.Timestamp
+	27, // 3: holdfast.v1.IssueTokenResponse.answer:type_name -> holdfast.v1.Answer
+	22, // 4: holdfast.v1.ReviewTokenResponse.extra:type_name -> holdfast.v1.ReviewTokenResponse.ExtraEntry
 	2,  // 5: holdfast.v1.WhoCanRequest.what:type_name -> holdfast.v1.CanIRequest
-	15, // 6: holdfast.v1.WhoCanResponse.grants:type_name -> holdfast.v1.WhoCanResponse.Grant
-	16, // 7: holdfast.v1.IssueCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	17, // 8: holdfast.v1.IssueCertificateResponse.expires:type_name -> google.protobuf.Timestamp
-	14, // 9: holdfast.v1.ReviewTokenResponse.ExtraEntry.value:type_name -> holdfast.v1.ReviewTokenResponse.Values
-	0,  // 10: holdfast.v1.AccessService.WhoAmI:input_type -> holdfast.v1.WhoAmIRequest
-	2,  // 11: holdfast.v1.AccessService.CanI:input_type -> holdfast.v1.CanIRequest
-	4,  // 12: holdfast.v1.AccessService.IssueToken:input_type -> holdfast.v1.IssueTokenRequest
-	9,  // 13: holdfast.v1.AccessService.WhoCan:input_type -> holdfast.v1.WhoCanRequest
-	11, // 14: holdfast.v1.AccessService.IssueCertificate:input_type -> holdfast.v1.IssueCertificateRequest
-	7,  // 15: holdfast.v1.AccessService.ReviewToken:input_type -> holdfast.v1.ReviewTokenRequest
-	1,  // 16: holdfast.v1.AccessService.WhoAmI:output_type -> holdfast.v1.WhoAmIResponse
-	3,  // 17: holdfast.v1.AccessService.CanI:output_type -> holdfast.v1.CanIResponse
-	6,  // 18: holdfast.v1.AccessService.IssueToken:output_type -> holdfast.v1.IssueTokenResponse
-	10, // 19: holdfast.v1.AccessService.WhoCan:output_type -> holdfast.v1.WhoCanResponse
-	12, // 20: holdfast.v1.AccessService.IssueCertificate:output_type -> holdfast.v1.IssueCertificateResponse
-	8,  // 21: holdfast.v1.AccessService.ReviewToken:output_type -> holdfast.v1.ReviewTokenResponse
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	24, // 6: holdfast.v1.WhoCanResponse.grants:type_name -> holdfast.v1.WhoCanResponse.Grant
+	25, // 7: holdfast.v1.IssueCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	26, // 8: holdfast.v1.IssueCertificateResponse.expires:type_name -> google.protobuf.Timestamp
+	26, // 9: holdfast.v1.RenewCertificateResponse.expires:type_name -> google.protobuf.Timestamp
+	27, // 10: holdfast.v1.RevokeResponse.answer:type_name -> holdfast.v1.Answer
+	26, // 11: holdfast.v1.Revocation.at:type_name -> google.protobuf.Timestamp
+	17, // 12: holdfast.v1.ListRevocationsResponse.revocations:type_name -> holdfast.v1.Revocation
+	27, // 13: holdfast.v1.ReadmitResponse.answer:type_name -> holdfast.v1.Answer
+	23, // 14: holdfast.v1.ReviewTokenResponse.ExtraEntry.value:type_name -> holdfast.v1.ReviewTokenResponse.Values
+	0,  // 15: holdfast.v1.AccessService.WhoAmI:input_type -> holdfast.v1.WhoAmIRequest
+	2,  // 16: holdfast.v1.AccessService.CanI:input_type -> holdfast.v1.CanIRequest
+	4,  // 17: holdfast.v1.AccessService.IssueToken:input_type -> holdfast.v1.IssueTokenRequest
+	9,  // 18: holdfast.v1.AccessService.WhoCan:input_type -> holdfast.v1.WhoCanRequest
+	11, // 19: holdfast.v1.AccessService.IssueCertificate:input_type -> holdfast.v1.IssueCertificateRequest
+	7,  // 20: holdfast.v1.AccessService.ReviewToken:input_type -> holdfast.v1.ReviewTokenRequest
+	13, // 21: holdfast.v1.AccessService.RenewCertificate:input_type -> holdfast.v1.RenewCertificateRequest
+	15, // 22: holdfast.v1.AccessService.Revoke:input_type -> holdfast.v1.RevokeRequest
+	18, // 23: holdfast.v1.AccessService.ListRevocations:input_type -> holdfast.v1.ListRevocationsRequest
+	20, // 24: holdfast.v1.AccessService.Readmit:input_type -> holdfast.v1.ReadmitRequest
+	1,  // 25: holdfast.v1.AccessService.WhoAmI:output_type -> holdfast.v1.WhoAmIResponse
+	3,  // 26: holdfast.v1.AccessService.CanI:output_type -> holdfast.v1.CanIResponse
+	6,  // 27: holdfast.v1.AccessService.IssueToken:output_type -> holdfast.v1.IssueTokenResponse
+	10, // 28: holdfast.v1.AccessService.WhoCan:output_type -> holdfast.v1.WhoCanResponse
+	12, // 29: holdfast.v1.AccessService.IssueCertificate:output_type -> holdfast.v1.IssueCertificateResponse
+	8,  // 30: holdfast.v1.AccessService.ReviewToken:output_type -> holdfast.v1.ReviewTokenResponse
+	14, // 31: holdfast.v1.AccessService.RenewCertificate:output_type -> holdfast.v1.RenewCertificateResponse
+	16, // 32: holdfast.v1.AccessService.Revoke:output_type -> holdfast.v1.RevokeResponse
+	19, // 33: holdfast.v1.AccessService.ListRevocations:output_type -> holdfast.v1.ListRevocationsResponse
+	21, // 34: holdfast.v1.AccessService.Readmit:output_type -> holdfast.v1.ReadmitResponse
+	25, // [25:35] is the sub-list for method output_type
+	15, // [15:25] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_access_proto_init() }
@@ -1110,7 +1670,7 @@ func file_holdfast_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_access_proto_rawDesc), len(file_holdfast_v1_access_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -411,7 +411,9 @@ type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=holdfast.v1.Role" json:"role,omitempty"`
 	// Absent: one hour.
-	Ttl           *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// How many machines may join with it. 0: any number, until it expires.
+	Uses          uint32 `protobuf:"varint,3,opt,name=uses,proto3" json:"uses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -460,10 +462,19 @@ func (x *CreateTokenRequest) GetTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *CreateTokenRequest) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
 type CreateTokenResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Token     string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Its public part, by which it is listed and revoked.
+	Id            string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -512,6 +523,368 @@ func (x *CreateTokenResponse) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *CreateTokenResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// TokenInfo is what is known of a token.
+type TokenInfo struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Id        string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Role      Role                   `protobuf:"varint,2,opt,name=role,proto3,enum=holdfast.v1.Role" json:"role,omitempty"`
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// How many machines have joined with it, and how many may; 0: any number.
+	Used uint32 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	Uses uint32 `protobuf:"varint,5,opt,name=uses,proto3" json:"uses,omitempty"`
+	// Who made it: "admin/alice".
+	Creator string `protobuf:"bytes,6,opt,name=creator,proto3" json:"creator,omitempty"`
+	// Why it is good no more: "expired", "used up", "revoked". Empty: it is good.
+	State         string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenInfo) Reset() {
+	*x = TokenInfo{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenInfo) ProtoMessage() {}
+
+func (x *TokenInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenInfo.ProtoReflect.Descriptor instead.
+func (*TokenInfo) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TokenInfo) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TokenInfo) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *TokenInfo) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *TokenInfo) GetUsed() uint32 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *TokenInfo) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *TokenInfo) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *TokenInfo) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+type ListTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensRequest) Reset() {
+	*x = ListTokensRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensRequest) ProtoMessage() {}
+
+func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListTokensRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+type ListTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By expiry.
+	Tokens        []*TokenInfo `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensResponse) Reset() {
+	*x = ListTokensResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensResponse) ProtoMessage() {}
+
+func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
+func (*ListTokensResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListTokensResponse) GetTokens() []*TokenInfo {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+type RevokeTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id, or what the id begins with, 6 characters at least.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenRequest) Reset() {
+	*x = RevokeTokenRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenRequest) ProtoMessage() {}
+
+func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RevokeTokenRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RevokeTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenResponse) Reset() {
+	*x = RevokeTokenResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenResponse) ProtoMessage() {}
+
+func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RevokeTokenResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RemoveNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Why, for people. Optional.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RemoveNodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveNodeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RemoveNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{12}
+}
+
 type ListPeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -520,7 +893,7 @@ type ListPeersRequest struct {
 
 func (x *ListPeersRequest) Reset() {
 	*x = ListPeersRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +905,7 @@ func (x *ListPeersRequest) String() string {
 func (*ListPeersRequest) ProtoMessage() {}
 
 func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[6]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +918,7 @@ func (x *ListPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListPeersRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 // PeerState is how a peer's store stands.
@@ -575,7 +948,7 @@ type PeerState struct {
 
 func (x *PeerState) Reset() {
 	*x = PeerState{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +960,7 @@ func (x *PeerState) String() string {
 func (*PeerState) ProtoMessage() {}
 
 func (x *PeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[7]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +973,7 @@ func (x *PeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
 func (*PeerState) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PeerState) GetPeer() *Peer {
@@ -687,7 +1060,7 @@ type ListPeersResponse struct {
 
 func (x *ListPeersResponse) Reset() {
 	*x = ListPeersResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +1072,7 @@ func (x *ListPeersResponse) String() string {
 func (*ListPeersResponse) ProtoMessage() {}
 
 func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[8]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +1085,7 @@ func (x *ListPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListPeersResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListPeersResponse) GetServedBy() string {
@@ -745,7 +1118,7 @@ type RemovePeerRequest struct {
 
 func (x *RemovePeerRequest) Reset() {
 	*x = RemovePeerRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +1130,7 @@ func (x *RemovePeerRequest) String() string {
 func (*RemovePeerRequest) ProtoMessage() {}
 
 func (x *RemovePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[9]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +1143,7 @@ func (x *RemovePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePeerRequest.ProtoReflect.Descriptor instead.
 func (*RemovePeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemovePeerRequest) GetId() string {
@@ -788,7 +1161,7 @@ type RemovePeerResponse struct {
 
 func (x *RemovePeerResponse) Reset() {
 	*x = RemovePeerResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[10]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +1173,7 @@ func (x *RemovePeerResponse) String() string {
 func (*RemovePeerResponse) ProtoMessage() {}
 
 func (x *RemovePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[10]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +1186,7 @@ func (x *RemovePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePeerResponse.ProtoReflect.Descriptor instead.
 func (*RemovePeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 type PromotePeerRequest struct {
@@ -827,7 +1200,7 @@ type PromotePeerRequest struct {
 
 func (x *PromotePeerRequest) Reset() {
 	*x = PromotePeerRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[11]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1212,7 @@ func (x *PromotePeerRequest) String() string {
 func (*PromotePeerRequest) ProtoMessage() {}
 
 func (x *PromotePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[11]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1225,7 @@ func (x *PromotePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotePeerRequest.ProtoReflect.Descriptor instead.
 func (*PromotePeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PromotePeerRequest) GetId() string {
@@ -877,7 +1250,7 @@ type PromotePeerResponse struct {
 
 func (x *PromotePeerResponse) Reset() {
 	*x = PromotePeerResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[12]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1262,7 @@ func (x *PromotePeerResponse) String() string {
 func (*PromotePeerResponse) ProtoMessage() {}
 
 func (x *PromotePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[12]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1275,7 @@ func (x *PromotePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromotePeerResponse.ProtoReflect.Descriptor instead.
 func (*PromotePeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 type DemotePeerRequest struct {
@@ -914,7 +1287,7 @@ type DemotePeerRequest struct {
 
 func (x *DemotePeerRequest) Reset() {
 	*x = DemotePeerRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[13]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1299,7 @@ func (x *DemotePeerRequest) String() string {
 func (*DemotePeerRequest) ProtoMessage() {}
 
 func (x *DemotePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[13]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1312,7 @@ func (x *DemotePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotePeerRequest.ProtoReflect.Descriptor instead.
 func (*DemotePeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DemotePeerRequest) GetId() string {
@@ -957,7 +1330,7 @@ type DemotePeerResponse struct {
 
 func (x *DemotePeerResponse) Reset() {
 	*x = DemotePeerResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[14]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1342,7 @@ func (x *DemotePeerResponse) String() string {
 func (*DemotePeerResponse) ProtoMessage() {}
 
 func (x *DemotePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[14]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1355,7 @@ func (x *DemotePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DemotePeerResponse.ProtoReflect.Descriptor instead.
 func (*DemotePeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 type ReplacePeerRequest struct {
@@ -997,7 +1370,7 @@ type ReplacePeerRequest struct {
 
 func (x *ReplacePeerRequest) Reset() {
 	*x = ReplacePeerRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[15]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1382,7 @@ func (x *ReplacePeerRequest) String() string {
 func (*ReplacePeerRequest) ProtoMessage() {}
 
 func (x *ReplacePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[15]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1395,7 @@ func (x *ReplacePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplacePeerRequest.ProtoReflect.Descriptor instead.
 func (*ReplacePeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReplacePeerRequest) GetId() string {
@@ -1048,7 +1421,7 @@ type ReplacePeerResponse struct {
 
 func (x *ReplacePeerResponse) Reset() {
 	*x = ReplacePeerResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[16]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1433,7 @@ func (x *ReplacePeerResponse) String() string {
 func (*ReplacePeerResponse) ProtoMessage() {}
 
 func (x *ReplacePeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[16]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1446,7 @@ func (x *ReplacePeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplacePeerResponse.ProtoReflect.Descriptor instead.
 func (*ReplacePeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReplacePeerResponse) GetSuccessor() string {
@@ -1093,7 +1466,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[17]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1478,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[17]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1491,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TransferLeadershipRequest) GetId() string {
@@ -1138,7 +1511,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[18]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1523,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[18]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1536,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TransferLeadershipResponse) GetLeader() string {
@@ -1190,7 +1563,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[19]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1575,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[19]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1588,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1276,7 +1649,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[20]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1661,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_cluster_proto_msgTypes[20]
+	mi := &file_holdfast_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1674,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *JoinResponse) GetClusterId() string {
@@ -1393,14 +1766,36 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	" \x01(\bR\x06quorum\x12!\n" +
 	"\fquorum_error\x18\v \x01(\tR\vquorumError\x12\x18\n" +
 	"\aversion\x18\f \x01(\tR\aversion\x12\x16\n" +
-	"\x06alarms\x18\r \x03(\tR\x06alarms\"h\n" +
+	"\x06alarms\x18\r \x03(\tR\x06alarms\"|\n" +
 	"\x12CreateTokenRequest\x12%\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12+\n" +
-	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"f\n" +
+	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
+	"\x04uses\x18\x03 \x01(\rR\x04uses\"v\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x129\n" +
 	"\n" +
-	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"\x12\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\"\xd5\x01\n" +
+	"\tTokenInfo\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\rR\x04used\x12\x12\n" +
+	"\x04uses\x18\x05 \x01(\rR\x04uses\x12\x18\n" +
+	"\acreator\x18\x06 \x01(\tR\acreator\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\"\x13\n" +
+	"\x11ListTokensRequest\"D\n" +
+	"\x12ListTokensResponse\x12.\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x16.holdfast.v1.TokenInfoR\x06tokens\"$\n" +
+	"\x12RevokeTokenRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"%\n" +
+	"\x13RevokeTokenResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"?\n" +
+	"\x11RemoveNodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x14\n" +
+	"\x12RemoveNodeResponse\"\x12\n" +
 	"\x10ListPeersRequest\"\xb6\x02\n" +
 	"\tPeerState\x12%\n" +
 	"\x04peer\x18\x01 \x01(\v2\x11.holdfast.v1.PeerR\x04peer\x12\x14\n" +
@@ -1459,10 +1854,15 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_PEER\x10\x01\x12\r\n" +
-	"\tROLE_NODE\x10\x022\x9a\x05\n" +
+	"\tROLE_NODE\x10\x022\x8a\a\n" +
 	"\x0eClusterService\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
-	"\vCreateToken\x12\x1f.holdfast.v1.CreateTokenRequest\x1a .holdfast.v1.CreateTokenResponse\x12J\n" +
+	"\vCreateToken\x12\x1f.holdfast.v1.CreateTokenRequest\x1a .holdfast.v1.CreateTokenResponse\x12M\n" +
+	"\n" +
+	"ListTokens\x12\x1e.holdfast.v1.ListTokensRequest\x1a\x1f.holdfast.v1.ListTokensResponse\x12P\n" +
+	"\vRevokeToken\x12\x1f.holdfast.v1.RevokeTokenRequest\x1a .holdfast.v1.RevokeTokenResponse\x12M\n" +
+	"\n" +
+	"RemoveNode\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse\x12J\n" +
 	"\tListPeers\x12\x1d.holdfast.v1.ListPeersRequest\x1a\x1e.holdfast.v1.ListPeersResponse\x12M\n" +
 	"\n" +
 	"RemovePeer\x12\x1e.holdfast.v1.RemovePeerRequest\x1a\x1f.holdfast.v1.RemovePeerResponse\x12P\n" +
@@ -1488,7 +1888,7 @@ func file_holdfast_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_holdfast_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_holdfast_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                          // 0: holdfast.v1.Role
 	(*StatusRequest)(nil),              // 1: holdfast.v1.StatusRequest
@@ -1497,58 +1897,74 @@ var file_holdfast_v1_cluster_proto_goTypes = []any{
 	(*StatusResponse)(nil),             // 4: holdfast.v1.StatusResponse
 	(*CreateTokenRequest)(nil),         // 5: holdfast.v1.CreateTokenRequest
 	(*CreateTokenResponse)(nil),        // 6: holdfast.v1.CreateTokenResponse
-	(*ListPeersRequest)(nil),           // 7: holdfast.v1.ListPeersRequest
-	(*PeerState)(nil),                  // 8: holdfast.v1.PeerState
-	(*ListPeersResponse)(nil),          // 9: holdfast.v1.ListPeersResponse
-	(*RemovePeerRequest)(nil),          // 10: holdfast.v1.RemovePeerRequest
-	(*RemovePeerResponse)(nil),         // 11: holdfast.v1.RemovePeerResponse
-	(*PromotePeerRequest)(nil),         // 12: holdfast.v1.PromotePeerRequest
-	(*PromotePeerResponse)(nil),        // 13: holdfast.v1.PromotePeerResponse
-	(*DemotePeerRequest)(nil),          // 14: holdfast.v1.DemotePeerRequest
-	(*DemotePeerResponse)(nil),         // 15: holdfast.v1.DemotePeerResponse
-	(*ReplacePeerRequest)(nil),         // 16: holdfast.v1.ReplacePeerRequest
-	(*ReplacePeerResponse)(nil),        // 17: holdfast.v1.ReplacePeerResponse
-	(*TransferLeadershipRequest)(nil),  // 18: holdfast.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 19: holdfast.v1.TransferLeadershipResponse
-	(*JoinRequest)(nil),                // 20: holdfast.v1.JoinRequest
-	(*JoinResponse)(nil),               // 21: holdfast.v1.JoinResponse
-	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 23: google.protobuf.Timestamp
+	(*TokenInfo)(nil),                  // 7: holdfast.v1.TokenInfo
+	(*ListTokensRequest)(nil),          // 8: holdfast.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 9: holdfast.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),         // 10: holdfast.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),        // 11: holdfast.v1.RevokeTokenResponse
+	(*RemoveNodeRequest)(nil),          // 12: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),         // 13: holdfast.v1.RemoveNodeResponse
+	(*ListPeersRequest)(nil),           // 14: holdfast.v1.ListPeersRequest
+	(*PeerState)(nil),                  // 15: holdfast.v1.PeerState
+	(*ListPeersResponse)(nil),          // 16: holdfast.v1.ListPeersResponse
+	(*RemovePeerRequest)(nil),          // 17: holdfast.v1.RemovePeerRequest
+	(*RemovePeerResponse)(nil),         // 18: holdfast.v1.RemovePeerResponse
+	(*PromotePeerRequest)(nil),         // 19: holdfast.v1.PromotePeerRequest
+	(*PromotePeerResponse)(nil),        // 20: holdfast.v1.PromotePeerResponse
+	(*DemotePeerRequest)(nil),          // 21: holdfast.v1.DemotePeerRequest
+	(*DemotePeerResponse)(nil),         // 22: holdfast.v1.DemotePeerResponse
+	(*ReplacePeerRequest)(nil),         // 23: holdfast.v1.ReplacePeerRequest
+	(*ReplacePeerResponse)(nil),        // 24: holdfast.v1.ReplacePeerResponse
+	(*TransferLeadershipRequest)(nil),  // 25: holdfast.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 26: holdfast.v1.TransferLeadershipResponse
+	(*JoinRequest)(nil),                // 27: holdfast.v1.JoinRequest
+	(*JoinResponse)(nil),               // 28: holdfast.v1.JoinResponse
+	(*durationpb.Duration)(nil),        // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 30: google.protobuf.Timestamp
 }
 var file_holdfast_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: holdfast.v1.Member.role:type_name -> holdfast.v1.Role
 	2,  // 1: holdfast.v1.StatusResponse.peers:type_name -> holdfast.v1.Peer
 	3,  // 2: holdfast.v1.StatusResponse.members:type_name -> holdfast.v1.Member
 	0,  // 3: holdfast.v1.CreateTokenRequest.role:type_name -> holdfast.v1.Role
-	22, // 4: holdfast.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
-	23, // 5: holdfast.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
-	2,  // 6: holdfast.v1.PeerState.peer:type_name -> holdfast.v1.Peer
-	22, // 7: holdfast.v1.PeerState.contact_age:type_name -> google.protobuf.Duration
-	8,  // 8: holdfast.v1.ListPeersResponse.peers:type_name -> holdfast.v1.PeerState
-	0,  // 9: holdfast.v1.JoinRequest.role:type_name -> holdfast.v1.Role
-	1,  // 10: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
-	5,  // 11: holdfast.v1.ClusterService.CreateToken:input_type -> holdfast.v1.CreateTokenRequest
-	7,  // 12: holdfast.v1.ClusterService.ListPeers:input_type -> holdfast.v1.ListPeersRequest
-	10, // 13: holdfast.v1.ClusterService.RemovePeer:input_type -> holdfast.v1.RemovePeerRequest
-	12, // 14: holdfast.v1.ClusterService.PromotePeer:input_type -> holdfast.v1.PromotePeerRequest
-	14, // 15: holdfast.v1.ClusterService.DemotePeer:input_type -> holdfast.v1.DemotePeerRequest
-	16, // 16: holdfast.v1.ClusterService.ReplacePeer:input_type -> holdfast.v1.ReplacePeerRequest
-	18, // 17: holdfast.v1.ClusterService.TransferLeadership:input_type -> holdfast.v1.TransferLeadershipRequest
-	20, // 18: holdfast.v1.JoinService.Join:input_type -> holdfast.v1.JoinRequest
-	4,  // 19: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
-	6,  // 20: holdfast.v1.ClusterService.CreateToken:output_type -> holdfast.v1.CreateTokenResponse
-	9,  // 21: holdfast.v1.ClusterService.ListPeers:output_type -> holdfast.v1.ListPeersResponse
-	11, // 22: holdfast.v1.ClusterService.RemovePeer:output_type -> holdfast.v1.RemovePeerResponse
-	13, // 23: holdfast.v1.ClusterService.PromotePeer:output_type -> holdfast.v1.PromotePeerResponse
-	15, // 24: holdfast.v1.ClusterService.DemotePeer:output_type -> holdfast.v1.DemotePeerResponse
-	17, // 25: holdfast.v1.ClusterService.ReplacePeer:output_type -> holdfast.v1.ReplacePeerResponse
-	19, // 26: holdfast.v1.ClusterService.TransferLeadership:output_type -> holdfast.v1.TransferLeadershipResponse
-	21, // 27: holdfast.v1.JoinService.Join:output_type -> holdfast.v1.JoinResponse
-	19, // [19:28] is the sub-list for method output_type
-	10, // [10:19] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	29, // 4: holdfast.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	30, // 5: holdfast.v1.CreateTokenResponse.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 6: holdfast.v1.TokenInfo.role:type_name -> holdfast.v1.Role
+	30, // 7: holdfast.v1.TokenInfo.expires_at:type_name -> google.protobuf.Timestamp
+	7,  // 8: holdfast.v1.ListTokensResponse.tokens:type_name -> holdfast.v1.TokenInfo
+	2,  // 9: holdfast.v1.PeerState.peer:type_name -> holdfast.v1.Peer
+	29, // 10: holdfast.v1.PeerState.contact_age:type_name -> google.protobuf.Duration
+	15, // 11: holdfast.v1.ListPeersResponse.peers:type_name -> holdfast.v1.PeerState
+	0,  // 12: holdfast.v1.JoinRequest.role:type_name -> holdfast.v1.Role
+	1,  // 13: holdfast.v1.ClusterService.Status:input_type -> holdfast.v1.StatusRequest
+	5,  // 14: holdfast.v1.ClusterService.CreateToken:input_type -> holdfast.v1.CreateTokenRequest
+	8,  // 15: holdfast.v1.ClusterService.ListTokens:input_type -> holdfast.v1.ListTokensRequest
+	10, // 16: holdfast.v1.ClusterService.RevokeToken:input_type -> holdfast.v1.RevokeTokenRequest
+	12, // 17: holdfast.v1.ClusterService.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
+	14, // 18: holdfast.v1.ClusterService.ListPeers:input_type -> holdfast.v1.ListPeersRequest
+	17, // 19: holdfast.v1.ClusterService.RemovePeer:input_type -> holdfast.v1.RemovePeerRequest
+	19, // 20: holdfast.v1.ClusterService.PromotePeer:input_type -> holdfast.v1.PromotePeerRequest
+	21, // 21: holdfast.v1.ClusterService.DemotePeer:input_type -> holdfast.v1.DemotePeerRequest
+	23, // 22: holdfast.v1.ClusterService.ReplacePeer:input_type -> holdfast.v1.ReplacePeerRequest
+	25, // 23: holdfast.v1.ClusterService.TransferLeadership:input_type -> holdfast.v1.TransferLeadershipRequest
+	27, // 24: holdfast.v1.JoinService.Join:input_type -> holdfast.v1.JoinRequest
+	4,  // 25: holdfast.v1.ClusterService.Status:output_type -> holdfast.v1.StatusResponse
+	6,  // 26: holdfast.v1.ClusterService.CreateToken:output_type -> holdfast.v1.CreateTokenResponse
+	9,  // 27: holdfast.v1.ClusterService.ListTokens:output_type -> holdfast.v1.ListTokensResponse
+	11, // 28: holdfast.v1.ClusterService.RevokeToken:output_type -> holdfast.v1.RevokeTokenResponse
+	13, // 29: holdfast.v1.ClusterService.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
+	16, // 30: holdfast.v1.ClusterService.ListPeers:output_type -> holdfast.v1.ListPeersResponse
+	18, // 31: holdfast.v1.ClusterService.RemovePeer:output_type -> holdfast.v1.RemovePeerResponse
+	20, // 32: holdfast.v1.ClusterService.PromotePeer:output_type -> holdfast.v1.PromotePeerResponse
+	22, // 33: holdfast.v1.ClusterService.DemotePeer:output_type -> holdfast.v1.DemotePeerResponse
+	24, // 34: holdfast.v1.ClusterService.ReplacePeer:output_type -> holdfast.v1.ReplacePeerResponse
+	26, // 35: holdfast.v1.ClusterService.TransferLeadership:output_type -> holdfast.v1.TransferLeadershipResponse
+	28, // 36: holdfast.v1.JoinService.Join:output_type -> holdfast.v1.JoinResponse
+	25, // [25:37] is the sub-list for method output_type
+	13, // [13:25] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_cluster_proto_init() }
@@ -1562,7 +1978,7 @@ func file_holdfast_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_cluster_proto_rawDesc), len(file_holdfast_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -32,7 +32,9 @@ type RegisterRequest struct {
 	// the certificate's.
 	Node []byte `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// Made anew at each start of the machine: tells a reboot from a reconnection.
-	BootId        string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	BootId string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// Made anew at each start of the agent: tells two agents with one certificate apart.
+	Instance      string `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,6 +86,13 @@ func (x *RegisterRequest) GetNode() []byte {
 func (x *RegisterRequest) GetBootId() string {
 	if x != nil {
 		return x.BootId
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
 	}
 	return ""
 }
@@ -489,7 +498,9 @@ type HeartbeatRequest struct {
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// When this was sent, by a clock of the agent's that never goes back and that only
 	// the agent can read: nanoseconds since its machine's start. 0: it holds no lease.
-	SentAt        int64 `protobuf:"varint,3,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	SentAt int64 `protobuf:"varint,3,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	// RegisterRequest.instance.
+	Instance      string `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +554,13 @@ func (x *HeartbeatRequest) GetSentAt() int64 {
 		return x.SentAt
 	}
 	return 0
+}
+
+func (x *HeartbeatRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
 }
 
 type HeartbeatResponse struct {
@@ -2089,11 +2107,12 @@ var File_holdfast_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dholdfast/agent/v1/agent.proto\x12\x11holdfast.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16holdfast/v1/pods.proto\"i\n" +
+	"\x1dholdfast/agent/v1/agent.proto\x12\x11holdfast.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16holdfast/v1/pods.proto\"\x85\x01\n" +
 	"\x0fRegisterRequest\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\x12\x17\n" +
-	"\aboot_id\x18\x03 \x01(\tR\x06bootId\"\x8b\x01\n" +
+	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x1a\n" +
+	"\binstance\x18\x04 \x01(\tR\binstance\"\x8b\x01\n" +
 	"\x10RegisterResponse\x12\x1b\n" +
 	"\tpod_cidrs\x18\x01 \x03(\tR\bpodCidrs\x12\x14\n" +
 	"\x05peers\x18\x02 \x03(\tR\x05peers\x12D\n" +
@@ -2123,11 +2142,12 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\tNodeRoute\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
-	"\tpod_cidrs\x18\x03 \x03(\tR\bpodCidrs\"`\n" +
+	"\tpod_cidrs\x18\x03 \x03(\tR\bpodCidrs\"|\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x17\n" +
-	"\asent_at\x18\x03 \x01(\x03R\x06sentAt\"e\n" +
+	"\asent_at\x18\x03 \x01(\x03R\x06sentAt\x12\x1a\n" +
+	"\binstance\x18\x04 \x01(\tR\binstance\"e\n" +
 	"\x11HeartbeatResponse\x121\n" +
 	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12\x1d\n" +
 	"\n" +

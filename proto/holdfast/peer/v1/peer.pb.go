@@ -1265,7 +1265,9 @@ type NodeHeartbeat struct {
 	Age    *durationpb.Duration   `protobuf:"bytes,2,opt,name=age,proto3" json:"age,omitempty"`
 	BootId string                 `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// HeartbeatRequest.sent_at.
-	SentAt        int64 `protobuf:"varint,4,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	SentAt int64 `protobuf:"varint,4,opt,name=sent_at,json=sentAt,proto3" json:"sent_at,omitempty"`
+	// HeartbeatRequest.instance.
+	Instance      string `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1326,6 +1328,13 @@ func (x *NodeHeartbeat) GetSentAt() int64 {
 		return x.SentAt
 	}
 	return 0
+}
+
+func (x *NodeHeartbeat) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
 }
 
 type RelayResponse struct {
@@ -2246,12 +2255,13 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x06gossip\x18\x01 \x03(\tR\x06gossip\"Y\n" +
 	"\fRelayRequest\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x125\n" +
-	"\x05nodes\x18\x02 \x03(\v2\x1f.holdfast.peer.v1.NodeHeartbeatR\x05nodes\"\x82\x01\n" +
+	"\x05nodes\x18\x02 \x03(\v2\x1f.holdfast.peer.v1.NodeHeartbeatR\x05nodes\"\x9e\x01\n" +
 	"\rNodeHeartbeat\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
 	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x17\n" +
-	"\asent_at\x18\x04 \x01(\x03R\x06sentAt\"A\n" +
+	"\asent_at\x18\x04 \x01(\x03R\x06sentAt\x12\x1a\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\"A\n" +
 	"\rRelayResponse\x12\x16\n" +
 	"\x06leader\x18\x01 \x01(\bR\x06leader\x12\x18\n" +
 	"\agranted\x18\x02 \x03(\tR\agranted\"#\n" +

@@ -37,6 +37,16 @@ const (
 	AccessServiceIssueCertificateProcedure = "/holdfast.v1.AccessService/IssueCertificate"
 	// AccessServiceReviewTokenProcedure is the procedure name of the AccessService's ReviewToken RPC.
 	AccessServiceReviewTokenProcedure = "/holdfast.v1.AccessService/ReviewToken"
+	// AccessServiceRenewCertificateProcedure is the procedure name of the AccessService's
+	// RenewCertificate RPC.
+	AccessServiceRenewCertificateProcedure = "/holdfast.v1.AccessService/RenewCertificate"
+	// AccessServiceRevokeProcedure is the procedure name of the AccessService's Revoke RPC.
+	AccessServiceRevokeProcedure = "/holdfast.v1.AccessService/Revoke"
+	// AccessServiceListRevocationsProcedure is the procedure name of the AccessService's
+	// ListRevocations RPC.
+	AccessServiceListRevocationsProcedure = "/holdfast.v1.AccessService/ListRevocations"
+	// AccessServiceReadmitProcedure is the procedure name of the AccessService's Readmit RPC.
+	AccessServiceReadmitProcedure = "/holdfast.v1.AccessService/Readmit"
 )
 
 var (
@@ -82,6 +92,34 @@ var (
 			Procedure:  AccessServiceReviewTokenProcedure,
 		}
 	})
+	accessServiceRenewCertificateSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("RenewCertificate"),
+			Procedure:  AccessServiceRenewCertificateProcedure,
+		}
+	})
+	accessServiceRevokeSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("Revoke"),
+			Procedure:  AccessServiceRevokeProcedure,
+		}
+	})
+	accessServiceListRevocationsSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("ListRevocations"),
+			Procedure:  AccessServiceListRevocationsProcedure,
+		}
+	})
+	accessServiceReadmitSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_access_proto.Services().ByName("AccessService").Methods().ByName("Readmit"),
+			Procedure:  AccessServiceReadmitProcedure,
+		}
+	})
 )
 
 // AccessServiceClient is a client for the holdfast.v1.AccessService service.
@@ -104,6 +142,18 @@ type AccessServiceClient interface {
 	IssueCertificate(context.Context, *v1.IssueCertificateRequest) (*v1.IssueCertificateResponse, error)
 	// ReviewToken says whose a token is, and whether it is good now.
 	ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error)
+	// RenewCertificate signs another certificate of the caller, for a new key, good as
+	// long as the one that the call is made with was. Agents call it at two thirds of
+	// their certificate's life.
+	RenewCertificate(context.Context, *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error)
+	// Revoke makes certificates good for nothing: all of an identity that were issued
+	// up to now, or the one with a serial number. Connections and streams of who has
+	// them end at every peer as soon as it has heard of it. A peer is removed instead.
+	Revoke(context.Context, *v1.RevokeRequest) (*v1.RevokeResponse, error)
+	// ListRevocations shows who is refused, and why.
+	ListRevocations(context.Context, *v1.ListRevocationsRequest) (*v1.ListRevocationsResponse, error)
+	// Readmit takes a revocation or a quarantine back. NotFound when there is none.
+	Readmit(context.Context, *v1.ReadmitRequest) (*v1.ReadmitResponse, error)
 }
 
 // NewAccessServiceClient constructs a client for the holdfast.v1.AccessService service. Multiple
@@ -132,6 +182,18 @@ type AccessServiceHandler interface {
 	IssueCertificate(context.Context, *v1.IssueCertificateRequest) (*v1.IssueCertificateResponse, error)
 	// ReviewToken says whose a token is, and whether it is good now.
 	ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error)
+	// RenewCertificate signs another certificate of the caller, for a new key, good as
+	// long as the one that the call is made with was. Agents call it at two thirds of
+	// their certificate's life.
+	RenewCertificate(context.Context, *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error)
+	// Revoke makes certificates good for nothing: all of an identity that were issued
+	// up to now, or the one with a serial number. Connections and streams of who has
+	// them end at every peer as soon as it has heard of it. A peer is removed instead.
+	Revoke(context.Context, *v1.RevokeRequest) (*v1.RevokeResponse, error)
+	// ListRevocations shows who is refused, and why.
+	ListRevocations(context.Context, *v1.ListRevocationsRequest) (*v1.ListRevocationsResponse, error)
+	// Readmit takes a revocation or a quarantine back. NotFound when there is none.
+	Readmit(context.Context, *v1.ReadmitRequest) (*v1.ReadmitResponse, error)
 }
 
 // RegisterAccessServiceHandler registers svc as the holdfast.v1.AccessService implementation on
@@ -145,6 +207,10 @@ func RegisterAccessServiceHandler(server *connect.Server, svc AccessServiceHandl
 		connect.Method{Spec: accessServiceWhoCanSpec(), Handler: adapter.whoCan},
 		connect.Method{Spec: accessServiceIssueCertificateSpec(), Handler: adapter.issueCertificate},
 		connect.Method{Spec: accessServiceReviewTokenSpec(), Handler: adapter.reviewToken},
+		connect.Method{Spec: accessServiceRenewCertificateSpec(), Handler: adapter.renewCertificate},
+		connect.Method{Spec: accessServiceRevokeSpec(), Handler: adapter.revoke},
+		connect.Method{Spec: accessServiceListRevocationsSpec(), Handler: adapter.listRevocations},
+		connect.Method{Spec: accessServiceReadmitSpec(), Handler: adapter.readmit},
 	)
 }
 
@@ -173,6 +239,22 @@ func (UnimplementedAccessServiceHandler) IssueCertificate(context.Context, *v1.I
 
 func (UnimplementedAccessServiceHandler) ReviewToken(context.Context, *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.ReviewToken is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) RenewCertificate(context.Context, *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.RenewCertificate is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) Revoke(context.Context, *v1.RevokeRequest) (*v1.RevokeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.Revoke is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) ListRevocations(context.Context, *v1.ListRevocationsRequest) (*v1.ListRevocationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.ListRevocations is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) Readmit(context.Context, *v1.ReadmitRequest) (*v1.ReadmitResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AccessService.Readmit is not implemented")
 }
 
 type accessServiceClient struct {
@@ -222,6 +304,38 @@ func (c *accessServiceClient) IssueCertificate(ctx context.Context, req *v1.Issu
 func (c *accessServiceClient) ReviewToken(ctx context.Context, req *v1.ReviewTokenRequest) (*v1.ReviewTokenResponse, error) {
 	var res v1.ReviewTokenResponse
 	if err := c.client.CallUnary(ctx, accessServiceReviewTokenSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) RenewCertificate(ctx context.Context, req *v1.RenewCertificateRequest) (*v1.RenewCertificateResponse, error) {
+	var res v1.RenewCertificateResponse
+	if err := c.client.CallUnary(ctx, accessServiceRenewCertificateSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) Revoke(ctx context.Context, req *v1.RevokeRequest) (*v1.RevokeResponse, error) {
+	var res v1.RevokeResponse
+	if err := c.client.CallUnary(ctx, accessServiceRevokeSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) ListRevocations(ctx context.Context, req *v1.ListRevocationsRequest) (*v1.ListRevocationsResponse, error) {
+	var res v1.ListRevocationsResponse
+	if err := c.client.CallUnary(ctx, accessServiceListRevocationsSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) Readmit(ctx context.Context, req *v1.ReadmitRequest) (*v1.ReadmitResponse, error) {
+	var res v1.ReadmitResponse
+	if err := c.client.CallUnary(ctx, accessServiceReadmitSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -295,6 +409,54 @@ func (h accessServiceHandler) reviewToken(ctx context.Context, _ connect.Spec, s
 		return err
 	}
 	res, err := h.svc.ReviewToken(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) renewCertificate(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RenewCertificateRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RenewCertificate(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) revoke(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RevokeRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Revoke(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) listRevocations(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListRevocationsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListRevocations(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) readmit(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ReadmitRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Readmit(ctx, &req)
 	if err != nil {
 		return err
 	}

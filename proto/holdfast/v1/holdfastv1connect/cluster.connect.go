@@ -30,6 +30,12 @@ const (
 	ClusterServiceStatusProcedure = "/holdfast.v1.ClusterService/Status"
 	// ClusterServiceCreateTokenProcedure is the procedure name of the ClusterService's CreateToken RPC.
 	ClusterServiceCreateTokenProcedure = "/holdfast.v1.ClusterService/CreateToken"
+	// ClusterServiceListTokensProcedure is the procedure name of the ClusterService's ListTokens RPC.
+	ClusterServiceListTokensProcedure = "/holdfast.v1.ClusterService/ListTokens"
+	// ClusterServiceRevokeTokenProcedure is the procedure name of the ClusterService's RevokeToken RPC.
+	ClusterServiceRevokeTokenProcedure = "/holdfast.v1.ClusterService/RevokeToken"
+	// ClusterServiceRemoveNodeProcedure is the procedure name of the ClusterService's RemoveNode RPC.
+	ClusterServiceRemoveNodeProcedure = "/holdfast.v1.ClusterService/RemoveNode"
 	// ClusterServiceListPeersProcedure is the procedure name of the ClusterService's ListPeers RPC.
 	ClusterServiceListPeersProcedure = "/holdfast.v1.ClusterService/ListPeers"
 	// ClusterServiceRemovePeerProcedure is the procedure name of the ClusterService's RemovePeer RPC.
@@ -60,6 +66,27 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("CreateToken"),
 			Procedure:  ClusterServiceCreateTokenProcedure,
+		}
+	})
+	clusterServiceListTokensSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("ListTokens"),
+			Procedure:  ClusterServiceListTokensProcedure,
+		}
+	})
+	clusterServiceRevokeTokenSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("RevokeToken"),
+			Procedure:  ClusterServiceRevokeTokenProcedure,
+		}
+	})
+	clusterServiceRemoveNodeSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("RemoveNode"),
+			Procedure:  ClusterServiceRemoveNodeProcedure,
 		}
 	})
 	clusterServiceListPeersSpec = sync.OnceValue(func() connect.Spec {
@@ -113,6 +140,16 @@ type ClusterServiceClient interface {
 	// CreateToken makes a token with which a machine can join. The token is shown
 	// this once; the cluster keeps a hash.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	// ListTokens shows all tokens that are kept, also those that are good no more,
+	// without their secrets.
+	ListTokens(context.Context, *v1.ListTokensRequest) (*v1.ListTokensResponse, error)
+	// RevokeToken makes a token good for nothing. What joined with it stays. NotFound
+	// when there is none.
+	RevokeToken(context.Context, *v1.RevokeTokenRequest) (*v1.RevokeTokenResponse, error)
+	// RemoveNode deletes a Node and revokes its certificates: the machine is refused
+	// from then on, until it joins again with a token. NotFound when no machine of that
+	// name has joined and there is no such Node.
+	RemoveNode(context.Context, *v1.RemoveNodeRequest) (*v1.RemoveNodeResponse, error)
 	// ListPeers asks all peers how their stores stand. It answers within some
 	// seconds, also without a leader.
 	ListPeers(context.Context, *v1.ListPeersRequest) (*v1.ListPeersResponse, error)
@@ -149,6 +186,16 @@ type ClusterServiceHandler interface {
 	// CreateToken makes a token with which a machine can join. The token is shown
 	// this once; the cluster keeps a hash.
 	CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error)
+	// ListTokens shows all tokens that are kept, also those that are good no more,
+	// without their secrets.
+	ListTokens(context.Context, *v1.ListTokensRequest) (*v1.ListTokensResponse, error)
+	// RevokeToken makes a token good for nothing. What joined with it stays. NotFound
+	// when there is none.
+	RevokeToken(context.Context, *v1.RevokeTokenRequest) (*v1.RevokeTokenResponse, error)
+	// RemoveNode deletes a Node and revokes its certificates: the machine is refused
+	// from then on, until it joins again with a token. NotFound when no machine of that
+	// name has joined and there is no such Node.
+	RemoveNode(context.Context, *v1.RemoveNodeRequest) (*v1.RemoveNodeResponse, error)
 	// ListPeers asks all peers how their stores stand. It answers within some
 	// seconds, also without a leader.
 	ListPeers(context.Context, *v1.ListPeersRequest) (*v1.ListPeersResponse, error)
@@ -179,6 +226,9 @@ func RegisterClusterServiceHandler(server *connect.Server, svc ClusterServiceHan
 	server.Register(
 		connect.Method{Spec: clusterServiceStatusSpec(), Handler: adapter.status},
 		connect.Method{Spec: clusterServiceCreateTokenSpec(), Handler: adapter.createToken},
+		connect.Method{Spec: clusterServiceListTokensSpec(), Handler: adapter.listTokens},
+		connect.Method{Spec: clusterServiceRevokeTokenSpec(), Handler: adapter.revokeToken},
+		connect.Method{Spec: clusterServiceRemoveNodeSpec(), Handler: adapter.removeNode},
 		connect.Method{Spec: clusterServiceListPeersSpec(), Handler: adapter.listPeers},
 		connect.Method{Spec: clusterServiceRemovePeerSpec(), Handler: adapter.removePeer},
 		connect.Method{Spec: clusterServicePromotePeerSpec(), Handler: adapter.promotePeer},
@@ -197,6 +247,18 @@ func (UnimplementedClusterServiceHandler) Status(context.Context, *v1.StatusRequ
 
 func (UnimplementedClusterServiceHandler) CreateToken(context.Context, *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.CreateToken is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) ListTokens(context.Context, *v1.ListTokensRequest) (*v1.ListTokensResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.ListTokens is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) RevokeToken(context.Context, *v1.RevokeTokenRequest) (*v1.RevokeTokenResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.RevokeToken is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) RemoveNode(context.Context, *v1.RemoveNodeRequest) (*v1.RemoveNodeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.ClusterService.RemoveNode is not implemented")
 }
 
 func (UnimplementedClusterServiceHandler) ListPeers(context.Context, *v1.ListPeersRequest) (*v1.ListPeersResponse, error) {
@@ -238,6 +300,30 @@ func (c *clusterServiceClient) Status(ctx context.Context, req *v1.StatusRequest
 func (c *clusterServiceClient) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*v1.CreateTokenResponse, error) {
 	var res v1.CreateTokenResponse
 	if err := c.client.CallUnary(ctx, clusterServiceCreateTokenSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) ListTokens(ctx context.Context, req *v1.ListTokensRequest) (*v1.ListTokensResponse, error) {
+	var res v1.ListTokensResponse
+	if err := c.client.CallUnary(ctx, clusterServiceListTokensSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) RevokeToken(ctx context.Context, req *v1.RevokeTokenRequest) (*v1.RevokeTokenResponse, error) {
+	var res v1.RevokeTokenResponse
+	if err := c.client.CallUnary(ctx, clusterServiceRevokeTokenSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) RemoveNode(ctx context.Context, req *v1.RemoveNodeRequest) (*v1.RemoveNodeResponse, error) {
+	var res v1.RemoveNodeResponse
+	if err := c.client.CallUnary(ctx, clusterServiceRemoveNodeSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -311,6 +397,42 @@ func (h clusterServiceHandler) createToken(ctx context.Context, _ connect.Spec, 
 		return err
 	}
 	res, err := h.svc.CreateToken(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) listTokens(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ListTokensRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ListTokens(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) revokeToken(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RevokeTokenRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RevokeToken(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) removeNode(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RemoveNodeRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RemoveNode(ctx, &req)
 	if err != nil {
 		return err
 	}
