@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +31,54 @@ func TestConformance(t *testing.T) {
 		Attach:   testNetNS,
 		Hog:      []string{"sh", "-c", "x=$(yes | head -c 100000000)"},
 		Writer:   []string{"sh", "-c", "yes | head -c 2000000 >/big"},
+		Holder:   []string{"sh", "-c", "x=$(yes | head -c 20000000); echo ready; sleep 1000 & wait"},
+		Bounds:   func(t *testing.T, id runtime.ContainerID) (container, pod runtime.Resources) { return cgroupBounds(t, cfg, id) },
 	})
+}
+
+// cgroupBounds reads the files of a container's cgroup and of its pod's, of either
+// version.
+func cgroupBounds(t *testing.T, cfg Config, id runtime.ContainerID) (container, pod runtime.Resources) {
+	t.Helper()
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return boundsIn(t, r.cgroupOf(id)), boundsIn(t, r.podCgroup(id.PodUID))
+}
+
+func boundsIn(t *testing.T, cgroup string) (bounds runtime.Resources) {
+	t.Helper()
+	mounts, err := cgroupMounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	numbers := func(controller, file string) []int64 {
+		text, err := os.ReadFile(filepath.Join(controllerMount(mounts, controller, unifiedCgroups()), cgroup, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []int64
+		for _, word := range strings.Fields(string(text)) {
+			n, err := strconv.ParseInt(word, 10, 64)
+			if err != nil || n < 0 || n > 1<<60 {
+				n = 0 // "max", or what the kernel says for it
+			}
+			out = append(out, n)
+		}
+		return out
+	}
+	if unifiedCgroups() {
+		quota := numbers("cpu", "cpu.max")
+		bounds.CPUMillis = quota[0] * 1000 / quota[1]
+		bounds.CPUShares = numbers("cpu", "cpu.weight")[0] // in other units
+		bounds.MemoryBytes = numbers("memory", "memory.max")[0]
+		return bounds
+	}
+	bounds.CPUMillis = numbers("cpu", "cpu.cfs_quota_us")[0] * 1000 / numbers("cpu", "cpu.cfs_period_us")[0]
+	bounds.CPUShares = numbers("cpu", "cpu.shares")[0]
+	bounds.MemoryBytes = numbers("memory", "memory.limit_in_bytes")[0]
+	return bounds
 }
 
 // testNetNS makes a network namespace with nothing but its loopback.

@@ -44,6 +44,12 @@ type Options struct {
 	// Limits: memory limits are enforced, which is tested with a container that
 	// exceeds one, made by Hog. Optional.
 	Hog []string
+	// Bounds reads from the node itself what bounds a container and its pod, PIDs and
+	// OOMScoreAdj left out. Optional; without it only what List says is looked at.
+	Bounds func(t *testing.T, id runtime.ContainerID) (container, pod runtime.Resources)
+	// Holder writes "ready" once it holds 16 MiB of memory, and goes on. Optional; without
+	// it every container uses 2 MiB.
+	Holder []string
 	// Writer writes 1 MiB or more into its container's own root. Optional.
 	Writer []string
 	// Timeout bounds every wait. Optional; 30 s.
@@ -84,6 +90,9 @@ func Run(t *testing.T, open Open, options Options) {
 		{"repeated and unknown", (*suite).idempotent},
 		{"remove a running pod", (*suite).removeRunning},
 		{"memory limit", (*suite).memoryLimit},
+		{"resize", (*suite).resize},
+		{"resize below what is used", (*suite).resizeInUse},
+		{"processes of another container", (*suite).targetProcesses},
 		{"logs", (*suite).logs},
 		{"logs follow", (*suite).logsFollow},
 		{"logs after removal of the container", (*suite).logsKept},
