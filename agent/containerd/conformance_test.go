@@ -32,7 +32,9 @@ func TestConformance(t *testing.T) {
 		Hog:      []string{"sh", "-c", "x=$(yes | head -c 100000000)"},
 		Writer:   []string{"sh", "-c", "yes | head -c 2000000 >/big"},
 		Holder:   []string{"sh", "-c", "x=$(yes | head -c 20000000); echo ready; sleep 1000 & wait"},
-		Bounds:   func(t *testing.T, id runtime.ContainerID) (container, pod runtime.Resources) { return cgroupBounds(t, cfg, id) },
+		Bounds: func(t *testing.T, id runtime.ContainerID) (container, pod runtime.Resources) {
+			return cgroupBounds(t, cfg, id)
+		},
 	})
 }
 
