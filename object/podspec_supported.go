@@ -213,7 +213,7 @@ func refineRefusals(errs field.ErrorList) field.ErrorList {
 	}
 	kept := errs[:0]
 	for _, err := range errs {
-		if refused[derivedFrom(err.Field)] {
+		if refused[derivedFrom(err.Field)] || neverEphemeral(err.Field) {
 			continue
 		}
 		parent, name := err.Field[:strings.LastIndex(err.Field, ".")+1], err.Field[strings.LastIndex(err.Field, ".")+1:]
@@ -223,6 +223,22 @@ func refineRefusals(errs field.ErrorList) field.ErrorList {
 		kept = append(kept, err)
 	}
 	return kept
+}
+
+// neverEphemeral reports whether path is that of a field which ephemeral containers cannot
+// have in Kubernetes either: validation says that better.
+func neverEphemeral(path string) bool {
+	rest, is := strings.CutPrefix(path, "spec.ephemeralContainers[")
+	if !is {
+		return false
+	}
+	_, name, _ := strings.Cut(rest, "].")
+	for _, forbidden := range []string{"ports", "resources", "resizePolicy", "restartPolicy", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"} {
+		if strings.HasPrefix(name, forbidden) {
+			return true
+		}
+	}
+	return strings.HasPrefix(name, "volumeMounts[") && strings.Contains(name, "].subPath")
 }
 
 // derivedFrom returns the path of the field whose value Default gives to the
