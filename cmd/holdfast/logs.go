@@ -208,7 +208,7 @@ type logRun struct {
 // first. An empty container is the pod's only one.
 func (l *logReader) runs(pod *corev1.Pod) []logRun {
 	var out []logRun
-	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
 		if s.State.Running == nil && s.State.Terminated == nil && s.LastTerminationState.Terminated == nil {
 			continue
 		}
