@@ -129,7 +129,7 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 	output := outputFor(c, files.logs(c.ID))
 	output.size = r.cfg.LogSize
 	if output.stdin != "" && r.server == nil {
-		return errors.New("it wants its stdin kept open (stdin: true), which only a containerd of the agent's own can do: start the agent without an address of another")
+		return fmt.Errorf("%w: it wants its stdin kept open (stdin: true), which only a containerd of the agent's own can do: start the agent without an address of another", runtime.ErrConfig)
 	}
 
 	labels := map[string]string{
