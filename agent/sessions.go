@@ -343,6 +343,13 @@ func (s *sessions) findLog(ctx context.Context, req *holdfastv1.LogsRequest) (id
 
 func (s *sessions) logs(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.LogsRequest) error {
 	out.receive(func(*agentv1.SessionResponse) {}, cancel)
+	if _, _, here := s.a.pods.find(req.GetNamespace(), req.GetPod()); req.GetListContainers() && req.GetRemoved() && !here {
+		names, notice, err := s.a.logs.containers(ctx, s.a.cfg.Node, req.GetNamespace(), req.GetPod())
+		if err != nil {
+			return err
+		}
+		return out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Logs{Logs: &holdfastv1.LogsResponse{Notice: notice, Containers: names}}})
+	}
 	id, notice, err := s.findLog(ctx, req)
 	if err != nil {
 		return err
