@@ -40,8 +40,9 @@ deps: ## Install what running needs and a fresh Debian or Ubuntu lacks: runc
 	@tools/install-deps runc
 
 .PHONY: test-deps
-test-deps: ## Install what the tests need besides: busybox (static), gcc and mkfs.ext4
+test-deps: ## Install what the tests need besides: busybox (static), gcc and mkfs.ext4; unpack the distribution's containerd
 	@tools/install-deps runc busybox gcc mkfs.ext4
+	@tools/distribution-containerd bin/distribution
 
 .PHONY: demo
 demo: deps build images ## Play the tour on a cluster of three peers and two nodes (root)

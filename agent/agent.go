@@ -326,6 +326,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.reports.run(ctx) })
 		g.Go(func() error { return a.claims.run(ctx) })
 		g.Go(func() error { return a.session.run(ctx) })
+		g.Go(func() error { a.session.saveAgain(ctx); return nil })
 		g.Go(func() error { return a.session.heartbeats(ctx) })
 		g.Go(func() error { return a.usage.run(ctx) })
 		g.Go(func() error { return a.static.run(ctx) })

@@ -237,6 +237,7 @@ func writeAtomic(path string, data []byte) error {
 		err = cerr
 	}
 	if err != nil {
+		_ = os.Remove(tmp) // half of it: what is short is space
 		return err
 	}
 	if err := os.Rename(tmp, path); err != nil {

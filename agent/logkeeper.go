@@ -73,25 +73,48 @@ func (k *logKeeper) collect(ctx context.Context, bytes int64) {
 	}
 }
 
-// find returns the run of a container of the pod of that name that was removed last, and what to say
-// about it.
-func (k *logKeeper) find(ctx context.Context, node, namespace, name, container string, previous bool) (runtime.ContainerID, string, error) {
-	none := runtime.ContainerID{}
-	gone := connect.Errorf(connect.CodeNotFound, "pod %s/%s is not on node %s, and no log of it: logs of removed pods stay for %v, and %d MiB of them", namespace, name, node, k.age, k.bytes>>20)
+// latest returns the pod of that name that was removed last and has logs, and the names of
+// its containers that have.
+func (k *logKeeper) latest(ctx context.Context, node, namespace, name string) (pod runtime.KeptLogs, names []string, err error) {
 	all, err := k.runtime.KeptLogs(ctx)
 	if err != nil {
-		return none, "", err
+		return pod, nil, err
 	}
 	all = slices.DeleteFunc(all, func(l runtime.KeptLogs) bool { return l.Namespace != namespace || l.Name != name || len(l.Runs) == 0 })
 	if len(all) == 0 {
-		return none, "", gone
+		return pod, nil, connect.Errorf(connect.CodeNotFound, "pod %s/%s is not on node %s, and no log of it: logs of removed pods stay for %v, and %d MiB of them", namespace, name, node, k.age, k.bytes>>20)
 	}
-	pod := slices.MaxFunc(all, func(a, b runtime.KeptLogs) int { return a.RemovedAt.Compare(b.RemovedAt) })
-	var names []string
+	pod = slices.MaxFunc(all, func(a, b runtime.KeptLogs) int { return a.RemovedAt.Compare(b.RemovedAt) })
 	for _, run := range pod.Runs {
 		if !slices.Contains(names, run.Name) {
 			names = append(names, run.Name)
 		}
+	}
+	return pod, names, nil
+}
+
+// containers returns those of a removed pod that have a log, and what to say about it.
+func (k *logKeeper) containers(ctx context.Context, node, namespace, name string) (names []string, notice string, err error) {
+	pod, names, err := k.latest(ctx, node, namespace, name)
+	if err != nil {
+		return nil, "", err
+	}
+	return names, k.notice(node, pod), nil
+}
+
+// notice is what callers are told of the log of a pod that was removed.
+func (k *logKeeper) notice(node string, pod runtime.KeptLogs) string {
+	return fmt.Sprintf("Pod %s/%s was deleted; node %s has kept its log since %s, until %s at the latest.",
+		pod.Namespace, pod.Name, node, pod.RemovedAt.UTC().Format(time.RFC3339), pod.RemovedAt.Add(k.age).UTC().Format(time.RFC3339))
+}
+
+// find returns the run of a container of the pod of that name that was removed last, and what to say
+// about it.
+func (k *logKeeper) find(ctx context.Context, node, namespace, name, container string, previous bool) (runtime.ContainerID, string, error) {
+	none := runtime.ContainerID{}
+	pod, names, err := k.latest(ctx, node, namespace, name)
+	if err != nil {
+		return none, "", err
 	}
 	if container == "" && len(names) > 1 {
 		return none, "", connect.Errorf(connect.CodeInvalidArgument, "pod %s/%s had several containers, name one of %q", namespace, name, names)
@@ -111,8 +134,5 @@ func (k *logKeeper) find(ctx context.Context, node, namespace, name, container s
 		}
 		return none, "", connect.Errorf(connect.CodeNotFound, "of container %q of pod %s/%s, which was removed, node %s has no %s; it has logs of %q", container, namespace, name, node, what, names)
 	}
-	stays := pod.RemovedAt.Add(k.age)
-	notice := fmt.Sprintf("Pod %s/%s was deleted; node %s has kept its log since %s, until %s at the latest.",
-		namespace, name, node, pod.RemovedAt.UTC().Format(time.RFC3339), stays.UTC().Format(time.RFC3339))
-	return runs[len(runs)-back], notice, nil
+	return runs[len(runs)-back], k.notice(node, pod), nil
 }

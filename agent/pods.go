@@ -65,7 +65,8 @@ type podsConfig struct {
 // and stops no pod that it does not know before a complete message.
 type pods struct {
 	podsConfig
-	starts chan struct{} // holds one element for each start under way
+	starts      chan struct{} // holds one element for each start under way
+	allocations allocations
 	// probeLimits bounds the probes of all pods.
 	probeLimits probe.Limits
 	want        chan struct{} // of capacity 1: list now
@@ -102,6 +103,7 @@ func newPods(cfg podsConfig) *pods {
 	return &pods{
 		podsConfig:  cfg,
 		starts:      make(chan struct{}, cfg.parallel),
+		allocations: allocations{of: cfg.allocatable},
 		probeLimits: probe.NewLimits(cfg.parallel, parallelRequests),
 		want:        make(chan struct{}, 1),
 		desired:     map[string]*corev1.Pod{},

@@ -47,6 +47,8 @@ const (
 	sessionBackoffFirst = 100 * time.Millisecond
 	sessionBackoffMax   = 5 * time.Second
 	sessionStable       = 10 * time.Second
+	// saveRetry is how often state that could not be saved is saved again.
+	saveRetry = 10 * time.Second
 )
 
 // session keeps the agent in touch with the control plane: one peer at a time,
@@ -60,6 +62,11 @@ type session struct {
 	period  time.Duration // of heartbeats
 	peer    string        // that the current session is with, or ""
 	end     context.CancelCauseFunc
+
+	// saving is held while the desired state is written and replaced; unsaved: the file is
+	// older.
+	saving  sync.Mutex
+	unsaved bool
 
 	registered chan struct{} // closed once the cluster knows the node
 	once       sync.Once
@@ -307,16 +314,9 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	// A revision that brings nothing for this node is not worth a write: the
 	// saved state is what the node should do at that revision too.
 	routes := msg.GetComplete() || msg.GetHasRoutes() || len(msg.GetChangedRoutes())+len(msg.GetRemovedRoutes()) > 0
-	if routes || len(msg.GetPeers()) > 0 ||
-		!maps.EqualFunc(next.raw, before.raw, bytes.Equal) || !maps.Equal(next.inputs, before.inputs) {
-		if err := next.save(s.a.cfg.DataDir); err != nil {
-			// Pods matter more than the file: it is needed after a restart only.
-			s.log.Error("desired state is not saved; a restart of the agent would begin with older state", "revision", next.revision, "error", err)
-		}
-	}
-	s.mu.Lock()
-	s.desired = next
-	s.mu.Unlock()
+	changed := routes || len(msg.GetPeers()) > 0 ||
+		!maps.EqualFunc(next.raw, before.raw, bytes.Equal) || !maps.Equal(next.inputs, before.inputs)
+	s.keep(next, changed)
 	s.a.metrics.revision.Set(float64(next.revision))
 	if len(msg.GetPeers()) > 0 {
 		s.setPeers(msg.GetPeers())
@@ -327,6 +327,47 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	s.a.pods.set(next, true)
 	s.a.claims.set(next, msg.GetComplete())
 	return nil
+}
+
+// keep makes next what is desired, and saves it if it has changed.
+func (s *session) keep(next desired, changed bool) {
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	if changed {
+		err := next.save(s.a.cfg.DataDir)
+		if err != nil {
+			// Pods matter more than the file: it is needed after a restart only.
+			s.log.Error("desired state is not saved; a restart of the agent would begin with older state", "revision", next.revision, "error", err)
+		}
+		s.unsaved = err != nil
+	}
+	s.mu.Lock()
+	s.desired = next
+	s.mu.Unlock()
+}
+
+// saveAgain saves what could not be saved, as on a disk that was full, until ctx ends.
+func (s *session) saveAgain(ctx context.Context) {
+	ticker := time.NewTicker(saveRetry)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		s.saving.Lock()
+		if s.unsaved {
+			s.mu.Lock()
+			d := s.desired
+			s.mu.Unlock()
+			if err := d.save(s.a.cfg.DataDir); err == nil {
+				s.unsaved = false
+				s.log.Info("desired state is saved after all", "revision", d.revision)
+			}
+		}
+		s.saving.Unlock()
+	}
 }
 
 // errWanted: a pod is to run, though the agent was told to end it.

@@ -343,6 +343,25 @@ func (s *sessions) findLog(ctx context.Context, req *holdfastv1.LogsRequest) (id
 
 func (s *sessions) logs(ctx context.Context, cancel func(), out *sessionStream, req *holdfastv1.LogsRequest) error {
 	out.receive(func(*agentv1.SessionResponse) {}, cancel)
+	if req.GetListContainers() && req.GetRemoved() {
+		var names []string
+		var notice string
+		pod, _, here := s.a.pods.find(req.GetNamespace(), req.GetPod())
+		if here { // it has not been told yet that the pod is gone
+			status := s.a.reports.status(pod.UID)
+			for _, p := range parts(pod) {
+				if c := recordedStatus(&status, p.spec.Name); c != nil && c.ContainerID != "" {
+					names = append(names, p.spec.Name)
+				}
+			}
+		} else {
+			var err error
+			if names, notice, err = s.a.logs.containers(ctx, s.a.cfg.Node, req.GetNamespace(), req.GetPod()); err != nil {
+				return err
+			}
+		}
+		return out.send(&agentv1.SessionRequest{Message: &agentv1.SessionRequest_Logs{Logs: &holdfastv1.LogsResponse{Notice: notice, Containers: names}}})
+	}
 	id, notice, err := s.findLog(ctx, req)
 	if err != nil {
 		return err

@@ -81,10 +81,16 @@ func podStatus(in podInput, hostIP netip.Addr, now time.Time) corev1.PodStatus {
 	}
 
 	for _, p := range parts(pod) {
-		c := statusOfContainer(in, p, recordedStatus(before, p.spec.Name), now)
-		if p.role == mainRole {
+		said := recordedStatus(before, p.spec.Name)
+		c := statusOfContainer(in, p, said, now)
+		givenTo(in, p, &c, said)
+		switch p.role {
+		case mainRole:
 			s.ContainerStatuses = append(s.ContainerStatuses, c)
-		} else {
+		case ephemeralRole:
+			c.Ready, c.Started = false, nil // it serves nobody
+			s.EphemeralContainerStatuses = append(s.EphemeralContainerStatuses, c)
+		case initRole, sidecarRole:
 			s.InitContainerStatuses = append(s.InitContainerStatuses, c)
 		}
 	}
@@ -285,6 +291,9 @@ func phase(in podInput, before corev1.PodPhase, all []corev1.ContainerStatus) co
 func conditions(in podInput, before []corev1.PodCondition, s corev1.PodStatus, now time.Time) []corev1.PodCondition {
 	var unready, uninitialized []string
 	for _, p := range parts(in.Pod) {
+		if p.role == ephemeralRole {
+			continue
+		}
 		if !pastInit(in, p) {
 			uninitialized = append(uninitialized, p.spec.Name)
 		}
@@ -340,9 +349,12 @@ func conditions(in podInput, before []corev1.PodCondition, s corev1.PodStatus, n
 		c := corev1.PodCondition{Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: m.Evicted}
 		own = slices.Insert(own, 0, condition{corev1.DisruptionTarget, c})
 	}
+	for _, c := range resizeConditions(in) {
+		own = append(own, condition{c.Type, c})
+	}
 	var out []corev1.PodCondition
 	for _, c := range in.Pod.Status.Conditions {
-		isOwn := false
+		isOwn := c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress // as long as they hold
 		for _, o := range own {
 			isOwn = isOwn || o.kind == c.Type
 		}

@@ -71,6 +71,8 @@ type podInput struct {
 	Reclaim bool
 	// Lease is the node's, for a fenced pod; nil for others.
 	Lease *podLease
+	// Room changes when pods of the node give something back.
+	Room uint64
 	// Probes holds what probes have found out: no entry, not enough yet.
 	Probes map[probe.Key]probe.Result
 }
@@ -114,6 +116,8 @@ type podMemory struct {
 	// was decided that the node has room for it.
 	Evicted  string
 	Admitted bool
+	// Resize is what it has of the node's CPU and memory, and what it is to get.
+	Resize resizing
 	// Released: the volumes of the finished pod were taken away.
 	Released bool
 	// Status is the last status computed; transitions are relative to it.
@@ -204,6 +208,10 @@ const (
 	doRun actionKind = "run"
 	// doPostStart runs the hook postStart of run Attempt of Container.
 	doPostStart actionKind = "post-start"
+	// doAllocate asks for the node's CPU and memory that the pod wants.
+	doAllocate actionKind = "allocate"
+	// doResize gives the pod, and its running containers IDs, what is allocated to them.
+	doResize actionKind = "resize"
 	// doStop stops IDs in parallel, those in PreStop after their hooks. At is when
 	// the grace period ends.
 	doStop actionKind = "stop"
@@ -230,6 +238,10 @@ type action struct {
 	At        time.Time
 	// PreStop is which of IDs have a hook to be run before.
 	PreStop []runtime.ContainerID
+	// Wants is the pod of which the resources are asked for, and Room the state of the
+	// node's room when that was answered.
+	Wants *corev1.Pod
+	Room  uint64
 	// Then is what follows the stop of a container in a pod that goes on.
 	Then aftermath
 	// Why is for events and logs.
@@ -306,6 +318,7 @@ func remember(in podInput, now time.Time) {
 	if in.Pod == nil {
 		return
 	}
+	m.Resize.fill(in.Pod)
 	if at := deadlineOf(in); !at.IsZero() && !now.Before(at) && !finished(in) {
 		m.Overdue = true
 	}
@@ -439,6 +452,9 @@ func final(phase corev1.PodPhase) bool {
 // container's own policy goes before its pod's, and its rules before that. Init
 // containers are done once they have succeeded.
 func restarts(in podInput, p part, c *containerMemory) bool {
+	if p.role == ephemeralRole {
+		return false
+	}
 	if c.Replaced || p.role == sidecarRole {
 		return true
 	}
@@ -697,6 +713,9 @@ func nextRunning(in podInput, now time.Time) action {
 	if a, ok := nextMessage(in); ok {
 		return a
 	}
+	if a, ok := nextResize(in, now); ok {
+		return a
+	}
 	var wake time.Time // the earliest moment at which something is due
 	waitFor := func(at time.Time) {
 		if wake.IsZero() || at.Before(wake) {
@@ -712,10 +731,13 @@ func nextRunning(in podInput, now time.Time) action {
 	if in.VolumesKey != in.Memory.Shown && in.Memory.Volumes.Failures > 0 && in.Memory.Volumes.At.After(now) {
 		waitFor(in.Memory.Volumes.At)
 	}
+	if z := &in.Memory.Resize.Apply; z.Failures > 0 && z.At.After(now) {
+		waitFor(z.At)
+	}
 	past := initialized(in)
 	blocked := false // a sidecar is not up yet
 	for _, p := range parts(in.Pod) {
-		if p.role == initRole && (past || initDone(in, p)) {
+		if p.role == initRole && (past || initDone(in, p)) || p.role == ephemeralRole {
 			continue
 		}
 		if _, begun := latestRun(in.Observed, p.spec.Name); blocked && !begun {
@@ -732,6 +754,19 @@ func nextRunning(in podInput, now time.Time) action {
 			break // nothing after it before it has succeeded
 		}
 		blocked = blocked || p.role == sidecarRole && !started(in, p)
+	}
+	// Those that are there to look into the pod come whenever nothing else is due.
+	for _, p := range parts(in.Pod) {
+		if p.role != ephemeralRole {
+			continue
+		}
+		a := nextOf(in, p, now)
+		if a.Kind != doWait {
+			return a
+		}
+		if !a.At.IsZero() {
+			waitFor(a.At)
+		}
 	}
 	for _, c := range in.Observed.Containers {
 		if c.State != runtime.StateExited {
@@ -927,6 +962,14 @@ func applied(m *podMemory, a action, err error, now time.Time) {
 			m.Created = false
 		}
 		c.Start.fail(now, reason, err.Error(), retryBackoffFirst, retryBackoffMax)
+	case doAllocate:
+		m.Resize.allocated(a.Wants, a.Room, err)
+	case doResize:
+		if err != nil {
+			m.Resize.Apply.fail(now, corev1.PodReasonError, err.Error(), cleanupBackoffFirst, retryBackoffMax)
+			return
+		}
+		m.Resize.Apply = retry{}
 	case doPostStart:
 		c.Fresh = -1
 		if err != nil {
@@ -990,7 +1033,7 @@ func (m *podMemory) cleaned(err error, now time.Time) {
 // another is due now. Calls for one pod never overlap, so it ends first.
 func preempts(due, underWay action) bool {
 	switch underWay.Kind {
-	case doAttach, doCreate, doVolumes, doPull, doRun, doPostStart:
+	case doAttach, doCreate, doVolumes, doPull, doRun, doPostStart, doAllocate, doResize:
 		switch due.Kind {
 		case doConfirm, doStop, doRemovePod, doDetach, doFinish:
 			return true
@@ -1043,6 +1086,8 @@ const (
 	mainRole    role = iota
 	initRole         // runs to its end before what comes after it
 	sidecarRole      // an init container that goes on beside what comes after it
+	// ephemeralRole is added to a running pod to look into it, and run once.
+	ephemeralRole
 )
 
 // parts returns a pod's containers in the order in which they start.
@@ -1059,10 +1104,14 @@ func parts(pod *corev1.Pod) []part {
 	for i := range pod.Spec.Containers {
 		all = append(all, part{&pod.Spec.Containers[i], mainRole})
 	}
+	for i := range pod.Spec.EphemeralContainers {
+		// Kubernetes keeps the two types alike for this.
+		all = append(all, part{(*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon), ephemeralRole})
+	}
 	return all
 }
 
-// containerSpec returns the container or init container of that name, or nil.
+// containerSpec returns the container of that name, of whatever kind, or nil.
 func containerSpec(pod *corev1.Pod, name string) *corev1.Container {
 	for _, p := range parts(pod) {
 		if p.spec.Name == name {
@@ -1081,13 +1130,15 @@ func containerStatus(all []corev1.ContainerStatus, name string) *corev1.Containe
 	return nil
 }
 
-// recordedStatus returns what a status says of a container or init container, or
-// nil.
+// recordedStatus returns what a status says of a container of any kind, or nil.
 func recordedStatus(s *corev1.PodStatus, name string) *corev1.ContainerStatus {
 	if c := containerStatus(s.InitContainerStatuses, name); c != nil {
 		return c
 	}
-	return containerStatus(s.ContainerStatuses, name)
+	if c := containerStatus(s.ContainerStatuses, name); c != nil {
+		return c
+	}
+	return containerStatus(s.EphemeralContainerStatuses, name)
 }
 
 func succeededBy(s *corev1.ContainerStatus) bool {

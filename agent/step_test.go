@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -105,6 +106,8 @@ func (w *world) play(t *testing.T, line string) {
 			err = runtime.ErrExists
 		case len(words) == 2 && words[1] == "NotFound":
 			err = runtime.ErrNotFound
+		case words[1] == "Infeasible":
+			err = &refusal{errInfeasible, strings.Join(words[2:], " ")}
 		}
 		applied(w.in.Memory, w.last, err, w.now)
 	case "exits": // exits NAME CODE [oom]: the latest run ends
@@ -131,6 +134,28 @@ func (w *world) play(t *testing.T, line string) {
 	case "image": // image NAME REF: the spec's image changes
 		pod := w.in.Pod.DeepCopy()
 		containerSpec(pod, arg(1)).Image = arg(2)
+		w.in.Pod = pod
+	case "resize": // resize NAME [limit.]RESOURCE=AMOUNT…: the spec's resources change
+		pod := w.in.Pod.DeepCopy()
+		pod.Generation++
+		res := &containerSpec(pod, arg(1)).Resources
+		for _, word := range words[2:] {
+			name, amount, _ := strings.Cut(word, "=")
+			list := &res.Requests
+			if rest, ok := strings.CutPrefix(name, "limit."); ok {
+				name, list = rest, &res.Limits
+			}
+			if *list == nil {
+				*list = corev1.ResourceList{}
+			}
+			(*list)[corev1.ResourceName(name)] = resource.MustParse(amount)
+		}
+		w.in.Pod = pod
+	case "room": // another pod has given something back
+		w.in.Room++
+	case "debug": // debug NAME: an ephemeral container is added
+		pod := w.in.Pod.DeepCopy()
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: arg(1), Image: "busybox"}})
 		w.in.Pod = pod
 	case "probe": // probe NAME KIND RESULT: what a probe of the latest run has found out
 		if w.in.Probes == nil {
@@ -214,6 +239,16 @@ func (w *world) done() {
 		w.in.Memory.Attached = &Attachment{NetNS: "/ns", IPs: []netip.Addr{netip.MustParseAddr("10.0.0.5")}}
 	case doCreate:
 		w.in.Observed.UID = "uid"
+		bounds := podResources(allocatedTo(w.in.Pod, w.in.Memory), 0)
+		w.in.Observed.Resources = &bounds
+	case doResize:
+		pod := allocatedTo(w.in.Pod, w.in.Memory)
+		bounds := podResources(pod, 0)
+		w.in.Observed.Resources = &bounds
+		for _, id := range a.IDs {
+			given := resources(pod, containerSpec(pod, id.Name), 0)
+			w.latest(id.Name).Resources = &given
+		}
 	case doRun:
 		w.in.Observed.Containers = append(w.in.Observed.Containers, w.run(a.Container, a.Attempt, runtime.StateRunning))
 	case doStop:
@@ -237,7 +272,7 @@ func (w *world) done() {
 		w.in.Observed = runtime.PodState{}
 	case doMessage:
 		w.in.Memory.Messages[a.IDs[0]] = "last words of " + a.IDs[0].Name
-	case doWait, doPull, doDetach, doRelease, doFinish, doPostStart, doConfirm:
+	case doWait, doPull, doDetach, doRelease, doFinish, doPostStart, doConfirm, doAllocate:
 	}
 	applied(w.in.Memory, a, nil, w.now)
 }
@@ -250,6 +285,8 @@ func (w *world) run(name string, attempt int, state runtime.State) runtime.Conta
 	}
 	if w.in.Pod != nil {
 		c.SpecHash = specHash(containerSpec(w.in.Pod, name))
+		given := resources(w.in.Pod, containerSpec(allocatedTo(w.in.Pod, w.in.Memory), name), 0)
+		c.Resources = &given
 	}
 	return c
 }
@@ -291,13 +328,24 @@ func statusText(s corev1.PodStatus) string {
 	if s.Reason != "" {
 		b.WriteString(" " + s.Reason)
 	}
-	for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses) {
+	for _, c := range s.Conditions {
+		if c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress {
+			fmt.Fprintf(&b, " %s=%s", c.Type, c.Reason)
+		}
+	}
+	for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses) {
 		fmt.Fprintf(&b, ", %s %s", c.Name, state(c.State))
 		switch {
 		case c.State.Running != nil && c.Started != nil && !*c.Started && containerStatus(s.ContainerStatuses, c.Name) != nil:
 			b.WriteString(" unstarted")
-		case c.State.Running != nil && !c.Ready:
+		case c.State.Running != nil && !c.Ready && c.Started != nil:
 			b.WriteString(" unready")
+		}
+		if r := c.Resources; r != nil {
+			text := func(list corev1.ResourceList) string {
+				return fmt.Sprintf("%s/%s", list.Cpu(), list.Memory())
+			}
+			fmt.Fprintf(&b, " has=%s,%s of %s", text(r.Requests), text(r.Limits), text(c.AllocatedResources))
 		}
 		if c.RestartCount > 0 {
 			fmt.Fprintf(&b, " restarts=%d", c.RestartCount)

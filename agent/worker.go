@@ -74,6 +74,8 @@ type worker struct {
 	image  map[string]runtime.Image // by container, for the next run
 	done   bool                     // finish was reported
 	began  time.Time                // for the metric of pod starts
+	// accounted: the node's room is taken for the pod, and not given back.
+	accounted bool
 	// drained: no new connections come. Of the goroutine of the action under way.
 	drained bool
 }
@@ -174,6 +176,7 @@ func (w *worker) run(ctx context.Context) {
 			<-ended
 		}
 	}()
+	defer w.p.allocations.release(w.uid)
 	if a, ok := w.p.attachment(w.uid); ok {
 		w.memory.Attached = &a // adopted
 	}
@@ -184,6 +187,7 @@ func (w *worker) run(ctx context.Context) {
 		pod, gone := w.desired()
 		in := podInput{Pod: pod, Gone: gone, Observed: observed, Memory: &w.memory, Hold: hold && !w.static, Static: w.static, Probes: probes.Results(), VolumesKey: w.volumesKey(pod)}
 		in.TokensDue = w.heldTokens().nextDue()
+		in.Room = w.p.allocations.roomNow()
 		in.Evicted, in.Pressure, in.Reclaim = w.evictedFor(), w.p.underPressure(), w.p.reclaiming.Load()
 		if fenced(pod, w.static) {
 			in.Lease = w.p.fencing.lease()
@@ -194,6 +198,7 @@ func (w *worker) run(ctx context.Context) {
 		if seq > 0 && seq >= w.needList.Load() {
 			remember(in, now)
 			w.over.Store(terminating(in) || finished(in))
+			w.account(in)
 			// Not while an action runs: it may have begun without them, and fail for it.
 			if running == nil {
 				if fresh, secrets := w.freshInputs(); fresh {
@@ -220,7 +225,9 @@ func (w *worker) run(ctx context.Context) {
 				w.before(due)
 				actx, cancel := context.WithCancel(ctx)
 				running, stopIt = &due, cancel
-				go func() { ended <- w.do(actx, in.Pod, due) }()
+				// As it is run, which is not always yet what it asks for.
+				run, bounds := allocatedTo(in.Pod, &w.memory), observed.Resources
+				go func() { ended <- w.do(actx, run, bounds, due) }()
 			}
 		}
 		wait := time.Hour // a list wakes the worker long before
@@ -250,7 +257,7 @@ func (w *worker) run(ctx context.Context) {
 // changesRuntime says whether an action makes what was listed before out of date.
 func changesRuntime(k actionKind) bool {
 	switch k {
-	case doRun, doStop, doRemoveContainer, doRemovePod, doCreate:
+	case doRun, doStop, doRemoveContainer, doRemovePod, doCreate, doResize:
 		return true
 	default:
 		return false
@@ -259,7 +266,7 @@ func changesRuntime(k actionKind) bool {
 
 // do performs an action. It is the only place that changes the runtime or the
 // network for the pod.
-func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome) {
+func (w *worker) do(ctx context.Context, pod *corev1.Pod, bounds *runtime.Resources, a action) (out outcome) {
 	out.action = a
 	call := func(timeout time.Duration, f func(ctx context.Context) error) {
 		cctx, cancel := context.WithTimeout(ctx, timeout)
@@ -335,6 +342,10 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 			defer w.p.release()
 			return w.runContainer(ctx, pod, a)
 		})
+	case doAllocate:
+		out.action.Room, out.err = w.p.allocations.allocate(w.uid, requested(a.Wants), w.notify)
+	case doResize:
+		call(createTimeout, func(ctx context.Context) error { return w.resize(ctx, pod, bounds, a.IDs) })
 	case doPostStart:
 		call(hookTimeout, func(ctx context.Context) error {
 			id := runtime.ContainerID{PodUID: w.uid, Name: a.Container, Attempt: a.Attempt}
@@ -447,6 +458,9 @@ func (w *worker) runContainer(ctx context.Context, pod *corev1.Pod, a action) er
 	if err != nil {
 		return err
 	}
+	if c.Target, err = w.target(pod, a.Container); err != nil {
+		return err
+	}
 	if err := w.p.runtime.RunContainer(ctx, c); err != nil {
 		return fmt.Errorf("run container %s: %w", spec.Name, err)
 	}
@@ -533,7 +547,7 @@ func (w *worker) apply(out outcome, now time.Time) {
 // tell makes events of an outcome, and logs failures.
 func (w *worker) tell(out outcome) {
 	a := out.action
-	if out.err != nil {
+	if out.err != nil && a.Kind != doAllocate {
 		w.log.Warn("pod step failed", "action", a.text(time.Now()), "error", out.err)
 	}
 	pod, _ := w.desired()
@@ -561,6 +575,7 @@ func (w *worker) tell(out outcome) {
 		}
 	case a.Kind == doPostStart && out.err != nil:
 		w.event(corev1.EventTypeWarning, "FailedPostStartHook", fmt.Sprintf("PostStartHook of container %s failed: %v", a.Container, out.err))
+	case a.Kind == doResize, a.Kind == doAllocate: // told by the conditions
 	case a.Kind == doStop && out.err != nil:
 		w.event(corev1.EventTypeWarning, "FailedKillPod", out.err.Error())
 	case a.Kind == doRemovePod && out.err != nil, a.Kind == doDetach && out.err != nil:
@@ -603,7 +618,8 @@ func (w *worker) transitions(before, after *corev1.PodStatus, now time.Time) {
 	if before == nil {
 		return
 	}
-	for _, c := range slices.Concat(after.InitContainerStatuses, after.ContainerStatuses) {
+	w.tellResize(before, after)
+	for _, c := range slices.Concat(after.InitContainerStatuses, after.ContainerStatuses, after.EphemeralContainerStatuses) {
 		b := recordedStatus(before, c.Name)
 		waiting := c.State.Waiting
 		if waiting == nil || b != nil && b.State.Waiting != nil && b.State.Waiting.Reason == waiting.Reason {

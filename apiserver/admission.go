@@ -46,6 +46,7 @@ func (p *plan) admit(next, was object.Object, index int) error {
 		}
 	case *corev1.Pod:
 		if was == nil {
+			p.blame(object.ValidateNewPod(next), index)
 			p.limit(next, index)
 			p.rank(next, index)
 			p.account(next, index)

@@ -193,6 +193,15 @@ func (p *plan) applyOne(d decoded, sub string, index int, force bool) (applyStep
 	if err != nil || next == nil {
 		return step, err
 	}
+	if object.PodSubresource(sub) {
+		pod := object.WithPodPart(was.obj.(*corev1.Pod), next.(*corev1.Pod), sub)
+		pod.SetManagedFields(next.GetManagedFields())
+		object.Default(pod)
+		pod.Status = *was.obj.(*corev1.Pod).Status.DeepCopy()
+		setGeneration(pod, was.obj)
+		p.blame(object.Validate(pod), index)
+		next = pod
+	}
 	if sub == "" {
 		if svc, ok := next.(*corev1.Service); ok { // or what it does not choose would look like a change of it
 			object.KeepServiceClaims(svc, was.obj.(*corev1.Service))

@@ -22,6 +22,7 @@ import (
 	"connectrpc.com/connect/v2/connectinprocess"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -61,6 +62,7 @@ type simTally struct {
 	tooLate     int // starts that a frozen control group held back
 	leaderships int
 	keptThrough int // unfenced containers that ran on through the loss of all peers
+	served      int // of these, endpoints of a Service that stayed
 	violations  []string
 }
 
@@ -784,7 +786,10 @@ func (s *fencingSim) wanted() {
 	}}
 	one.Spec.Template.Annotations = map[string]string{object.FencingAnnotation: object.FencingStrict}
 	web := &appsv1.Deployment{ObjectMeta: meta("web"), Spec: appsv1.DeploymentSpec{Replicas: new(int32(4)), Selector: selector("web"), Template: template("web", "web:1")}}
-	for _, obj := range []object.Object{db, one, web} {
+	front := &corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{
+		Selector: map[string]string{"app": "web"}, Ports: []corev1.ServicePort{{Port: 80}}, ClusterIP: corev1.ClusterIPNone,
+	}}
+	for _, obj := range []object.Object{db, one, web, front} {
 		object.Default(obj)
 		s.put(obj)
 	}
@@ -970,6 +975,7 @@ func (s *fencingSim) loseAllPeers() {
 		}
 		m.setCut(true, s.peers...)
 	}
+	served := s.readyEndpoints()
 	seen := "alive"
 	if s.chance(2) == 0 {
 		seen = "dead" // to the peers: it is they who are cut off
@@ -992,12 +998,17 @@ func (s *fencingSim) loseAllPeers() {
 		s.t.Errorf("without any peer, unfenced pods were %v and are %v", before, after)
 	}
 	view := s.raft.WaitLeader().Store.View()
+	serving := s.readyEndpoints()
 	for uid := range after {
 		pod, ok := object.Get[*corev1.Pod](view, object.ResourceOf(&corev1.Pod{}).Key("default", strings.TrimPrefix(s.podName(uid), "default/")))
 		switch {
 		case !ok || string(pod.UID) != uid: // replaced before; its node has not been told
 		case object.Deleting(pod), !object.PodReady(pod):
 			s.t.Errorf("without any peer, pod %s was taken out of service", pod.Name)
+		case served[uid] && !serving[uid]:
+			s.t.Errorf("without any peer, the endpoint of pod %s was withdrawn", pod.Name)
+		case served[uid]:
+			s.count(func(t *simTally) { t.keptThrough++; t.served++ })
 		default:
 			s.count(func(t *simTally) { t.keptThrough++ })
 		}
@@ -1006,6 +1017,19 @@ func (s *fencingSim) loseAllPeers() {
 		m.setCut(false, s.peers...)
 		m.setGossip("alive")
 	}
+}
+
+// readyEndpoints returns the uids of pods that slices show as ready endpoints.
+func (s *fencingSim) readyEndpoints() map[string]bool {
+	ready := map[string]bool{}
+	for _, slice := range object.List[*discoveryv1.EndpointSlice](s.raft.WaitLeader().Store.View(), "") {
+		for _, e := range slice.Endpoints {
+			if e.TargetRef != nil && e.Conditions.Ready != nil && *e.Conditions.Ready {
+				ready[string(e.TargetRef.UID)] = true
+			}
+		}
+	}
+	return ready
 }
 
 // playFencing plays one history.
@@ -1051,12 +1075,12 @@ func TestFencingHistories(t *testing.T) {
 	for i := range n {
 		t.Run(fmt.Sprint(*fencingFirst+i), func(t *testing.T) { playFencing(t, *fencingFirst+i, tally) })
 	}
-	t.Logf("%d histories: faults %v, %d leaderships, %d starts of fenced pods, %d of them on another node, %d killed by a dead-man, %d starts held back, %d pods kept without peers, %d overlaps",
-		n, tally.faults, tally.leaderships, tally.starts, tally.moves, tally.killed, tally.tooLate, tally.keptThrough, len(tally.violations))
+	t.Logf("%d histories: faults %v, %d leaderships, %d starts of fenced pods, %d of them on another node, %d killed by a dead-man, %d starts held back, %d pods kept without peers, %d of them endpoints, %d overlaps",
+		n, tally.faults, tally.leaderships, tally.starts, tally.moves, tally.killed, tally.tooLate, tally.keptThrough, tally.served, len(tally.violations))
 	for _, v := range tally.violations {
 		t.Errorf("overlap: %s", v)
 	}
-	if tally.starts < 4*n || tally.keptThrough < n || n >= 20 && (tally.moves < n/2 || tally.killed < n/2) {
+	if tally.starts < 4*n || tally.keptThrough < n || tally.served < n || n >= 20 && (tally.moves < n/2 || tally.killed < n/2) {
 		t.Errorf("the histories prove nothing: %+v", tally)
 	}
 }

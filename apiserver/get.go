@@ -16,7 +16,7 @@ func (s objectService) Get(ctx context.Context, req *holdfastv1.GetRequest) (*ho
 	switch {
 	case sub == statusSubresource && !r.Status, sub == scaleSubresource && !r.Scale:
 		return nil, badRequest("subresource", "a %s has no %s", r.Kind, sub)
-	case sub != "" && sub != statusSubresource && sub != scaleSubresource:
+	case sub != "" && sub != statusSubresource && sub != scaleSubresource && !podPart(r, sub):
 		return nil, badRequest("subresource", "%q cannot be read", sub)
 	}
 	if err := presentOnly(ctx, req.GetRead()); err != nil {

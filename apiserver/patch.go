@@ -24,7 +24,7 @@ func (s objectService) Patch(ctx context.Context, req *holdfastv1.PatchRequest) 
 		return nil, eventsAreRecorded()
 	case sub == statusSubresource && !r.Status, sub == scaleSubresource && !r.Scale:
 		return nil, badRequest("subresource", "a %s has no %s", r.Kind, sub)
-	case sub != "" && sub != statusSubresource && sub != scaleSubresource:
+	case sub != "" && sub != statusSubresource && sub != scaleSubresource && !podPart(r, sub):
 		return nil, badRequest("subresource", "%q cannot be patched", sub)
 	case len(req.GetPatch()) == 0:
 		return nil, badRequest("patch", "is empty")

@@ -516,6 +516,9 @@ func chooseContainer(pod *corev1.Pod, name string) (string, error) {
 	for i := range pod.Spec.InitContainers {
 		names = append(names, pod.Spec.InitContainers[i].Name)
 	}
+	for i := range pod.Spec.EphemeralContainers {
+		names = append(names, pod.Spec.EphemeralContainers[i].Name)
+	}
 	if !slices.Contains(names, name) {
 		return "", connect.Errorf(connect.CodeNotFound, "%s has no container %q: it has %s", object.Title(pod), name, strings.Join(names, ", "))
 	}

@@ -196,7 +196,8 @@ func agentPart(status corev1.PodStatus) corev1.PodStatus {
 // ofOthers says whether a condition is not the agent's.
 func ofOthers(c corev1.PodCondition) bool {
 	switch c.Type {
-	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady:
+	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReady, corev1.PodResizePending, corev1.PodResizeInProgress,
+		corev1.AllContainersRestarting:
 		return false
 	case corev1.DisruptionTarget: // of several writers; an eviction by the node is the agent's
 		return c.Reason != corev1.PodReasonTerminationByKubelet

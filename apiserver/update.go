@@ -15,6 +15,11 @@ const (
 	scaleSubresource  = "scale"
 )
 
+// podPart reports whether sub is a part of pods that is changed by itself.
+func podPart(r object.Resource, sub string) bool {
+	return r.Group == "" && r.Kind == "Pod" && object.PodSubresource(sub)
+}
+
 // Update replaces an object but for its status and what the system owns. It
 // changes nothing, and succeeds, when there is no difference.
 func (s objectService) Update(ctx context.Context, req *holdfastv1.UpdateRequest) (*holdfastv1.UpdateResponse, error) {
@@ -36,6 +41,8 @@ func (s objectService) Update(ctx context.Context, req *holdfastv1.UpdateRequest
 		return nil, badRequest("object", "a %s has no status", in.resource.Kind)
 	case sub == statusSubresource:
 		verb = "update the status of"
+	case podPart(in.resource, sub):
+		verb = "update the " + sub + " of"
 	case sub != "":
 		return nil, badRequest("subresource", "%q cannot be updated", sub)
 	}
@@ -76,6 +83,14 @@ func (p *plan) replace(wish object.Object, was stored, index int, sub string, ex
 		next = was.obj.DeepCopyObject().(object.Object)
 		copyStatus(next, wish)
 		next.SetManagedFields(wish.GetManagedFields())
+	case object.ResizeSubresource, object.EphemeralSubresource:
+		pod := object.WithPodPart(was.obj.(*corev1.Pod), wish.(*corev1.Pod), sub)
+		object.Default(pod)
+		pod.Status = *was.obj.(*corev1.Pod).Status.DeepCopy()
+		setGeneration(pod, was.obj)
+		p.blame(object.Validate(pod), index)
+		pod.SetManagedFields(wish.GetManagedFields())
+		next = pod
 	default:
 		if svc, ok := next.(*corev1.Service); ok {
 			object.KeepServiceClaims(svc, was.obj.(*corev1.Service))
@@ -107,7 +122,14 @@ func (p *plan) succeed(next object.Object, was stored, index int, sub string) (w
 			return written{}, err
 		}
 	}
-	p.blame(object.ValidateUpdate(next, was.obj), index)
+	if object.PodSubresource(sub) {
+		if sub == object.ResizeSubresource {
+			p.limit(next, index)
+		}
+		p.blame(object.ValidatePodPart(next.(*corev1.Pod), was.obj.(*corev1.Pod), sub), index)
+	} else {
+		p.blame(object.ValidateUpdate(next, was.obj), index)
+	}
 	if sameObject(next, was.obj) {
 		return written{obj: was.obj}, nil
 	}

@@ -15,7 +15,7 @@ import (
 var kindPod = define(Resource{Version: "v1", Kind: "Pod", Plural: "pods", Singular: "pod", ShortNames: []string{"po"}, Namespaced: true, Categories: inAll, Status: true},
 	func() *corev1.Pod { return new(corev1.Pod) },
 	rules[*corev1.Pod]{
-		supported: below("spec", supportedPodSpec) + `
+		supported: below("spec", supportedPodSpec) + supportedEphemeral + `
 			status
 		`,
 		defaults:       defaultPod,

@@ -130,6 +130,43 @@ const supportedButInit = `
 	preemptionPolicy
 `
 
+// Of a pod: containers that are added while it runs.
+const supportedEphemeral = `
+	spec.ephemeralContainers[].name
+	spec.ephemeralContainers[].image
+	spec.ephemeralContainers[].command
+	spec.ephemeralContainers[].args
+	spec.ephemeralContainers[].workingDir
+	spec.ephemeralContainers[].env[].name
+	spec.ephemeralContainers[].env[].value
+	spec.ephemeralContainers[].env[].valueFrom.fieldRef
+	spec.ephemeralContainers[].env[].valueFrom.resourceFieldRef
+	spec.ephemeralContainers[].env[].valueFrom.configMapKeyRef
+	spec.ephemeralContainers[].env[].valueFrom.secretKeyRef
+	spec.ephemeralContainers[].envFrom
+	spec.ephemeralContainers[].imagePullPolicy
+	spec.ephemeralContainers[].stdin
+	spec.ephemeralContainers[].stdinOnce
+	spec.ephemeralContainers[].tty
+	spec.ephemeralContainers[].targetContainerName
+	spec.ephemeralContainers[].terminationMessagePath
+	spec.ephemeralContainers[].terminationMessagePolicy
+	spec.ephemeralContainers[].securityContext.runAsUser
+	spec.ephemeralContainers[].securityContext.runAsGroup
+	spec.ephemeralContainers[].securityContext.runAsNonRoot
+	spec.ephemeralContainers[].securityContext.capabilities
+	spec.ephemeralContainers[].securityContext.privileged
+	spec.ephemeralContainers[].securityContext.allowPrivilegeEscalation
+	spec.ephemeralContainers[].securityContext.readOnlyRootFilesystem
+	spec.ephemeralContainers[].securityContext.procMount = Default
+	spec.ephemeralContainers[].securityContext.seccompProfile
+	spec.ephemeralContainers[].volumeMounts[].name
+	spec.ephemeralContainers[].volumeMounts[].mountPath
+	spec.ephemeralContainers[].volumeMounts[].readOnly
+	spec.ephemeralContainers[].volumeMounts[].recursiveReadOnly = Disabled IfPossible
+	spec.ephemeralContainers[].volumeMounts[].mountPropagation
+`
+
 // Below the spec of a pod or of a pod template.
 var supportedPodSpec = supportedButInit + initContainerLines()
 
@@ -176,7 +213,7 @@ func refineRefusals(errs field.ErrorList) field.ErrorList {
 	}
 	kept := errs[:0]
 	for _, err := range errs {
-		if refused[derivedFrom(err.Field)] {
+		if refused[derivedFrom(err.Field)] || neverEphemeral(err.Field) {
 			continue
 		}
 		parent, name := err.Field[:strings.LastIndex(err.Field, ".")+1], err.Field[strings.LastIndex(err.Field, ".")+1:]
@@ -186,6 +223,22 @@ func refineRefusals(errs field.ErrorList) field.ErrorList {
 		kept = append(kept, err)
 	}
 	return kept
+}
+
+// neverEphemeral reports whether path is that of a field which ephemeral containers cannot
+// have in Kubernetes either: validation says that better.
+func neverEphemeral(path string) bool {
+	rest, is := strings.CutPrefix(path, "spec.ephemeralContainers[")
+	if !is {
+		return false
+	}
+	_, name, _ := strings.Cut(rest, "].")
+	for _, forbidden := range []string{"ports", "resources", "resizePolicy", "restartPolicy", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"} {
+		if strings.HasPrefix(name, forbidden) {
+			return true
+		}
+	}
+	return strings.HasPrefix(name, "volumeMounts[") && strings.Contains(name, "].subPath")
 }
 
 // derivedFrom returns the path of the field whose value Default gives to the

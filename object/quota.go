@@ -103,8 +103,7 @@ func usageOf(obj Object) corev1.ResourceList {
 		if PodPhaseFinal(obj) {
 			break // it takes nothing any more
 		}
-		limits := podSum(obj, func(c *corev1.Container) corev1.ResourceList { return c.Resources.Limits })
-		for name, amount := range computeUsage(PodResources(obj), limits) {
+		for name, amount := range computeUsage(PodResourcesTaken(obj), podLimitsTaken(obj)) {
 			usage[name] = amount
 		}
 		usage[corev1.ResourcePods] = one

@@ -445,7 +445,7 @@ func claimName(pod *corev1.Pod, v *corev1.Volume) string {
 // requestOf returns what pod takes from its node, itself as one of its pods
 // included.
 func requestOf(pod *corev1.Pod) amounts {
-	request := amountsOf(object.PodResources(pod))
+	request := amountsOf(object.PodResourcesTaken(pod))
 	request.common[slices.Index(commonResources[:], corev1.ResourcePods)] = 1
 	return request
 }

@@ -102,8 +102,14 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 			return err
 		}
 	}
+	target := 0
+	if c.Target != nil {
+		if target, err = r.processOf(ctx, *c.Target); err != nil {
+			return err
+		}
+	}
 	spec, err := newSpec(ctx, specInput{
-		container: c, pod: pod, files: files, image: img.config,
+		container: c, pod: pod, target: target, files: files, image: img.config,
 		user: user, cgroup: r.cgroupOf(c.ID), unified: unifiedCgroups(),
 	})
 	if err != nil {
@@ -123,13 +129,16 @@ func (r *Runtime) runContainer(ctx context.Context, c runtime.Container) (failed
 	output := outputFor(c, files.logs(c.ID))
 	output.size = r.cfg.LogSize
 	if output.stdin != "" && r.server == nil {
-		return errors.New("it wants its stdin kept open (stdin: true), which only a containerd of the agent's own can do: start the agent without an address of another")
+		return fmt.Errorf("%w: it wants its stdin kept open (stdin: true), which only a containerd of the agent's own can do: start the agent without an address of another", runtime.ErrConfig)
 	}
 
 	labels := map[string]string{
 		labelPodUID: pod.UID, labelPodNamespace: pod.Namespace, labelPodName: pod.Name,
 		labelContainer: c.ID.Name, labelAttempt: strconv.Itoa(c.ID.Attempt),
 		labelImage: c.Image, labelImageID: img.digest, labelSpecHash: c.SpecHash,
+	}
+	if labels[labelResources], err = resourcesText(c.Resources); err != nil {
+		return err
 	}
 	if name := cmp.Or(c.StopSignal, img.config.StopSignal); name != "" {
 		labels[labelStopSignal] = name

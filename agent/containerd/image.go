@@ -119,6 +119,9 @@ func (m *images) ensure(ctx context.Context, name string, policy corev1.PullPoli
 		return img, err
 	}
 	fromArchive := found && img.Labels[labelArchive] != ""
+	// The image may be in a file that could not be read: then its absence alone would say
+	// too little.
+	unread := func(err error) error { return err }
 	if !found || (policy == corev1.PullAlways && fromArchive) {
 		importErr := m.importDirs(ctx)
 		if again, err := m.find(ctx, name); err == nil {
@@ -128,19 +131,22 @@ func (m *images) ensure(ctx context.Context, name string, policy corev1.PullPoli
 		}
 		if !found && importErr != nil {
 			progress(fmt.Sprintf("not all image archives could be read: %v", importErr))
+			unread = func(err error) error {
+				return fmt.Errorf("%w; not all image archives could be read: %w", err, importErr)
+			}
 		}
 	}
 	switch {
 	case found && (policy != corev1.PullAlways || fromArchive):
 		return img, m.unpack(ctx, img)
 	case policy == corev1.PullNever:
-		return img, runtime.ErrImageNeverPull
+		return img, unread(runtime.ErrImageNeverPull)
 	}
 	progress("pulling " + name)
 	started := time.Now()
 	pulled, err := m.pull(ctx, name, credentials, progress)
 	if err != nil {
-		return img, err
+		return img, unread(err)
 	}
 	progress(fmt.Sprintf("pulled %s in %s", name, time.Since(started).Round(time.Millisecond)))
 	return pulled, nil

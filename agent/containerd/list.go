@@ -30,7 +30,7 @@ func (r *Runtime) List(ctx context.Context) ([]runtime.PodState, error) {
 	defer cancel()
 	pods := map[string]*runtime.PodState{}
 	for _, record := range r.podRecords() {
-		pods[record.UID] = &runtime.PodState{UID: record.UID, Namespace: record.Namespace, Name: record.Name, NetNS: record.NetNS}
+		pods[record.UID] = &runtime.PodState{UID: record.UID, Namespace: record.Namespace, Name: record.Name, NetNS: record.NetNS, Resources: &record.Resources}
 	}
 	records, err := r.client.ContainerService().List(ctx)
 	if err != nil {

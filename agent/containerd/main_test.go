@@ -3,13 +3,14 @@ package containerd
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 
+	"github.com/holdfast-io/holdfast/internal/leftovers"
 	"github.com/holdfast-io/holdfast/internal/ociimage"
 )
 
@@ -56,7 +58,38 @@ func TestMain(m *testing.M) {
 	// A program under the race detector sleeps for a second before it exits. Ours
 	// start others all the time: for each container one that exits at once.
 	os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0")
-	os.Exit(m.Run())
+	os.Exit(runClean(m))
+}
+
+// ownNodes is what the names of this process's nodes begin with.
+var (
+	ownNodes = fmt.Sprintf("test-%x-", os.Getpid())
+	nodes    atomic.Int64
+)
+
+// runClean runs the tests, and fails when they leave something on the machine: a mount,
+// network namespace (held by one), control group, process or file.
+func runClean(m *testing.M) int {
+	dir, err := os.MkdirTemp("", ownNodes) // what tests make is below it, mounts too
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	os.Setenv("TMPDIR", dir)
+	code := m.Run()
+	left, err := leftovers.Find([]string{ownNodes}, "/run/holdfast", "/run/containerd")
+	if left = append(left, leftovers.Files(dir)...); code != 0 && err == nil {
+		return code // what a test that failed leaves says nothing more
+	}
+	if len(left) > 0 || err != nil {
+		fmt.Fprintf(os.Stderr, "the tests have left on the machine (error %v):\n%s\n", err, strings.Join(left, "\n"))
+		return 1
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 const foreignShim = "containerd-shim-runc-v2"
@@ -116,8 +149,7 @@ func writeTestImages(t testing.TB, dir string) {
 func testConfig(t testing.TB) Config {
 	t.Helper()
 	needRoot(t)
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", t.Name(), os.Getpid()))
-	node := fmt.Sprintf("test-%x", sum[:4])
+	node := fmt.Sprintf("%s%x", ownNodes, nodes.Add(1))
 	images := t.TempDir()
 	writeTestImages(t, images)
 	cfg := Config{

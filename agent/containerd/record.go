@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -26,6 +27,7 @@ const (
 	labelImage        = "holdfast.image"       // as asked for
 	labelImageID      = "holdfast.image.id"    // its digest
 	labelSpecHash     = "holdfast.spec-hash"   //
+	labelResources    = "holdfast.resources"   // that it has now, JSON; absent in records of older versions
 	labelStopSignal   = "holdfast.stop-signal" // the container's or the image's; may be absent
 	labelStarted      = "holdfast.started"     // RFC 3339; absent until the container has been started
 	labelFinished     = "holdfast.finished"    // RFC 3339; absent until it has ended
@@ -103,6 +105,12 @@ func stateOf(c containers.Container) runtime.ContainerState {
 		CreatedAt: c.CreatedAt,
 		StartedAt: parseTime(c.Labels[labelStarted]),
 		State:     runtime.StateUnknown,
+	}
+	if text := c.Labels[labelResources]; text != "" {
+		var resources runtime.Resources
+		if json.Unmarshal([]byte(text), &resources) == nil {
+			s.Resources = &resources
+		}
 	}
 	if finished := c.Labels[labelFinished]; finished != "" {
 		s.State = runtime.StateExited

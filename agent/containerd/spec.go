@@ -31,6 +31,7 @@ type specInput struct {
 	files     podFiles
 	image     ocispec.ImageConfig
 	user      specs.User
+	target    int // a process of which it sees the siblings; 0: none
 	cgroup    string
 	unified   bool // cgroups of version 2
 }
@@ -84,6 +85,9 @@ func newSpec(ctx context.Context, in specInput) (*specs.Spec, error) {
 		oci.WithAnnotations(map[string]string{groupAnnotation: in.pod.UID}),
 	}
 	options = append(options, withNamespaces(in.pod, in.files)...)
+	if in.target != 0 {
+		options = append(options, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.PIDNamespace, Path: fmt.Sprintf("/proc/%d/ns/pid", in.target)}))
+	}
 	options = append(options, func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
 		s.Process.Args = args
 		s.Process.Env = env

@@ -161,7 +161,7 @@ func (r *Runtime) Usage(_ context.Context, id runtime.ContainerID) (runtime.Usag
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return runtime.Usage{CPU: time.Since(c.state.StartedAt) / 1000, MemoryBytes: max(c.memory, 2<<20), PIDs: 1}, nil
+	return runtime.Usage{CPU: time.Since(c.state.StartedAt) / 1000, MemoryBytes: c.usesMemory(), PIDs: 1}, nil
 }
 
 // DiskUsage returns what Fills said, and a block for each container beside.

@@ -320,14 +320,20 @@ func (r *Runtime) RunContainer(_ context.Context, spec runtime.Container) error 
 			return fmt.Errorf("fake: %w: %w", runtime.ErrConfig, err)
 		}
 	}
+	var target *container
+	if spec.Target != nil {
+		if target = r.find(*spec.Target); target == nil || target.state.State != runtime.StateRunning {
+			return fmt.Errorf("fake: %w: container %s, whose processes it is to see, does not run", runtime.ErrConfig, spec.Target.Name)
+		}
+	}
 	r.serial++
-	now := time.Now()
+	now, resources := time.Now(), spec.Resources
 	c := &container{
 		spec: spec,
 		pod:  p.spec,
 		state: runtime.ContainerState{
 			ID: spec.ID, Handle: fmt.Sprintf("fake://%012x", r.serial), Image: spec.Image,
-			ImageID: spec.Image + "@" + image.Digest, SpecHash: spec.SpecHash,
+			ImageID: spec.Image + "@" + image.Digest, SpecHash: spec.SpecHash, Resources: &resources,
 			State: runtime.StateRunning, CreatedAt: now, StartedAt: now,
 		},
 		log:  newLog(),
@@ -335,6 +341,9 @@ func (r *Runtime) RunContainer(_ context.Context, spec runtime.Container) error 
 	}
 	c.files = newFiles(c)
 	c.visible = func() []*container { return r.visibleTo(p, c) }
+	if target != nil {
+		c.visible = func() []*container { return append(target.visible(), c) }
+	}
 	p.containers = append(p.containers, c)
 	p.logs[spec.ID] = c.log
 	r.start(c)
@@ -556,7 +565,8 @@ func (r *Runtime) List(context.Context) ([]runtime.PodState, error) {
 	var out []runtime.PodState
 	for _, uid := range slices.Sorted(maps.Keys(r.pods)) {
 		p := r.pods[uid]
-		s := runtime.PodState{UID: uid, Namespace: p.spec.Namespace, Name: p.spec.Name, NetNS: p.spec.NetNS}
+		bounds := p.spec.Resources
+		s := runtime.PodState{UID: uid, Namespace: p.spec.Namespace, Name: p.spec.Name, NetNS: p.spec.NetNS, Resources: &bounds}
 		for _, c := range p.containers {
 			s.Containers = append(s.Containers, c.state)
 		}

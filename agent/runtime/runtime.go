@@ -29,6 +29,9 @@ var (
 	// ErrNoStdin is returned by Attach with stdin to a container that has none, or
 	// whose stdin has ended for good.
 	ErrNoStdin = errors.New("container has no open stdin")
+	// ErrMemoryInUse is returned by ResizePod and ResizeContainer for a limit below what
+	// is in use: nothing was changed.
+	ErrMemoryInUse = errors.New("more memory is in use")
 	// ErrConfig is returned by RunContainer for what cannot be made from its
 	// description with this image: trying again does not help before one changes.
 	ErrConfig = errors.New("container configuration")
@@ -80,6 +83,15 @@ type Runtime interface {
 	// container has ended. Stopping one that has ended, or that is unknown, is
 	// not an error.
 	StopContainer(ctx context.Context, id ContainerID, grace time.Duration) error
+	// ResizePod bounds a created pod's containers together anew, and those of its class
+	// with it. On some nodes no container's own CPU limit can be above its pod's. It
+	// returns ErrNotFound for a pod that it does not have.
+	ResizePod(ctx context.Context, uid string, r Resources) error
+	// ResizeContainer gives a running container other weights and limits of CPU and memory,
+	// and does not restart it; PIDs and OOMScoreAdj stay as they are. It returns
+	// ErrNotFound or ErrNotRunning for another. When it fails otherwise, some may have
+	// been changed.
+	ResizeContainer(ctx context.Context, id ContainerID, r Resources) error
 	// RemoveContainer forgets a container that has ended, or that was created
 	// and never started, and frees what it held, but for its log. Removing an
 	// unknown one is not an error; removing a running one is.
@@ -220,7 +232,10 @@ type Container struct {
 	// SpecHash is kept and returned by List, so that an agent can tell whether
 	// a container is the one it would run.
 	SpecHash string
-	TTY      bool
+	// Target is a running container of the pod of which this one sees the processes;
+	// nil: none. It is ErrConfig when that does not run.
+	Target *ContainerID
+	TTY    bool
 	// Stdin is kept open for Attach, until the container ends; with StdinOnce until
 	// the first one that has passed stdin on has left. Without it there is nothing to
 	// read.
@@ -298,6 +313,7 @@ type PodState struct {
 	Namespace  string
 	Name       string
 	NetNS      string
+	Resources  *Resources       // that bound it now; nil: not known
 	Containers []ContainerState // oldest attempt first
 }
 
@@ -308,6 +324,7 @@ type ContainerState struct {
 	Image      string
 	ImageID    string
 	SpecHash   string
+	Resources  *Resources // that it has now; nil: not known
 	State      State
 	CreatedAt  time.Time
 	StartedAt  time.Time

@@ -242,6 +242,8 @@ func (h *Handler) subresources(r object.Resource) []apidiscoveryv2.APISubresourc
 		add("binding", "", "v1", "Binding", "create")
 		add("eviction", "policy", "v1", "Eviction", "create")
 		add("log", "", "v1", "Pod", "get")
+		add("ephemeralcontainers", "", "v1", "Pod", subVerbs...)
+		add("resize", "", "v1", "Pod", subVerbs...)
 		for name, kind := range map[string]string{"exec": "PodExecOptions", "attach": "PodAttachOptions", "portforward": "PodPortForwardOptions"} {
 			if h.streams[name] != nil {
 				add(name, "", "v1", kind, "create", "get")

@@ -162,7 +162,21 @@ func TestSubresources(t *testing.T) {
 
 	s.wantStatus(404, "NotFound", "not found", "GET", pods+"/nope/log", "")
 	s.wantStatus(400, "BadRequest", "sinceSeconds", "GET", pods+"/web/log?sinceSeconds=0&tailLines=-1", "")
-	s.wantStatus(501, "NotImplemented", "ephemeral containers", "PATCH", pods+"/web/ephemeralcontainers", `{}`)
+	s.want(201, "POST", pods, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"parts"},"spec":{"containers":[{"name":"web","image":"nginx","resources":{"requests":{"cpu":"100m"}}}]}}`)
+	const strategic = "Content-Type: application/strategic-merge-patch+json"
+	debug := `{"spec":{"ephemeralContainers":[{"name":"look","image":"busybox","targetContainerName":"web"}],"nodeName":"elsewhere"}}`
+	if a := s.want(200, "PATCH", pods+"/parts/ephemeralcontainers", debug, strategic); a.at("spec.ephemeralContainers.0.name") != "look" || a.at("spec.nodeName") == "elsewhere" || a.at("metadata.generation") != float64(2) {
+		t.Errorf("%v", a)
+	}
+	s.wantStatus(422, "Invalid", "may not be changed", "PATCH", pods+"/parts/ephemeralcontainers", `{"spec":{"ephemeralContainers":[{"name":"look","image":"busybox:2"}]}}`, strategic)
+	if a := s.want(200, "GET", pods+"/parts/ephemeralcontainers", ""); a.at("spec.ephemeralContainers.0.targetContainerName") != "web" {
+		t.Errorf("%v", a)
+	}
+	if a := s.want(200, "PATCH", pods+"/parts/resize", `{"spec":{"containers":[{"name":"web","resources":{"requests":{"cpu":"200m"}}}]}}`, strategic); a.at("spec.containers.0.resources.requests.cpu") != "200m" || a.at("metadata.generation") != float64(3) {
+		t.Errorf("%v", a)
+	}
+	s.wantStatus(422, "Invalid", "QOS", "PATCH", pods+"/parts/resize", `{"spec":{"containers":[{"name":"web","resources":{"limits":{"cpu":"200m","memory":"1Gi"},"requests":{"memory":"1Gi"}}}]}}`, strategic)
+	s.wantStatus(422, "Invalid", "cannot be set on create", "POST", pods, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"no"},"spec":{"containers":[{"name":"web","image":"nginx"}],"ephemeralContainers":[{"name":"look","image":"busybox"}]}}`)
 	s.wantStatus(404, "NotFound", "could not find", "GET", pods+"/web/proxy", "")
 	s.wantStatus(404, "NotFound", `namespaces "nowhere" not found`, "POST", "/api/v1/namespaces/nowhere/configmaps", webConfig)
 }

@@ -65,12 +65,14 @@ func (c *call) subresource() error {
 		if method == http.MethodPost {
 			return c.bind(c.at.name)
 		}
-	case "/pods/ephemeralcontainers":
+	case "/pods/ephemeralcontainers", "/pods/resize":
 		switch method {
 		case http.MethodGet:
-			return c.get("")
-		case http.MethodPut, http.MethodPatch:
-			return notYet("ephemeral containers are not supported yet: use `kubectl exec`, or `kubectl debug --copy-to`")
+			return c.get(c.at.subresource)
+		case http.MethodPut:
+			return c.update(c.at.subresource)
+		case http.MethodPatch:
+			return c.patch(c.at.subresource)
 		}
 	default:
 		stream, ok := c.streams[c.at.subresource]

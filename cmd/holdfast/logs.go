@@ -178,6 +178,9 @@ func (l *logReader) pod(ctx context.Context, name string) error {
 		return l.log(ctx, name, l.f.container, l.prefix(name, l.f.container, false), l.f.tail)
 	}
 	obj, _, err := l.app.get(ctx, l.r, mustResource("pods"), l.app.inNamespace(), name, nil)
+	if failed, ok := errors.AsType[*failure](err); ok && failed.code == exitNotFound {
+		return l.removedPod(ctx, name, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -194,6 +197,33 @@ func (l *logReader) pod(ctx context.Context, name string) error {
 	return group.Wait()
 }
 
+// removedPod reads all logs that a node has kept of a pod that there is no more, one after
+// the other. gone is what to say if there is none.
+func (l *logReader) removedPod(ctx context.Context, name string, gone error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := l.r.pods.Logs(ctx, &holdfastv1.LogsRequest{Namespace: l.app.inNamespace(), Pod: name, Removed: true, Node: l.f.node, ListContainers: true})
+	if err != nil {
+		return l.app.explain(ctx, l.r, "logs of pod/"+name, err)
+	}
+	defer stream.Close()
+	list, err := stream.Receive()
+	switch {
+	case connect.CodeOf(err) == connect.CodeNotFound:
+		return gone
+	case err != nil:
+		return l.app.explain(ctx, l.r, "logs of pod/"+name, err)
+	case len(list.GetContainers()) == 0: // of a peer or a node that knows no such question
+		return gone
+	}
+	for _, container := range list.GetContainers() {
+		if err := l.log(ctx, name, container, l.prefix(name, container, true), l.f.tail); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (l *logReader) tooMany(n int) error {
 	return failf(exitRefused, "%d logs to follow are more than --max-log-requests %d: choose fewer, or raise it", n, l.f.maxRequests)
 }
@@ -208,7 +238,7 @@ type logRun struct {
 // first. An empty container is the pod's only one.
 func (l *logReader) runs(pod *corev1.Pod) []logRun {
 	var out []logRun
-	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
 		if s.State.Running == nil && s.State.Terminated == nil && s.LastTerminationState.Terminated == nil {
 			continue
 		}

@@ -68,7 +68,7 @@ func (a *app) patchCommand() *cobra.Command {
 	flags.StringVarP(&patch, "patch", "p", "", "the patch")
 	flags.StringVar(&file, "patch-file", "", "file with the patch")
 	flags.StringVar(&kind, "type", "strategic", "strategic, merge or json")
-	flags.StringVar(&subresource, "subresource", "", "change this part instead: status or scale")
+	flags.StringVar(&subresource, "subresource", "", "change this part instead: status, scale or, of pods, resize or ephemeralcontainers")
 	return cmd
 }
 

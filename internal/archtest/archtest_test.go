@@ -83,6 +83,7 @@ var rules = []rule{
 	{pkg: "internal/faults", may: nil},
 	{pkg: "internal/golden", may: nil},
 	{pkg: "internal/mutants", may: nil},
+	{pkg: "internal/leftovers", may: nil},
 	{pkg: "internal/ociimage", may: nil},
 	{pkg: "internal/podbench", may: []string{"proto", "object", "agent", "internal/ociimage"}},
 	{pkg: "internal/openapigen", may: nil},

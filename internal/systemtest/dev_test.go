@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/holdfast-io/holdfast/internal/devcluster"
 )
 
 // patience bounds every wait. It is no expectation of speed.
@@ -38,6 +40,7 @@ func newMachine(t *testing.T) *machine {
 		t.Skip("network namespaces and containers need root")
 	}
 	dir := t.TempDir()
+	marks.add(devcluster.ID(filepath.Join(dir, "data")))
 	m := &machine{t: t, binary: filepath.Join(dir, "holdfast"), images: filepath.Join(dir, "images"), data: filepath.Join(dir, "data")}
 	m.env = append(os.Environ(), "HOLDFAST_CONFIG="+filepath.Join(dir, "config.yaml"), "HOLDFAST_CONTEXT=")
 	web := filepath.Join(dir, "web")

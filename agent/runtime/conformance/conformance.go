@@ -44,6 +44,14 @@ type Options struct {
 	// Limits: memory limits are enforced, which is tested with a container that
 	// exceeds one, made by Hog. Optional.
 	Hog []string
+	// Bounds reads from the node itself what bounds a container and its pod, PIDs and
+	// OOMScoreAdj left out. Optional; without it only what List says is looked at.
+	Bounds func(t *testing.T, id runtime.ContainerID) (container, pod runtime.Resources)
+	// NoStdin: containers cannot have their stdin kept open, and are refused.
+	NoStdin bool
+	// Holder writes "ready" once it holds 16 MiB of memory, and goes on. Optional; without
+	// it every container uses 2 MiB.
+	Holder []string
 	// Writer writes 1 MiB or more into its container's own root. Optional.
 	Writer []string
 	// Timeout bounds every wait. Optional; 30 s.
@@ -84,6 +92,9 @@ func Run(t *testing.T, open Open, options Options) {
 		{"repeated and unknown", (*suite).idempotent},
 		{"remove a running pod", (*suite).removeRunning},
 		{"memory limit", (*suite).memoryLimit},
+		{"resize", (*suite).resize},
+		{"resize below what is used", (*suite).resizeInUse},
+		{"processes of another container", (*suite).targetProcesses},
 		{"logs", (*suite).logs},
 		{"logs follow", (*suite).logsFollow},
 		{"logs after removal of the container", (*suite).logsKept},
@@ -1144,6 +1155,17 @@ func (a *attachment) end() attachResult {
 
 func interactive(c *runtime.Container) { c.Stdin = true }
 
+// refusesStdin checks, where stdin cannot be kept open, that this is said.
+func (s *suite) refusesStdin() bool {
+	if !s.o.NoStdin {
+		return false
+	}
+	if err := s.rt.RunContainer(s.ctx(), s.container(s.pod(), "main", 0, "cat", interactive)); !errors.Is(err, runtime.ErrConfig) {
+		s.Errorf("RunContainer with stdin returned %v, want ErrConfig", err)
+	}
+	return true
+}
+
 // attach: what is written from then on goes to everybody who is attached, each
 // stream apart, and to the log; the end is the container's.
 func (s *suite) attach() {
@@ -1173,6 +1195,9 @@ func (s *suite) attach() {
 // attachStdin: stdin is open before anybody attaches, and stays so after the first
 // has left.
 func (s *suite) attachStdin() {
+	if s.refusesStdin() {
+		return
+	}
 	uid := s.pod()
 	id := s.run(uid, "main", 0, "cat; exit 3", interactive)
 	ctx, leave := context.WithCancel(s.ctx())
@@ -1204,6 +1229,9 @@ func (s *suite) attachStdin() {
 
 // attachStdinOnce: stdin ends with the first who had it.
 func (s *suite) attachStdinOnce() {
+	if s.refusesStdin() {
+		return
+	}
 	uid := s.pod()
 	once := func(c *runtime.Container) { c.Stdin, c.StdinOnce = true, true }
 	id := s.run(uid, "main", 0, "cat; echo over; exit 3", once)
@@ -1234,6 +1262,9 @@ func (s *suite) attachStdinOnce() {
 }
 
 func (s *suite) attachTTY() {
+	if s.refusesStdin() {
+		return
+	}
 	uid := s.pod()
 	id := s.run(uid, "main", 0, "", func(c *runtime.Container) { c.Command, c.TTY, c.Stdin = []string{"sh"}, true, true })
 	a := s.attachTo(s.ctx(), id, true)
@@ -1261,6 +1292,9 @@ func (s *suite) attachTTY() {
 
 // attachSlowly: whoever reads slowly gets all of it, and the container waits.
 func (s *suite) attachSlowly() {
+	if s.refusesStdin() {
+		return
+	}
 	uid := s.pod()
 	id := s.run(uid, "main", 0, "cat; exit 0", func(c *runtime.Container) { c.Stdin, c.StdinOnce = true, true })
 	big := strings.Repeat(strings.Repeat("x", 1023)+"\n", 1000) // more than any buffer on the way

@@ -50,9 +50,12 @@ type LogsRequest struct {
 	Removed bool `protobuf:"varint,11,opt,name=removed,proto3" json:"removed,omitempty"`
 	// Which node to ask for the log of a pod that no longer exists. May be empty: the
 	// one that the pod's events tell of.
-	Node          string `protobuf:"bytes,12,opt,name=node,proto3" json:"node,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Node string `protobuf:"bytes,12,opt,name=node,proto3" json:"node,omitempty"`
+	// No log, but one message that tells which containers of a pod that no longer exists
+	// have one. Needs removed.
+	ListContainers bool `protobuf:"varint,13,opt,name=list_containers,json=listContainers,proto3" json:"list_containers,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *LogsRequest) Reset() {
@@ -169,13 +172,22 @@ func (x *LogsRequest) GetNode() string {
 	return ""
 }
 
+func (x *LogsRequest) GetListContainers() bool {
+	if x != nil {
+		return x.ListContainers
+	}
+	return false
+}
+
 // LogsResponse is a piece of a log.
 type LogsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whole lines, each with its line feed.
 	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	// For people, about the log: that its pod was deleted, and how long the log stays.
-	Notice        string `protobuf:"bytes,2,opt,name=notice,proto3" json:"notice,omitempty"`
+	Notice string `protobuf:"bytes,2,opt,name=notice,proto3" json:"notice,omitempty"`
+	// By list_containers: the containers that have a log, by name.
+	Containers    []string `protobuf:"bytes,3,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -222,6 +234,13 @@ func (x *LogsResponse) GetNotice() string {
 		return x.Notice
 	}
 	return ""
+}
+
+func (x *LogsResponse) GetContainers() []string {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
 }
 
 // ExecStart is the first message of an Exec.
@@ -1744,7 +1763,7 @@ var File_holdfast_v1_pods_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_pods_proto_rawDesc = "" +
 	"\n" +
-	"\x16holdfast/v1/pods.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/objects.proto\"\xe9\x02\n" +
+	"\x16holdfast/v1/pods.proto\x12\vholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/objects.proto\"\x92\x03\n" +
 	"\vLogsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
@@ -1762,10 +1781,14 @@ const file_holdfast_v1_pods_proto_rawDesc = "" +
 	" \x01(\x03R\n" +
 	"limitBytes\x12\x18\n" +
 	"\aremoved\x18\v \x01(\bR\aremoved\x12\x12\n" +
-	"\x04node\x18\f \x01(\tR\x04node\":\n" +
+	"\x04node\x18\f \x01(\tR\x04node\x12'\n" +
+	"\x0flist_containers\x18\r \x01(\bR\x0elistContainers\"Z\n" +
 	"\fLogsResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
-	"\x06notice\x18\x02 \x01(\tR\x06notice\"\xe4\x01\n" +
+	"\x06notice\x18\x02 \x01(\tR\x06notice\x12\x1e\n" +
+	"\n" +
+	"containers\x18\x03 \x03(\tR\n" +
+	"containers\"\xe4\x01\n" +
 	"\tExecStart\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
