@@ -47,6 +47,10 @@ type plan struct {
 	quotas    map[string]*quotaUse                  // by key, of those that the plan takes from
 	accounts  map[object.Key]*corev1.ServiceAccount // that this transaction makes or changes
 	ranges    map[string]bool                       // prefixes that must be as they are in the view
+	securing  []object.Object                       // pods and what makes them, for secured
+	policies  map[string]object.PodSecurity         // by namespace, as it will be
+	// notes are annotations of the audit's record.
+	notes map[string]string
 }
 
 // stored is an object as it stands in the plan's view.
@@ -135,6 +139,9 @@ func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) erro
 			return change{}, err
 		}
 		if err := p.refusal(); err != nil {
+			return change{}, err
+		}
+		if err := p.secured(); err != nil {
 			return change{}, err
 		}
 		if err := p.settle(); err != nil {
