@@ -65,6 +65,9 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.OperationsServiceSurveyProcedure:  {pki.RoleAdmin},
 	holdfastv1connect.OperationsServiceRecoverProcedure: {pki.RoleAdmin},
 
+	holdfastv1connect.SecretsServiceStatusProcedure:    {pki.RoleAdmin},
+	holdfastv1connect.SecretsServiceRotateKeyProcedure: {pki.RoleAdmin},
+
 	// Says no more than /readyz.
 	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
@@ -124,6 +127,7 @@ var table = map[string][]pki.Role{
 	peerv1connect.HealthServiceRelayAcksProcedure:   {pki.RolePeer},
 	peerv1connect.HealthServiceDrainedProcedure:     {pki.RolePeer},
 	peerv1connect.EventServiceTailProcedure:         {pki.RolePeer},
+	peerv1connect.SecretsServiceCheckProcedure:      {pki.RolePeer},
 }
 
 type identityKey struct{}

@@ -15,6 +15,7 @@ import (
 type encoder struct {
 	resource  object.Resource
 	kinds     catalog
+	secrets   *secretKeys
 	prefix    string // of the keys
 	namespace string // of all objects; empty: the key says it
 	encoding  holdfastv1.Encoding
@@ -30,7 +31,8 @@ type encoder struct {
 const objectSlab = 128
 
 // object returns a stored object as it goes out. In protobuf, which is how it is
-// stored, the bytes are passed on without a look at them.
+// stored, the bytes are passed on without a look at them; but for Secrets, whose values
+// are opened.
 func (e *encoder) object(key string, value []byte, revision int64) (*holdfastv1.Object, error) {
 	return e.encode(key, value, revision, func() (object.Object, error) {
 		obj, err := e.kinds.Decode(value, revision)
@@ -55,6 +57,19 @@ func (e *encoder) encode(key string, value []byte, revision int64, decoded func(
 	}
 	out := e.message()
 	out.Kind, out.Namespace, out.Name, out.Revision = e.kind, namespace, name, revision
+	if strings.HasPrefix(e.prefix, secretPrefix) {
+		obj, err := decoded()
+		if err == nil {
+			obj, err = e.secrets.open(obj)
+		}
+		if err != nil {
+			return nil, err
+		}
+		decoded = func() (object.Object, error) { return obj, nil }
+		if value, err = object.Encode(obj); err != nil {
+			return nil, err
+		}
+	}
 	switch e.encoding {
 	case holdfastv1.Encoding_ENCODING_UNSPECIFIED, holdfastv1.Encoding_ENCODING_PROTOBUF:
 		if !e.resource.Custom && storedAs(value, e.apiVersion) {
@@ -105,7 +120,7 @@ func (e *encoder) message() *holdfastv1.Object {
 
 // encodeStored returns one stored object as it goes out.
 func (s *Server) encodeStored(r object.Resource, kv raftstore.KeyValue, view raftstore.View, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
-	enc := encoder{resource: r, kinds: s.catalog(view), prefix: r.Prefix(""), encoding: encoding}
+	enc := encoder{resource: r, kinds: s.catalog(view), secrets: s.secrets, prefix: r.Prefix(""), encoding: encoding}
 	return enc.object(kv.Key, kv.Value, kv.Mod)
 }
 

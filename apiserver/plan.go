@@ -21,6 +21,7 @@ type writing struct {
 	reason  string // for the audit: "create"
 	manager string // who owns the fields that it sets
 	dryRun  bool
+	deletes bool // so that it needs no values: what cannot be opened can be deleted
 }
 
 // plan is a write as it comes to be on one view: the operations of one
@@ -85,6 +86,11 @@ func (p *plan) decode(kv raftstore.KeyValue, r object.Resource) (stored, error) 
 	}
 	if err != nil {
 		return stored{}, fmt.Errorf("stored object %s: %w", kv.Key, err)
+	}
+	if opened, err := p.secrets.open(obj); err == nil {
+		obj = opened
+	} else if !p.deletes {
+		return stored{}, err
 	}
 	return stored{kv.Key, kv.Mod, obj}, nil
 }

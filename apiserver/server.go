@@ -141,6 +141,7 @@ type Server struct {
 	namespaces [256]atomic.Pointer[knownNamespace] // a slot has the last that fell on it
 	tokens     *pki.TokenKey                       // nil without a CA
 	rights     *rights
+	secrets    *secretKeys
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -212,6 +213,10 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	var err error
+	if s.secrets, err = newSecretKeys(cfg.Store, cfg.ClusterID, cfg.CA); err != nil {
+		return nil, err
+	}
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
 	s.metrics = newMetrics(cfg.Registerer, s)
@@ -225,12 +230,14 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterOperationsServiceHandler(s.rpc, operationsService{s})
 	holdfastv1connect.RegisterAccessServiceHandler(s.rpc, accessService{s})
 	holdfastv1connect.RegisterWhyServiceHandler(s.rpc, whyService{s})
+	holdfastv1connect.RegisterSecretsServiceHandler(s.rpc, secretsService{s})
 	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())
 	peerv1connect.RegisterMembershipServiceHandler(s.rpc, membershipService{s})
 	peerv1connect.RegisterHealthServiceHandler(s.rpc, healthService{s})
 	peerv1connect.RegisterEventServiceHandler(s.rpc, eventService{s})
+	peerv1connect.RegisterSecretsServiceHandler(s.rpc, peerSecrets{s})
 	s.registerHealth()
 	return s, nil
 }

@@ -281,6 +281,7 @@ func (p *Peer) lead(ctx context.Context, leader *raftstore.Leader, api *apiserve
 		Registerer:  p.registry,
 		ClusterCIDR: p.cfg.PodCIDR,
 	}).Run)
+	parts.start("secrets", func(ctx context.Context) error { return api.KeepSecrets(ctx, leader) })
 	parts.start("own service", func(ctx context.Context) error { return p.keepOwnService(ctx, leader) })
 	return parts.wait(ctx)
 }
