@@ -232,6 +232,13 @@ var errRingChanged = errors.New("another key ring was written")
 // tendSecrets does once all that there is to do.
 func (s *Server) tendSecrets(ctx context.Context, leader *raftstore.Leader) error {
 	ring, mod, err := s.secrets.of(leader.View())
+	if err != nil && len(s.cfg.ImportedSecrets) > 0 {
+		ring, readErr := keyring.Read(s.cfg.ImportedSecrets, s.cfg.ClusterID, s.secrets.wrappers)
+		if readErr != nil {
+			return errors.Join(err, readErr)
+		}
+		return s.writeRing(ctx, leader, ring, mod, "the keys of secrets came with a backup")
+	}
 	if err != nil {
 		return err
 	}
@@ -368,6 +375,31 @@ func (s *Server) resealAll(ctx context.Context, leader *raftstore.Leader, ring *
 			return nil, 0, context.Cause(ctx)
 		}
 	}
+}
+
+// RewrapSecrets returns a key ring that came with a backup, wrapped for the cluster of ca.
+func RewrapSecrets(exported []byte, ca *pki.CA) ([]byte, error) {
+	ring, err := keyring.Import(exported, ca.Cluster())
+	if err != nil {
+		return nil, err
+	}
+	keys, err := newSecretKeys(nil, ca.Cluster(), ca)
+	if err != nil {
+		return nil, err
+	}
+	return ring.Record(keys.wrappers[0])
+}
+
+// export returns the keys of a view's Secrets, for a backup that is sealed as a whole.
+func (s *secretKeys) export(view raftstore.View) ([]byte, error) {
+	ring, _, err := s.of(view)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, err.Error())
+	}
+	if ring == nil {
+		return nil, nil
+	}
+	return ring.Export()
 }
 
 // peerSecrets implements peerv1connect.SecretsServiceHandler.

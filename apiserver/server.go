@@ -111,6 +111,9 @@ type Config struct {
 	PodCIDRs []netip.Prefix
 	// ClusterDomain is the domain of Services' names. Optional; "cluster.local".
 	ClusterDomain string
+	// ImportedSecrets is a key ring of Secrets, as RewrapSecrets makes it, for a cluster
+	// restored from another one's backup. Optional; used if the store's cannot be opened.
+	ImportedSecrets []byte
 	// Now is the clock that objects are stamped with. Optional; time.Now.
 	Now func() time.Time
 	// NewUID makes uids. Optional; random UUIDs.

@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -133,6 +135,10 @@ func (p *Peer) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	imported, err := os.ReadFile(filepath.Join(p.cfg.DataDir, secretsImport))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	api, err := apiserver.New(apiserver.Config{
 		Store:      p.store,
 		PeerID:     p.rec.ID,
@@ -150,6 +156,8 @@ func (p *Peer) Run(ctx context.Context) error {
 		Kube:       p.kubeHandler,
 		WhyPod:     whyPod,
 		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR},
+
+		ImportedSecrets: imported,
 	})
 	if err != nil {
 		return err
