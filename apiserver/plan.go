@@ -158,6 +158,9 @@ func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) erro
 		}
 		return p.change, nil
 	})
+	if p != nil {
+		auditingOf(ctx).noted(p)
+	}
 	return revision, p, err
 }
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/holdfast-io/holdfast/apiserver/audit"
 	"github.com/holdfast-io/holdfast/apiserver/eventlog"
 	"github.com/holdfast-io/holdfast/object"
 	"github.com/holdfast-io/holdfast/pki"
@@ -81,6 +82,9 @@ type Config struct {
 	Gossip Gossip
 	// Events is the log of Events. Required. The caller runs it.
 	Events *eventlog.Log
+	// Audit gets a record of each call that writes, is refused, or reads a Secret.
+	// Optional; the caller runs it.
+	Audit *audit.Log
 	// Peers returns the API address of each peer by its id, this one included.
 	// Required.
 	Peers func() map[string]string
@@ -224,7 +228,7 @@ func New(cfg Config) (*Server, error) {
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
 	s.metrics = newMetrics(cfg.Registerer, s)
 
-	s.rpc = connect.NewServer(s.observe, s.authorize, s.limit, s.bound)
+	s.rpc = connect.NewServer(s.observe, s.audit, s.authorize, s.limit, s.bound)
 	holdfastv1connect.RegisterObjectServiceHandler(s.rpc, objectService{s})
 	holdfastv1connect.RegisterPodServiceHandler(s.rpc, podService{s})
 	holdfastv1connect.RegisterUsageServiceHandler(s.rpc, usageService{s})
@@ -234,6 +238,7 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterAccessServiceHandler(s.rpc, accessService{s})
 	holdfastv1connect.RegisterWhyServiceHandler(s.rpc, whyService{s})
 	holdfastv1connect.RegisterSecretsServiceHandler(s.rpc, secretsService{s})
+	holdfastv1connect.RegisterAuditServiceHandler(s.rpc, auditService{s})
 	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())
@@ -241,6 +246,7 @@ func New(cfg Config) (*Server, error) {
 	peerv1connect.RegisterHealthServiceHandler(s.rpc, healthService{s})
 	peerv1connect.RegisterEventServiceHandler(s.rpc, eventService{s})
 	peerv1connect.RegisterSecretsServiceHandler(s.rpc, peerSecrets{s})
+	peerv1connect.RegisterAuditServiceHandler(s.rpc, peerAudit{s})
 	s.registerHealth()
 	return s, nil
 }
@@ -258,6 +264,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.exchangeEvents(ctx) })
 	group.Go(func() error { return s.endStreams(ctx) })
 	group.Go(func() error { return s.rights.run(ctx) })
+	group.Go(func() error { return s.witness(ctx) })
 	return group.Wait()
 }
 

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/holdfast-io/holdfast/apiserver"
+	"github.com/holdfast-io/holdfast/apiserver/audit"
 	"github.com/holdfast-io/holdfast/apiserver/eventlog"
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/controllers"
@@ -135,6 +136,12 @@ func (p *Peer) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	records, err := audit.Open(audit.Config{
+		Dir: filepath.Join(p.cfg.DataDir, "audit"), Peer: p.rec.ID, Logger: p.log.With("part", "audit"), Registerer: p.registry,
+	})
+	if err != nil {
+		return err
+	}
 	imported, err := os.ReadFile(filepath.Join(p.cfg.DataDir, secretsImport))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -148,6 +155,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		GossipKey:  p.gossipKey,
 		Gossip:     members{p.gossip},
 		Events:     events,
+		Audit:      records,
 		Peers:      p.apiAddresses,
 		Dial:       p.remotes.client,
 		Logger:     p.log.With("part", "api"),
@@ -187,6 +195,7 @@ func (p *Peer) Run(ctx context.Context) error {
 	parts.start("gossip", p.gossip.Run)
 	// Events come from everywhere below.
 	parts.start("events", events.Run)
+	parts.start("audit", records.Run)
 	// The API relays heartbeats and exchanges events, and answers requests. It
 	// waits by itself for a store that is not ready.
 	parts.start("api", api.Run)

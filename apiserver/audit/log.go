@@ -378,6 +378,20 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
+// Close closes the file, for a log that is not used any more: the next record would begin
+// another one.
+func (l *Log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flush()
+	if l.file == nil {
+		return nil
+	}
+	err := errors.Join(l.file.Sync(), l.file.Close())
+	l.file = nil
+	return err
+}
+
 func (l *Log) sync() {
 	l.mu.Lock()
 	l.flush()

@@ -434,7 +434,9 @@ func (x *AuditRecord) GetAnnotations() map[string]string {
 type AuditVerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True: the called peer alone.
-	Local         bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
+	Local bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
+	// With local: heads of the called peer that others have written down.
+	Seen          []*AuditHead `protobuf:"bytes,2,rep,name=seen,proto3" json:"seen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,6 +476,13 @@ func (x *AuditVerifyRequest) GetLocal() bool {
 		return x.Local
 	}
 	return false
+}
+
+func (x *AuditVerifyRequest) GetSeen() []*AuditHead {
+	if x != nil {
+		return x.Seen
+	}
+	return nil
 }
 
 type AuditVerifyResponse struct {
@@ -733,9 +742,10 @@ const file_holdfast_v1_audit_proto_rawDesc = "" +
 	"\vannotations\x18\x11 \x03(\v2).holdfast.v1.AuditRecord.AnnotationsEntryR\vannotations\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"*\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
 	"\x12AuditVerifyRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"L\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\x12*\n" +
+	"\x04seen\x18\x02 \x03(\v2\x16.holdfast.v1.AuditHeadR\x04seen\"L\n" +
 	"\x13AuditVerifyResponse\x125\n" +
 	"\bverdicts\x18\x01 \x03(\v2\x19.holdfast.v1.AuditVerdictR\bverdicts\"\xf0\x01\n" +
 	"\fAuditVerdict\x12\x12\n" +
@@ -789,17 +799,18 @@ var file_holdfast_v1_audit_proto_depIdxs = []int32{
 	2,  // 3: holdfast.v1.AuditQueryResponse.silent:type_name -> holdfast.v1.AuditSilence
 	9,  // 4: holdfast.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
 	8,  // 5: holdfast.v1.AuditRecord.annotations:type_name -> holdfast.v1.AuditRecord.AnnotationsEntry
-	6,  // 6: holdfast.v1.AuditVerifyResponse.verdicts:type_name -> holdfast.v1.AuditVerdict
-	7,  // 7: holdfast.v1.AuditVerdict.heads:type_name -> holdfast.v1.AuditHead
-	0,  // 8: holdfast.v1.AuditService.Query:input_type -> holdfast.v1.AuditQueryRequest
-	4,  // 9: holdfast.v1.AuditService.Verify:input_type -> holdfast.v1.AuditVerifyRequest
-	1,  // 10: holdfast.v1.AuditService.Query:output_type -> holdfast.v1.AuditQueryResponse
-	5,  // 11: holdfast.v1.AuditService.Verify:output_type -> holdfast.v1.AuditVerifyResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	7,  // 6: holdfast.v1.AuditVerifyRequest.seen:type_name -> holdfast.v1.AuditHead
+	6,  // 7: holdfast.v1.AuditVerifyResponse.verdicts:type_name -> holdfast.v1.AuditVerdict
+	7,  // 8: holdfast.v1.AuditVerdict.heads:type_name -> holdfast.v1.AuditHead
+	0,  // 9: holdfast.v1.AuditService.Query:input_type -> holdfast.v1.AuditQueryRequest
+	4,  // 10: holdfast.v1.AuditService.Verify:input_type -> holdfast.v1.AuditVerifyRequest
+	1,  // 11: holdfast.v1.AuditService.Query:output_type -> holdfast.v1.AuditQueryResponse
+	5,  // 12: holdfast.v1.AuditService.Verify:output_type -> holdfast.v1.AuditVerifyResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_audit_proto_init() }
