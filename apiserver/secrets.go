@@ -55,6 +55,7 @@ type secretKeys struct {
 	store    *raftstore.Store
 	cluster  string
 	wrappers []keyring.Wrapper // the first one wraps
+	imported []byte            // Config.ImportedSecrets
 	known    atomic.Pointer[knownRing]
 }
 
@@ -63,6 +64,8 @@ type knownRing struct {
 	mod  int64
 	ring *keyring.Ring
 	err  error
+	// imported says that it is not what was written, but what came with the backup.
+	imported bool
 }
 
 // newSecretKeys returns the way to the ring by a CA; without one nothing is sealed, and
@@ -104,6 +107,11 @@ func (s *secretKeys) of(view raftstore.View) (*keyring.Ring, int64, error) {
 	}
 	known := &knownRing{mod: kv.Mod}
 	known.ring, known.err = keyring.Read(kv.Value, s.cluster, s.wrappers)
+	if known.err != nil && len(s.imported) > 0 {
+		if ring, err := keyring.Read(s.imported, s.cluster, s.wrappers); err == nil {
+			known.ring, known.err, known.imported = ring, nil, true
+		}
+	}
 	s.known.Store(known)
 	return known.ring, kv.Mod, known.err
 }
@@ -232,15 +240,11 @@ var errRingChanged = errors.New("another key ring was written")
 // tendSecrets does once all that there is to do.
 func (s *Server) tendSecrets(ctx context.Context, leader *raftstore.Leader) error {
 	ring, mod, err := s.secrets.of(leader.View())
-	if err != nil && len(s.cfg.ImportedSecrets) > 0 {
-		ring, readErr := keyring.Read(s.cfg.ImportedSecrets, s.cfg.ClusterID, s.secrets.wrappers)
-		if readErr != nil {
-			return errors.Join(err, readErr)
-		}
-		return s.writeRing(ctx, leader, ring, mod, "the keys of secrets came with a backup")
-	}
 	if err != nil {
 		return err
+	}
+	if known := s.secrets.known.Load(); ring != nil && known.mod == mod && known.imported {
+		return s.writeRing(ctx, leader, ring, mod, "the keys of secrets came with a backup")
 	}
 	if ring == nil {
 		return s.ensureRing(ctx, leader)

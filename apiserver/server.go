@@ -224,6 +224,7 @@ func New(cfg Config) (*Server, error) {
 	if s.secrets, err = newSecretKeys(cfg.Store, cfg.ClusterID, cfg.CA); err != nil {
 		return nil, err
 	}
+	s.secrets.imported = cfg.ImportedSecrets
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
 	s.metrics = newMetrics(cfg.Registerer, s)
