@@ -268,6 +268,10 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	wantCode(t, err, connect.CodeUnavailable, "cannot record who does what")
 	err = s.Authorize(withIdentity(t.Context(), alice), Attributes{Verb: "create", Resource: "pods", Subresource: "exec", Namespace: "default", Name: "web"})
 	wantCode(t, err, connect.CodeUnavailable, "cannot record who does what")
+	register(t, c.agent("peer-1", "n1"), newNode("n1", "10.1.0.1"))
+	if _, err := c.audits("peer-1").Verify(t.Context(), &holdfastv1.AuditVerifyRequest{Local: true}); err != nil {
+		t.Errorf("the audit itself: %v", err)
+	}
 	if _, err = client.List(t.Context(), &holdfastv1.ListRequest{Kind: &holdfastv1.Kind{Version: "v1", Kind: "ConfigMap"}}); err != nil {
 		t.Errorf("a read that needs no record: %v", err)
 	}
