@@ -16,6 +16,9 @@ type encoder struct {
 	resource  object.Resource
 	kinds     catalog
 	secrets   *secretKeys
+	// lenient shows a Secret that cannot be opened without its values, and says so in an
+	// annotation: of many, one must not hide the others. Nobody can write it back so.
+	lenient bool
 	prefix    string // of the keys
 	namespace string // of all objects; empty: the key says it
 	encoding  holdfastv1.Encoding
@@ -60,7 +63,11 @@ func (e *encoder) encode(key string, value []byte, revision int64, decoded func(
 	if strings.HasPrefix(e.prefix, secretPrefix) {
 		obj, err := decoded()
 		if err == nil {
-			obj, err = e.secrets.open(obj)
+			var opened object.Object
+			if opened, err = e.secrets.open(obj); err != nil && e.lenient {
+				opened, err = withoutSecrets(obj, err), nil
+			}
+			obj = opened
 		}
 		if err != nil {
 			return nil, err

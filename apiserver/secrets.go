@@ -141,6 +141,20 @@ func unreadableSecret(secret *corev1.Secret, err error) error {
 	return connect.Errorf(connect.CodeDataLoss, "%s cannot be opened, but deleted: %v; see `holdfast secrets status`", object.Title(secret), err)
 }
 
+// unreadableAnnotation says, in lists, why a Secret has no values there.
+const unreadableAnnotation = "holdfast.dev/unreadable"
+
+// withoutSecrets returns a Secret that cannot be opened as lists show it.
+func withoutSecrets(obj object.Object, why error) object.Object {
+	secret := obj.DeepCopyObject().(*corev1.Secret)
+	secret.Data = nil
+	if secret.Annotations == nil {
+		secret.Annotations = make(map[string]string)
+	}
+	secret.Annotations[unreadableAnnotation] = why.Error()
+	return secret
+}
+
 // openValue is open for a stored Secret's bytes.
 func (s *secretKeys) openValue(key string, value []byte) ([]byte, error) {
 	obj, err := object.Decode(value, 0)

@@ -377,6 +377,16 @@ func TestSecretsOfAnotherCluster(t *testing.T) {
 	if got, err := client.Get(t.Context(), &holdfastv1.GetRequest{Kind: secretKind, Namespace: "default", Name: "plain"}); err != nil || valueOf(t, got.GetObject()) != "x" {
 		t.Errorf("%v, %v", got, err)
 	}
+	list, err := client.List(t.Context(), &holdfastv1.ListRequest{Kind: secretKind})
+	if err != nil || len(list.GetObjects()) != 2 || valueOf(t, list.GetObjects()[0]) != "" || valueOf(t, list.GetObjects()[1]) != "x" {
+		t.Fatalf("%v, %v: one that cannot be opened hides the other", list, err)
+	}
+	lost, err := object.Decode(list.GetObjects()[0].GetData(), 0)
+	if err != nil || !strings.Contains(lost.GetAnnotations()[unreadableAnnotation], "key 7") {
+		t.Errorf("%v, %v: it does not say why it has no values", lost, err)
+	}
+	_, err = client.Update(t.Context(), &holdfastv1.UpdateRequest{Object: message(t, lost)})
+	wantCode(t, err, connect.CodeDataLoss, "cannot be opened")
 	if status := c.secrets(hasRing); !strings.Contains(status.GetObstacle(), "keys which the cluster does not have") {
 		t.Errorf("%v: the status does not say it", status)
 	}

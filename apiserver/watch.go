@@ -74,7 +74,7 @@ func (s objectService) Watch(ctx context.Context, req *holdfastv1.WatchRequest, 
 	defer s.watching.Add(-1)
 	w := watch{
 		Server: s.Server, binary: sendsBinary(ctx), match: match, prefix: r.Prefix(req.GetNamespace()), interval: interval, stream: stream,
-		enc: encoder{resource: r, secrets: s.secrets, prefix: r.Prefix(req.GetNamespace()), namespace: req.GetNamespace(), encoding: req.GetEncoding()},
+		enc: encoder{resource: r, secrets: s.secrets, lenient: true, prefix: r.Prefix(req.GetNamespace()), namespace: req.GetNamespace(), encoding: req.GetEncoding()},
 	}
 	after := req.GetFromRevision()
 	if after == 0 {
