@@ -13,12 +13,12 @@ import (
 // encoder makes messages of the stored objects of one kind. Those of a list share
 // what they can; it is for one goroutine.
 type encoder struct {
-	resource  object.Resource
-	kinds     catalog
-	secrets   *secretKeys
+	resource object.Resource
+	kinds    catalog
+	secrets  *secretKeys
 	// lenient shows a Secret that cannot be opened without its values, and says so in an
 	// annotation: of many, one must not hide the others. Nobody can write it back so.
-	lenient bool
+	lenient   bool
 	prefix    string // of the keys
 	namespace string // of all objects; empty: the key says it
 	encoding  holdfastv1.Encoding
