@@ -189,6 +189,25 @@ lint: ## Check formatting, vet, staticcheck, proto lint
 	$(TOOL) buf lint
 	$(TOOL) buf format -d --exit-code
 
+.PHONY: licences
+licences: ## Check that all modules in the programs have allowed licences
+	@cd tools && go build -o ../bin/licences ./licences
+	@bin/licences
+
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities in what the programs call (needs vuln.go.dev)
+	@if ! curl -fsS -m 20 -o /dev/null https://vuln.go.dev/index/db.json; then \
+		echo "the vulnerability database at https://vuln.go.dev cannot be reached from here: NOTHING WAS CHECKED"; exit 3; fi
+	$(TOOL) govulncheck ./...
+
+# make fuzz FUZZ_TIME=10m: every Fuzz function by itself; what fails is kept in testdata/fuzz.
+FUZZ_TIME ?= 10s
+.PHONY: fuzz
+fuzz: ## Play each Fuzz function for FUZZ_TIME, one after the other
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | sort | xargs -n1 grep -oE '^func Fuzz[A-Za-z0-9_]+' /dev/null | \
+	sed -E 's#/[^/]*_test.go:func # #' | while read -r dir name; do \
+		echo "== $$dir $$name"; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZ_TIME) "$$dir"; done
+
 .PHONY: check-generate
 check-generate: generate ## Fail when generated files are not fresh
 	@stale=$$(git status --short -- proto object/openapi docs/cli); \

@@ -163,11 +163,13 @@ func (d desired) network() (cidrs []netip.Prefix, routes []Route, err error) {
 }
 
 // The file of the desired state, which holds secrets and which only the agent's
-// user may read: this line, which names the format's version and
-// the rest's CRC-32 (IEEE) in hexadecimal, then one complete DesiredResponse.
+// user may read: desiredSealed, then one complete DesiredResponse, sealed. Version 1,
+// which is read still, was desiredHeader with the rest's CRC-32 (IEEE) in hexadecimal,
+// then the DesiredResponse as it is.
 const (
 	desiredFile   = "desired"
 	desiredHeader = "holdfast-agent-desired 1 "
+	desiredSealed = "holdfast-agent-desired 2\n"
 )
 
 // save writes d to the directory, so that a crash leaves the old or the new
@@ -187,8 +189,11 @@ func (d desired) save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("save desired state: %w", err)
 	}
-	data := fmt.Appendf(nil, "%s%08x\n", desiredHeader, crc32.ChecksumIEEE(body))
-	if err := writeAtomic(filepath.Join(dir, desiredFile), append(data, body...)); err != nil {
+	data, err := sealDesired(dir, body)
+	if err == nil {
+		err = writeAtomic(filepath.Join(dir, desiredFile), data)
+	}
+	if err != nil {
 		return fmt.Errorf("save desired state: %w", err)
 	}
 	return nil
@@ -206,11 +211,17 @@ func loadDesired(dir string) (desired, error) {
 	}
 	head, body, _ := bytes.Cut(data, []byte("\n"))
 	sum, ok := strings.CutPrefix(string(head), desiredHeader)
-	if !ok {
+	switch {
+	case bytes.HasPrefix(data, []byte(desiredSealed)):
+		if body, err = openDesired(dir, data); err != nil {
+			return desired{}, fmt.Errorf("load desired state: %w", err)
+		}
+	case !ok:
 		return desired{}, fmt.Errorf("load desired state: %s is not in a format that this version knows", path)
-	}
-	if want, err := strconv.ParseUint(sum, 16, 32); err != nil || uint32(want) != crc32.ChecksumIEEE(body) {
-		return desired{}, fmt.Errorf("load desired state: %s is damaged", path)
+	default:
+		if want, err := strconv.ParseUint(sum, 16, 32); err != nil || uint32(want) != crc32.ChecksumIEEE(body) {
+			return desired{}, fmt.Errorf("load desired state: %s is damaged", path)
+		}
 	}
 	var msg agentv1.DesiredResponse
 	if err := proto.Unmarshal(body, &msg); err != nil {

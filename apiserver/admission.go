@@ -38,6 +38,7 @@ func (p *plan) admit(next, was object.Object, index int) error {
 	if err := p.mayGrant(next, was); err != nil {
 		return err
 	}
+	p.secure(next, was, index)
 	switch next := next.(type) {
 	case *corev1.Service:
 		before, _ := was.(*corev1.Service)
@@ -357,38 +358,39 @@ func (p *plan) checkNamespace(name string) (wrong object.Fault) {
 	if !ok {
 		return object.Fault{Message: fmt.Sprintf("namespace %q does not exist; create it, or apply it together with the object", name)}
 	}
-	stays, err := p.namespaceStays(kv)
+	known, err := p.knowNamespace(kv)
 	if err != nil {
 		return object.Fault{Message: err.Error()}
 	}
-	if !stays {
+	if !known.stays {
 		return object.Fault{Message: fmt.Sprintf("namespace %q is being deleted; wait until it is gone", name)}
 	}
 	p.unchanged(key, kv.Mod)
 	return object.Fault{}
 }
 
-// namespaceStays reports whether a namespace is not being deleted. What was found is
-// remembered: every new object asks.
-func (p *plan) namespaceStays(kv raftstore.KeyValue) (bool, error) {
+// knowNamespace returns what new objects ask of their namespace. What was found is
+// remembered: every one asks.
+func (p *plan) knowNamespace(kv raftstore.KeyValue) (*knownNamespace, error) {
 	slot := &p.namespaces[maphash.String(namespaceSeed, kv.Key)%uint64(len(p.namespaces))]
 	if known := slot.Load(); known != nil && known.key == kv.Key && known.mod == kv.Mod {
-		return known.stays, nil
+		return known, nil
 	}
 	ns, err := p.decode(kv, namespaceResource)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	stays := !object.Deleting(ns.obj)
-	slot.Store(&knownNamespace{kv.Key, kv.Mod, stays})
-	return stays, nil
+	known := &knownNamespace{kv.Key, kv.Mod, !object.Deleting(ns.obj), object.PodSecurityOf(ns.obj.(*corev1.Namespace))}
+	slot.Store(known)
+	return known, nil
 }
 
 // knownNamespace is what is remembered of a namespace as it was written at mod.
 type knownNamespace struct {
-	key   string
-	mod   int64
-	stays bool
+	key    string
+	mod    int64
+	stays  bool // it is not being deleted
+	policy object.PodSecurity
 }
 
 var namespaceSeed = maphash.MakeSeed()

@@ -69,6 +69,12 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.OperationsServiceSurveyProcedure:  {pki.RoleAdmin},
 	holdfastv1connect.OperationsServiceRecoverProcedure: {pki.RoleAdmin},
 
+	holdfastv1connect.AuditServiceQueryProcedure:  {pki.RoleAdmin, pki.RolePeer},
+	holdfastv1connect.AuditServiceVerifyProcedure: {pki.RoleAdmin, pki.RolePeer},
+
+	holdfastv1connect.SecretsServiceStatusProcedure:    {pki.RoleAdmin},
+	holdfastv1connect.SecretsServiceRotateKeyProcedure: {pki.RoleAdmin},
+
 	// Says no more than /readyz.
 	healthCheckProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
 	healthWatchProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode, roleServiceAccount, pki.RoleUser},
@@ -133,6 +139,8 @@ var table = map[string][]pki.Role{
 	peerv1connect.HealthServiceRelayAcksProcedure:   {pki.RolePeer},
 	peerv1connect.HealthServiceDrainedProcedure:     {pki.RolePeer},
 	peerv1connect.EventServiceTailProcedure:         {pki.RolePeer},
+	peerv1connect.SecretsServiceCheckProcedure:      {pki.RolePeer},
+	peerv1connect.AuditServiceHeadProcedure:         {pki.RolePeer},
 }
 
 type identityKey struct{}
@@ -167,6 +175,7 @@ func actor(ctx context.Context) string {
 // does so.
 func (s *Server) ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	if conn, ok := conn.(*tls.Conn); ok {
+		ctx = withSource(ctx, conn.RemoteAddr().String())
 		if state := conn.ConnectionState(); state.HandshakeComplete {
 			return s.identify(ctx, &state, conn.RemoteAddr().String())
 		}
@@ -178,6 +187,9 @@ func (s *Server) ConnContext(ctx context.Context, conn net.Conn) context.Context
 // unless ConnContext has, and without one that of its bearer token.
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Value(sourceKey{}) == nil {
+			r = r.WithContext(withSource(r.Context(), r.RemoteAddr))
+		}
 		if _, known := identityFrom(r.Context()); !known && r.TLS != nil {
 			r = r.WithContext(s.identify(r.Context(), r.TLS, r.RemoteAddr))
 		}

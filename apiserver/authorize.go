@@ -94,9 +94,13 @@ func (a Attributes) discovers() bool {
 func byRoles(role pki.Role) bool { return role == roleServiceAccount || role == pki.RoleUser }
 
 // Authorize returns nil if the caller of ctx may do what a says, PermissionDenied
-// or Unauthenticated otherwise. Every way to objects asks it: the Connect services
-// and the REST dialect.
+// or Unauthenticated otherwise, Unavailable if it must be recorded and cannot be. Every
+// way to objects asks it: the Connect services and the REST dialect.
 func (s *Server) Authorize(ctx context.Context, a Attributes) error {
+	return s.saw(ctx, a, s.authorized(ctx, a))
+}
+
+func (s *Server) authorized(ctx context.Context, a Attributes) error {
 	id, ok := identityFrom(ctx)
 	switch {
 	case !ok:

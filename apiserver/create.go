@@ -54,6 +54,9 @@ func (s objectService) Create(ctx context.Context, req *holdfastv1.CreateRequest
 	if err != nil {
 		return nil, err
 	}
+	if generate {
+		auditingOf(ctx).named(in.obj.GetName())
+	}
 	out, err := p.out(made, revision, req.GetObject().GetEncoding())
 	if err != nil {
 		return nil, err

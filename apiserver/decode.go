@@ -49,6 +49,9 @@ func (s *Server) decodeObject(ctx context.Context, verb, sub string, in *holdfas
 		name = ""
 	}
 	err := s.Authorize(ctx, attributes(verb, d.resource, sub, d.obj.GetNamespace(), name))
+	if name == "" {
+		auditingOf(ctx).named(d.obj.GetName())
+	}
 	return d, nil, err
 }
 

@@ -68,7 +68,7 @@ func (s objectService) Delete(ctx context.Context, req *holdfastv1.DeleteRequest
 		return nil, err
 	}
 	how.uid, how.revision = req.GetUid(), req.GetRevision()
-	w := writing{what: "delete " + r.Kind + " " + joinName(namespace, req.GetName()), reason: "delete", dryRun: req.GetDryRun()}
+	w := writing{what: "delete " + r.Kind + " " + joinName(namespace, req.GetName()), reason: "delete", deletes: true, dryRun: req.GetDryRun()}
 	var end deleted
 	revision, p, err := s.commit(ctx, w, func(p *plan) error {
 		was, err := p.load(r, namespace, req.GetName())
@@ -200,7 +200,7 @@ func (s objectService) DeleteCollection(ctx context.Context, req *holdfastv1.Del
 		keys = append(keys, kv.Key)
 	}
 	resp := &holdfastv1.DeleteCollectionResponse{Answer: s.answerAt(view.Revision())}
-	w := writing{what: "delete " + r.Plural, reason: "deletecollection", dryRun: req.GetDryRun()}
+	w := writing{what: "delete " + r.Plural, reason: "deletecollection", deletes: true, dryRun: req.GetDryRun()}
 	if req.GetNamespace() != "" {
 		w.what += " in namespace " + req.GetNamespace()
 	}

@@ -484,6 +484,7 @@ func (s agentService) Desired(ctx context.Context, req *agentv1.DesiredRequest, 
 			return notRegistered(node)
 		}
 		if msg := sent.diff(s.desired, now); msg != nil {
+			msg.Inputs = s.openInputs(msg.GetInputs())
 			if err := stream.Send(msg); err != nil {
 				return err
 			}

@@ -13,8 +13,12 @@ import (
 // encoder makes messages of the stored objects of one kind. Those of a list share
 // what they can; it is for one goroutine.
 type encoder struct {
-	resource  object.Resource
-	kinds     catalog
+	resource object.Resource
+	kinds    catalog
+	secrets  *secretKeys
+	// lenient shows a Secret that cannot be opened without its values, and says so in an
+	// annotation: of many, one must not hide the others. Nobody can write it back so.
+	lenient   bool
 	prefix    string // of the keys
 	namespace string // of all objects; empty: the key says it
 	encoding  holdfastv1.Encoding
@@ -30,7 +34,8 @@ type encoder struct {
 const objectSlab = 128
 
 // object returns a stored object as it goes out. In protobuf, which is how it is
-// stored, the bytes are passed on without a look at them.
+// stored, the bytes are passed on without a look at them; but for Secrets, whose values
+// are opened.
 func (e *encoder) object(key string, value []byte, revision int64) (*holdfastv1.Object, error) {
 	return e.encode(key, value, revision, func() (object.Object, error) {
 		obj, err := e.kinds.Decode(value, revision)
@@ -55,6 +60,23 @@ func (e *encoder) encode(key string, value []byte, revision int64, decoded func(
 	}
 	out := e.message()
 	out.Kind, out.Namespace, out.Name, out.Revision = e.kind, namespace, name, revision
+	if strings.HasPrefix(e.prefix, secretPrefix) {
+		obj, err := decoded()
+		if err == nil {
+			var opened object.Object
+			if opened, err = e.secrets.open(obj); err != nil && e.lenient {
+				opened, err = withoutSecrets(obj, err), nil
+			}
+			obj = opened
+		}
+		if err != nil {
+			return nil, err
+		}
+		decoded = func() (object.Object, error) { return obj, nil }
+		if value, err = object.Encode(obj); err != nil {
+			return nil, err
+		}
+	}
 	switch e.encoding {
 	case holdfastv1.Encoding_ENCODING_UNSPECIFIED, holdfastv1.Encoding_ENCODING_PROTOBUF:
 		if !e.resource.Custom && storedAs(value, e.apiVersion) {
@@ -105,7 +127,7 @@ func (e *encoder) message() *holdfastv1.Object {
 
 // encodeStored returns one stored object as it goes out.
 func (s *Server) encodeStored(r object.Resource, kv raftstore.KeyValue, view raftstore.View, encoding holdfastv1.Encoding) (*holdfastv1.Object, error) {
-	enc := encoder{resource: r, kinds: s.catalog(view), prefix: r.Prefix(""), encoding: encoding}
+	enc := encoder{resource: r, kinds: s.catalog(view), secrets: s.secrets, prefix: r.Prefix(""), encoding: encoding}
 	return enc.object(kv.Key, kv.Value, kv.Mod)
 }
 

@@ -69,7 +69,7 @@ func (s objectService) List(ctx context.Context, req *holdfastv1.ListRequest) (*
 		return nil, err
 	}
 	resp := &holdfastv1.ListResponse{Answer: s.answer(read)}
-	enc := encoder{resource: r, kinds: s.catalog(read.view), prefix: prefix, namespace: req.GetNamespace(), encoding: req.GetEncoding(), slab: objectSlab}
+	enc := encoder{resource: r, kinds: s.catalog(read.view), secrets: s.secrets, lenient: true, prefix: prefix, namespace: req.GetNamespace(), encoding: req.GetEncoding(), slab: objectSlab}
 	limit, size, last := int(req.GetLimit()), 0, ""
 	for kv := range keysAfter(read.view, prefix, page.Key) {
 		obj, err := match.encode(&enc, kv)

@@ -424,6 +424,7 @@ func (s agentService) sendNetwork(stream agentv1connect.AgentServiceNetworkServe
 			in := now.secrets[key]
 			last.Node.Secrets = append(last.Node.Secrets, &agentv1.Input{Key: key, Revision: in.revision, Object: in.value})
 		}
+		last.Node.Secrets = s.openInputs(last.Node.GetSecrets())
 	}
 	return stream.Send(last)
 }

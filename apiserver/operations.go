@@ -38,9 +38,17 @@ func (s operationsService) Backup(ctx context.Context, req *holdfastv1.BackupReq
 		}
 	}
 	info := pinned.Info
+	var keys []byte
+	if req.GetWithSecretKeys() {
+		var err error
+		// Those of now have those of the pinned revision.
+		if keys, err = s.secrets.export(s.store.View()); err != nil {
+			return err
+		}
+	}
 	err := stream.Send(&holdfastv1.BackupResponse{Info: &holdfastv1.BackupInfo{
 		ClusterId: info.ClusterID, Peer: info.Peer, Revision: info.Revision, Keys: info.Keys, Hash: info.Hash[:], Bytes: pinned.Bytes,
-	}})
+	}, SecretKeys: keys})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ type writing struct {
 	reason  string // for the audit: "create"
 	manager string // who owns the fields that it sets
 	dryRun  bool
+	deletes bool // so that it needs no values: what cannot be opened can be deleted
 }
 
 // plan is a write as it comes to be on one view: the operations of one
@@ -51,6 +52,10 @@ type plan struct {
 	quotas    map[string]*quotaUse                  // by key, of those that the plan takes from
 	accounts  map[object.Key]*corev1.ServiceAccount // that this transaction makes or changes
 	ranges    map[string]bool                       // prefixes that must be as they are in the view
+	securing  []object.Object                       // pods and what makes them, for secured
+	policies  map[string]object.PodSecurity         // by namespace, as it will be
+	// notes are annotations of the audit's record.
+	notes map[string]string
 }
 
 // stored is an object as it stands in the plan's view.
@@ -85,6 +90,11 @@ func (p *plan) decode(kv raftstore.KeyValue, r object.Resource) (stored, error) 
 	}
 	if err != nil {
 		return stored{}, fmt.Errorf("stored object %s: %w", kv.Key, err)
+	}
+	if opened, err := p.secrets.open(obj); err == nil {
+		obj = opened
+	} else if !p.deletes {
+		return stored{}, err
 	}
 	return stored{kv.Key, kv.Mod, obj}, nil
 }
@@ -146,6 +156,9 @@ func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) erro
 		if err := p.refusal(); err != nil {
 			return change{}, err
 		}
+		if err := p.secured(); err != nil {
+			return change{}, err
+		}
 		if err := p.settle(); err != nil {
 			return change{}, err
 		}
@@ -154,6 +167,9 @@ func (s *Server) commit(ctx context.Context, w writing, build func(p *plan) erro
 		}
 		return p.change, nil
 	})
+	if p != nil {
+		auditingOf(ctx).noted(p)
+	}
 	return revision, p, err
 }
 

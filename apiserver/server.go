@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/holdfast-io/holdfast/apiserver/audit"
 	"github.com/holdfast-io/holdfast/apiserver/eventlog"
 	"github.com/holdfast-io/holdfast/object"
 	"github.com/holdfast-io/holdfast/pki"
@@ -81,6 +82,9 @@ type Config struct {
 	Gossip Gossip
 	// Events is the log of Events. Required. The caller runs it.
 	Events *eventlog.Log
+	// Audit gets a record of each call that writes, is refused, or reads a Secret.
+	// Optional; the caller runs it.
+	Audit *audit.Log
 	// Peers returns the API address of each peer by its id, this one included.
 	// Required.
 	Peers func() map[string]string
@@ -117,6 +121,9 @@ type Config struct {
 	PodCIDRs []netip.Prefix
 	// ClusterDomain is the domain of Services' names. Optional; "cluster.local".
 	ClusterDomain string
+	// ImportedSecrets is a key ring of Secrets, as RewrapSecrets makes it, for a cluster
+	// restored from another one's backup. Optional; used if the store's cannot be opened.
+	ImportedSecrets []byte
 	// Now is the clock that objects are stamped with. Optional; time.Now.
 	Now func() time.Time
 	// NewUID makes uids. Optional; random UUIDs.
@@ -149,6 +156,7 @@ type Server struct {
 	rights     *rights
 	live       liveCalls
 	clones     clones
+	secrets    *secretKeys
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -221,11 +229,16 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	var err error
+	if s.secrets, err = newSecretKeys(cfg.Store, cfg.ClusterID, cfg.CA); err != nil {
+		return nil, err
+	}
+	s.secrets.imported = cfg.ImportedSecrets
 	s.lifetime, s.end = context.WithCancelCause(context.Background())
 	s.serves, s.stopServing = context.WithCancelCause(s.lifetime)
 	s.metrics = newMetrics(cfg.Registerer, s)
 
-	s.rpc = connect.NewServer(s.observe, s.authorize, s.limit, s.bound)
+	s.rpc = connect.NewServer(s.observe, s.audit, s.authorize, s.limit, s.bound)
 	holdfastv1connect.RegisterObjectServiceHandler(s.rpc, objectService{s})
 	holdfastv1connect.RegisterPodServiceHandler(s.rpc, podService{s})
 	holdfastv1connect.RegisterUsageServiceHandler(s.rpc, usageService{s})
@@ -234,12 +247,16 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterOperationsServiceHandler(s.rpc, operationsService{s})
 	holdfastv1connect.RegisterAccessServiceHandler(s.rpc, accessService{s})
 	holdfastv1connect.RegisterWhyServiceHandler(s.rpc, whyService{s})
+	holdfastv1connect.RegisterSecretsServiceHandler(s.rpc, secretsService{s})
+	holdfastv1connect.RegisterAuditServiceHandler(s.rpc, auditService{s})
 	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())
 	peerv1connect.RegisterMembershipServiceHandler(s.rpc, membershipService{s})
 	peerv1connect.RegisterHealthServiceHandler(s.rpc, healthService{s})
 	peerv1connect.RegisterEventServiceHandler(s.rpc, eventService{s})
+	peerv1connect.RegisterSecretsServiceHandler(s.rpc, peerSecrets{s})
+	peerv1connect.RegisterAuditServiceHandler(s.rpc, peerAudit{s})
 	s.registerHealth()
 	return s, nil
 }
@@ -258,6 +275,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.endStreams(ctx) })
 	group.Go(func() error { return s.rights.run(ctx) })
 	group.Go(func() error { return s.endRevoked(ctx) })
+	group.Go(func() error { return s.witness(ctx) })
 	return group.Wait()
 }
 

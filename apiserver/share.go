@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -116,6 +117,8 @@ func (s *side) change(enc *encoder, kind holdfastv1.ChangeType) (*sideChange, er
 	if c.wire, err = proto.Marshal(&holdfastv1.WatchResponse{Changes: []*holdfastv1.Change{c.message}}); err != nil {
 		return nil, err
 	}
-	s.changes = append(s.changes, c)
+	if !strings.HasPrefix(s.key, secretPrefix) { // what has been opened is not kept
+		s.changes = append(s.changes, c)
+	}
 	return c, nil
 }

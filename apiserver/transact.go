@@ -95,6 +95,7 @@ func (s *Server) transact(ctx context.Context, what, reason string, early bool, 
 		}
 		result, err := s.settle(ctx, raftstore.Txn{If: c.conditions, Then: c.ops, Actor: actor(ctx), Reason: reason, ID: newTxnID()})
 		if err == nil {
+			auditingOf(ctx).changed(result.Revision)
 			return result.Revision, nil
 		}
 		if !errors.Is(err, raftstore.ErrConflict) {

@@ -77,7 +77,7 @@ func (s objectService) Watch(ctx context.Context, req *holdfastv1.WatchRequest, 
 	defer s.watching.Add(-1)
 	w := watch{
 		Server: s.Server, binary: sendsBinary(ctx), match: match, prefix: r.Prefix(req.GetNamespace()), interval: interval, stream: stream,
-		enc: encoder{resource: r, prefix: r.Prefix(req.GetNamespace()), namespace: req.GetNamespace(), encoding: req.GetEncoding()},
+		enc: encoder{resource: r, secrets: s.secrets, lenient: true, prefix: r.Prefix(req.GetNamespace()), namespace: req.GetNamespace(), encoding: req.GetEncoding()},
 	}
 	if a := attributes("watch", r, "", req.GetNamespace(), "").selecting(req.GetFieldSelector()); a.boundTo == "" { // else the selector does it
 		w.within = s.confine(ctx, a)

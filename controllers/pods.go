@@ -140,6 +140,7 @@ type admission struct {
 	s         state
 	namespace string
 	loaded    bool
+	security  object.PodSecurity
 	ranges    []*corev1.LimitRange
 	quotas    []*corev1.ResourceQuota
 	used      []map[string]corev1.ResourceList // of each quota, by kind
@@ -155,6 +156,11 @@ func (a *admission) load() {
 		return
 	}
 	a.loaded = true
+	ns, ok := object.Get[*corev1.Namespace](a.s, namespaceResource.Key("", a.namespace))
+	if !ok {
+		ns = new(corev1.Namespace) // it demands nothing
+	}
+	a.security = object.PodSecurityOf(ns)
 	a.ranges = object.List[*corev1.LimitRange](a.s, a.namespace)
 	a.quotas = object.List[*corev1.ResourceQuota](a.s, a.namespace)
 	a.used = make([]map[string]corev1.ResourceList, len(a.quotas))
@@ -179,6 +185,10 @@ func (a *admission) admit(obj object.Object) error {
 		account, _ := object.Get[*corev1.ServiceAccount](a.s, key)
 		if faults := object.UseServiceAccount(pod, account); len(faults) > 0 {
 			return faults
+		}
+		// As in Kubernetes, a label that comes in the same moment counts from the next pod on.
+		if why := a.security.Pod(pod).Refusal; why != "" {
+			return fmt.Errorf("%s; the label pod-security.kubernetes.io/enforce of namespace %s demands it", why, a.namespace)
 		}
 	}
 	r := object.ResourceOf(obj)

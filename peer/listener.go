@@ -31,6 +31,10 @@ const clientStall = 10 * time.Second
 // maxHandshakes bounds the connections that have not finished their handshake.
 const maxHandshakes = 256
 
+// maxHandshakesOfOne bounds those of one address: who opens connections and says nothing
+// leaves room for others. What is beyond it is closed.
+const maxHandshakesOfOne = maxHandshakes / 2
+
 // mux accepts TLS connections and hands each to raft or to HTTP, by the
 // protocol that its handshake agreed on.
 type mux struct {
@@ -62,6 +66,7 @@ func (m *mux) run(ctx context.Context) error {
 	defer m.http.Close()
 
 	slots := make(chan struct{}, maxHandshakes)
+	shaking := addressCount{open: make(map[string]int)}
 	for {
 		conn, err := m.listener.Accept()
 		if err != nil {
@@ -80,6 +85,11 @@ func (m *mux) run(ctx context.Context) error {
 			}
 			continue
 		}
+		from := hostOf(conn.RemoteAddr().String())
+		if !shaking.enter(from) {
+			conn.Close()
+			continue
+		}
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
@@ -88,8 +98,33 @@ func (m *mux) run(ctx context.Context) error {
 		}
 		handshakes.Go(func() {
 			defer func() { <-slots }()
+			defer shaking.leave(from)
 			m.serve(ctx, conn)
 		})
+	}
+}
+
+// addressCount counts the handshakes of each address.
+type addressCount struct {
+	mu   sync.Mutex
+	open map[string]int
+}
+
+func (a *addressCount) enter(address string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.open[address] >= maxHandshakesOfOne {
+		return false
+	}
+	a.open[address]++
+	return true
+}
+
+func (a *addressCount) leave(address string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.open[address]--; a.open[address] <= 0 {
+		delete(a.open, address)
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -23,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/holdfast-io/holdfast/apiserver"
+	"github.com/holdfast-io/holdfast/apiserver/audit"
 	"github.com/holdfast-io/holdfast/apiserver/eventlog"
 	"github.com/holdfast-io/holdfast/client"
 	"github.com/holdfast-io/holdfast/controllers"
@@ -135,6 +138,16 @@ func (p *Peer) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	records, err := audit.Open(audit.Config{
+		Dir: filepath.Join(p.cfg.DataDir, "audit"), Peer: p.rec.ID, Logger: p.log.With("part", "audit"), Registerer: p.registry,
+	})
+	if err != nil {
+		return err
+	}
+	imported, err := os.ReadFile(filepath.Join(p.cfg.DataDir, secretsImport))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	api, err := apiserver.New(apiserver.Config{
 		Store:      p.store,
 		PeerID:     p.rec.ID,
@@ -144,6 +157,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		GossipKey:  p.gossipKey,
 		Gossip:     members{p.gossip},
 		Events:     events,
+		Audit:      records,
 		Peers:      p.apiAddresses,
 		Dial:       p.remotes.client,
 		Logger:     p.log.With("part", "api"),
@@ -157,6 +171,8 @@ func (p *Peer) Run(ctx context.Context) error {
 			"ca":   p.ca.Expires,
 			"peer": func() time.Time { _, end := p.creds.Validity(); return end },
 		},
+
+		ImportedSecrets: imported,
 	})
 	if err != nil {
 		return err
@@ -190,6 +206,7 @@ func (p *Peer) Run(ctx context.Context) error {
 	parts.start("gossip", p.gossip.Run)
 	// Events come from everywhere below.
 	parts.start("events", events.Run)
+	parts.start("audit", records.Run)
 	// The API relays heartbeats and exchanges events, and answers requests. It
 	// waits by itself for a store that is not ready.
 	parts.start("api", api.Run)
@@ -293,6 +310,7 @@ func (p *Peer) lead(ctx context.Context, leader *raftstore.Leader, api *apiserve
 		Registerer:  p.registry,
 		ClusterCIDR: p.cfg.PodCIDR,
 	}).Run)
+	parts.start("secrets", func(ctx context.Context) error { return api.KeepSecrets(ctx, leader) })
 	parts.start("own service", func(ctx context.Context) error { return p.keepOwnService(ctx, leader) })
 	return parts.wait(ctx)
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/holdfast-io/holdfast/apiserver"
 	"github.com/holdfast-io/holdfast/internal/datadir"
 	"github.com/holdfast-io/holdfast/pki"
 	"github.com/holdfast-io/holdfast/raftstore"
@@ -32,6 +33,10 @@ type RestoreConfig struct {
 	// NewCluster makes another cluster with the same contents, with an id, a CA and
 	// a gossip key of its own, which every machine must join.
 	NewCluster bool
+	// SecretKeys are the keys that values of Secrets in the backup are sealed with, as
+	// they came with it. Optional: needed with NewCluster alone, which cannot open these
+	// values without.
+	SecretKeys []byte
 	Logger     *slog.Logger // optional; discards
 }
 
@@ -67,6 +72,10 @@ func Restore(backup io.ReadSeeker, cfg RestoreConfig) (_ raftstore.Restored, err
 	if err != nil {
 		return raftstore.Restored{}, err
 	}
+	secrets, err := restoredSecrets(cfg, ca)
+	if err != nil {
+		return raftstore.Restored{}, err
+	}
 	address := net.JoinHostPort(cmp.Or(cfg.Advertise, datadir.HostAddress()), fmt.Sprint(cmp.Or(cfg.Port, DefaultPort)))
 	creds, err := ca.Issue(pki.Identity{Cluster: ca.Cluster(), Role: pki.RolePeer, Name: conf.Name})
 	if err != nil {
@@ -81,8 +90,25 @@ func Restore(backup io.ReadSeeker, cfg RestoreConfig) (_ raftstore.Restored, err
 	if err != nil {
 		return raftstore.Restored{}, err
 	}
+	if secrets != nil {
+		if err := datadir.WriteFile(filepath.Join(conf.DataDir, secretsImport), secrets); err != nil {
+			return raftstore.Restored{}, err
+		}
+	}
 	// The record makes it a peer's directory: last, when all of it is there.
 	return made, writeRecord(conf.DataDir, record{ClusterID: ca.Cluster(), ID: conf.Name, Address: address, Member: true})
+}
+
+// secretsImport is the file with the keys of Secrets of a restored backup, wrapped for
+// the new cluster. The leader takes them over if it cannot open the cluster's own.
+const secretsImport = "secrets.import"
+
+// restoredSecrets returns the content of secretsImport, nil if none is needed.
+func restoredSecrets(cfg RestoreConfig, ca *pki.CA) ([]byte, error) {
+	if !cfg.NewCluster || len(cfg.SecretKeys) == 0 {
+		return nil, nil
+	}
+	return apiserver.RewrapSecrets(cfg.SecretKeys, ca)
 }
 
 // restoreKeys returns the CA and the gossip key of the cluster to be.

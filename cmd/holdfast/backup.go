@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
@@ -20,6 +21,7 @@ import (
 type backupFlags struct {
 	local, force bool
 	output       string
+	seal         backupSeal
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -33,12 +35,17 @@ that was acknowledged before the command began.
 
 The file appears under its name once it is complete, on disk and has been read
 again as it was written: every byte, and the state hash. That takes as much
-memory as the state itself. It is readable by its owner alone: it holds every
-object, Secrets too. It does not hold the keys of the cluster's CA and gossip.
-Keep "ca" and "gossip.key" of any peer's data directory, once, in a safe place:
-` + "`holdfast restore`" + ` wants them.`,
+memory as the state itself. It does not hold the keys of the cluster's CA and
+gossip. Keep "ca" and "gossip.key" of any peer's data directory, once, in a safe
+place: ` + "`holdfast restore`" + ` wants them.
+
+With --passphrase-file or --recipient the backup is sealed, as an age file, and
+holds the keys of Secrets as well. Without, it is readable by its owner alone, and
+the values of Secrets in it are sealed with keys that the CA's opens: restored as
+another cluster, they are lost.`,
 		Example: `  holdfast backup /srv/backup/holdfast-$(date +%F).backup
-  holdfast backup - | age -r KEY > holdfast.backup.age
+  holdfast backup --passphrase-file /root/backup.passphrase holdfast.backup.age
+  holdfast backup --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kudq9wxsqx3r8aq - > holdfast.backup.age
   holdfast backup --local --peer 192.0.2.10:7443 last-resort.backup`,
 		Args: exactArgs(1, "the FILE to write, or - for standard output"),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.runBackup(cmd.Context(), args[0], f) },
@@ -46,12 +53,18 @@ Keep "ca" and "gossip.key" of any peer's data directory, once, in a safe place:
 	flags := cmd.Flags()
 	flags.BoolVar(&f.local, "local", false, "what the peer has, without asking a majority: for a peer that is cut off; what was acknowledged elsewhere may be missing")
 	flags.BoolVar(&f.force, "force", false, "replace FILE if it exists")
+	flags.StringVar(&f.seal.passphraseFile, "passphrase-file", "", "seal the backup with the passphrase in the first line of this file")
+	flags.StringArrayVar(&f.seal.recipients, "recipient", nil, "seal the backup for the owner of this age key; can be repeated")
 	flags.StringVarP(&f.output, "output", "o", "text", "text, json or yaml: how to say what was written")
 	return cmd
 }
 
 func (a *app) runBackup(ctx context.Context, path string, f backupFlags) (err error) {
 	if err := checkOutput(f.output, "text", "json", "yaml"); err != nil {
+		return err
+	}
+	to, err := f.seal.to()
+	if err != nil {
 		return err
 	}
 	report := a.stdout
@@ -73,7 +86,7 @@ func (a *app) runBackup(ctx context.Context, path string, f backupFlags) (err er
 		}()
 		out = file
 	}
-	info, err := a.fetchBackup(ctx, out, f.local)
+	info, err := a.fetchBackup(ctx, out, f.local, to)
 	if err != nil {
 		return err
 	}
@@ -89,8 +102,9 @@ func (a *app) runBackup(ctx context.Context, path string, f backupFlags) (err er
 	return writeBackupInfo(report, f.output, info)
 }
 
-// fetchBackup copies a backup to out, and reads it at the same time.
-func (a *app) fetchBackup(ctx context.Context, out io.Writer, local bool) (raftstore.BackupInfo, error) {
+// fetchBackup copies a backup to out, sealed if it is to be, and reads it at the same
+// time.
+func (a *app) fetchBackup(ctx context.Context, out io.Writer, local bool, to []age.Recipient) (raftstore.BackupInfo, error) {
 	var none raftstore.BackupInfo
 	r, err := a.dial()
 	if err != nil {
@@ -98,7 +112,7 @@ func (a *app) fetchBackup(ctx context.Context, out io.Writer, local bool) (rafts
 	}
 	ctx, cancel := context.WithCancel(ctx) // no time limit: it takes what it takes
 	defer cancel()
-	stream, err := r.ops.Backup(ctx, &holdfastv1.BackupRequest{Local: local})
+	stream, err := r.ops.Backup(ctx, &holdfastv1.BackupRequest{Local: local, WithSecretKeys: len(to) > 0})
 	if err != nil {
 		return none, a.explain(ctx, r, "backup", err)
 	}
@@ -118,6 +132,7 @@ func (a *app) fetchBackup(ctx context.Context, out io.Writer, local bool) (rafts
 	live := a.newLiveLine(a.stderr)
 	defer live.clear()
 	var got, keys int64
+	var sealed io.WriteCloser
 	begin, shown := a.now(), time.Time{}
 	for {
 		message, err := stream.Receive()
@@ -131,6 +146,14 @@ func (a *app) fetchBackup(ctx context.Context, out io.Writer, local bool) (rafts
 		}
 		if info := message.GetInfo(); info != nil {
 			keys = info.GetKeys()
+			if len(to) > 0 {
+				if sealed, err = sealBackup(out, to, message.GetSecretKeys()); err != nil {
+					checked.CloseWithError(err)
+					<-read
+					return none, fmt.Errorf("seal the backup: %w", err)
+				}
+				out = sealed
+			}
 		}
 		if _, err := out.Write(message.GetData()); err != nil {
 			checked.CloseWithError(err)
@@ -148,6 +171,11 @@ func (a *app) fetchBackup(ctx context.Context, out io.Writer, local bool) (rafts
 	v := <-read
 	if v.err != nil {
 		return none, fmt.Errorf("the backup arrived damaged: %w", v.err)
+	}
+	if sealed != nil {
+		if err := sealed.Close(); err != nil {
+			return none, fmt.Errorf("seal the backup: %w", err)
+		}
 	}
 	return v.info, nil
 }

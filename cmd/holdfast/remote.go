@@ -35,6 +35,8 @@ type remote struct {
 	why     holdfastv1connect.WhyServiceClient
 	store   storev1connect.StoreServiceClient
 	ops     holdfastv1connect.OperationsServiceClient
+	secrets holdfastv1connect.SecretsServiceClient
+	audit   holdfastv1connect.AuditServiceClient
 	name    string          // of the context
 	peer    func() string   // the address in use
 	peers   func() []string // all addresses
@@ -51,6 +53,8 @@ func newRemote(conn *connect.Client) *remote {
 		why:     holdfastv1connect.NewWhyServiceClient(conn),
 		store:   storev1connect.NewStoreServiceClient(conn),
 		ops:     holdfastv1connect.NewOperationsServiceClient(conn),
+		secrets: holdfastv1connect.NewSecretsServiceClient(conn),
+		audit:   holdfastv1connect.NewAuditServiceClient(conn),
 		peer:    func() string { return "" },
 		peers:   func() []string { return nil },
 		close:   func() {},

@@ -13,6 +13,7 @@ import (
 
 func (a *app) restoreCommand() *cobra.Command {
 	var cfg peer.RestoreConfig
+	var key backupKey
 	cmd := &cobra.Command{
 		Use:   "restore FILE --data-dir DIRECTORY",
 		Short: "Make a new cluster's first peer out of a backup",
@@ -25,30 +26,41 @@ certificates that they have. The directory is the data directory of any peer of
 the old cluster, or a copy of "ca" and "gossip.key" from it. With --new-cluster
 it is another cluster with the same contents, which every machine has to join.
 
+A sealed backup is opened with --passphrase-file or --identity, whichever it was
+sealed with. The values of Secrets come with it into another cluster; out of a
+backup that is not sealed they do not.
+
 The store's revision goes on far above the old one, and all history counts as
 compacted: who watches lists anew. Members of the old cluster that come back are
 fenced off.`,
 		Example: `  holdfast restore holdfast.backup --data-dir /var/lib/holdfast --pki /root/holdfast-keys
   holdfast restore holdfast.backup --data-dir /srv/copy --new-cluster`,
 		Args: exactArgs(1, "the FILE of the backup"),
-		RunE: func(_ *cobra.Command, args []string) error { return a.runRestore(args[0], cfg) },
+		RunE: func(_ *cobra.Command, args []string) error { return a.runRestore(args[0], cfg, key) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&cfg.DataDir, "data-dir", "/var/lib/holdfast", "directory of all that the peer keeps; it must hold no peer yet")
 	flags.StringVar(&cfg.PKI, "pki", "", "directory with ca and gossip.key of the old cluster")
 	flags.BoolVar(&cfg.NewCluster, "new-cluster", false, "make another cluster, with keys of its own")
+	flags.StringVar(&key.passphraseFile, "passphrase-file", "", "open the backup with the passphrase in the first line of this file")
+	flags.StringVar(&key.identityFile, "identity", "", "open the backup with the age key in this file")
 	flags.StringVar(&cfg.Name, "name", "", "name of the peer (default: the host's name)")
 	flags.StringVar(&cfg.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
 	return cmd
 }
 
-func (a *app) runRestore(path string, cfg peer.RestoreConfig) error {
+func (a *app) runRestore(path string, cfg peer.RestoreConfig, key backupKey) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	made, err := peer.Restore(file, cfg)
+	backup, secretKeys, err := openBackup(file, key)
+	if err != nil {
+		return fmt.Errorf("restore %s: %w", path, err)
+	}
+	cfg.SecretKeys = secretKeys
+	made, err := peer.Restore(backup, cfg)
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", path, err)
 	}

@@ -19,15 +19,19 @@ import (
 func (a *app) whyCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use:   "why pod/NAME",
-		Short: "Say why a pod waits, runs where it does, restarted or moved",
+		Use:   "why pod/NAME | KIND/NAME",
+		Short: "Say why a pod waits, runs where it does, restarted or moved, or why there is none",
 		Long: `Say why a pod waits: what keeps it from each node, and what would let it run; or why it
 runs where it does. Then what its containers wait for, why they were started again, why
 the pod ends, and what happened to it and its owner of late. The scheduler's rules answer,
 on any peer, as things are now. Whoever may get the pod may ask; the names of nodes and
-of pods that would make room are told to him as well.`,
+of pods that would make room are told to him as well.
+
+Of what makes pods (a Deployment, a Job) it says what its conditions complain of, and the
+last events of it and of what it makes: what refuses its pods, for one.`,
 		Example: `  holdfast why pod/web-7f2ab
-  holdfast why web-7f2ab -o json`,
+  holdfast why web-7f2ab -o json
+  holdfast why deployment/web`,
 		Args: cobra.RangeArgs(1, 2),
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return a.liveNames(cmd, mustResource("pods")), cobra.ShellCompDirectiveNoFileComp
@@ -52,8 +56,11 @@ func (a *app) runWhy(ctx context.Context, args []string, output string) error {
 		return err
 	}
 	pod, ok := obj.(*corev1.Pod)
+	if !ok && object.PodTemplateOf(obj) != nil {
+		return a.whyWorkload(ctx, obj, output)
+	}
 	if !ok {
-		return failf(exitUsage, "only pods can be asked about so far, not a %s: 'holdfast describe' tells its story", object.ResourceOf(obj).Kind)
+		return failf(exitUsage, "pods can be asked about, and what makes pods, not a %s: 'holdfast describe' tells its story", object.ResourceOf(obj).Kind)
 	}
 	r, err := a.dial()
 	if err != nil {
@@ -193,6 +200,11 @@ func (a *app) lately(ctx context.Context, r *remote, pod *corev1.Pod) (lines []s
 	if owner := object.ControllerOf(pod); owner != nil {
 		about = append(about, string(owner.UID))
 	}
+	return a.eventsOf(ctx, r, about)
+}
+
+// eventsOf returns the last events of the objects with these uids.
+func (a *app) eventsOf(ctx context.Context, r *remote, about []string) (lines []string, err error) {
 	var events []*corev1.Event
 	for _, uid := range about {
 		objs, _, err := a.list(ctx, r, &holdfastv1.ListRequest{Kind: wireKind(mustResource("events")), FieldSelector: "involvedObject.uid=" + uid}, "events")

@@ -67,6 +67,14 @@ var rules = []rule{
 		"time": "a right follows from what stands in the state, at no time in particular",
 	}},
 	{pkg: "apiserver/rbac", may: []string{"object"}},
+	{pkg: "apiserver/keyring", may: []string{"object", "raftstore/seal"}, ban: map[string]string{
+		"net": "keys and Secrets come in as they are stored",
+		"os":  "no I/O: the ring is a value of the store",
+	}},
+	{pkg: "apiserver/audit", may: []string{"proto"}, ban: map[string]string{
+		"github.com/hashicorp/raft": "each peer keeps its own records: nothing steady is replicated",
+		"net":                       "it is files; asking other peers is the API's",
+	}},
 	{pkg: "apiserver/kube", may: []string{"proto", "object", "apiserver"}},
 	{pkg: "scheduler", may: []string{"proto", "object", "raftstore", "scheduler"}},
 	{pkg: "controllers", may: []string{"proto", "object", "raftstore", "controllers"}},

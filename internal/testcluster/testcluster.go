@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -36,6 +37,9 @@ const Patience = 60 * time.Second
 type Config struct {
 	Peers int // optional; 1
 	Nodes int // optional; 0
+	// Log gets what all machines say at debug level. Optional: the test's output gets
+	// what they say at level info.
+	Log io.Writer
 }
 
 // Cluster is a running cluster. Its methods fail the test on error and are to be
@@ -47,6 +51,7 @@ type Cluster struct {
 
 	admin  client.Context
 	client *client.Client
+	log    io.Writer
 }
 
 // Machine is a peer or a node: something that runs, stops and starts again with
@@ -54,6 +59,7 @@ type Cluster struct {
 type Machine struct {
 	Name    string
 	Address string // IP
+	Dir     string // of its data
 
 	cluster *Cluster
 	// Seeds are what the machine is told, from its next start on, of where peers
@@ -68,7 +74,7 @@ type Machine struct {
 // Start brings a cluster up and takes it down when the test ends.
 func Start(t testing.TB, cfg Config) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t}
+	c := &Cluster{t: t, log: cfg.Log}
 	network := fmt.Sprintf("127.%d.%d", 64+rand.IntN(128), rand.IntN(256))
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
@@ -115,12 +121,15 @@ func Start(t testing.TB, cfg Config) *Cluster {
 }
 
 func (c *Cluster) logger(name string) *slog.Logger {
+	if c.log != nil {
+		return slog.New(slog.NewTextHandler(c.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("machine", name)
+	}
 	return slog.New(slog.NewTextHandler(c.t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})).With("machine", name)
 }
 
 func (c *Cluster) peer(name, address string, first bool) *Machine {
-	m := &Machine{Name: name, Address: address, cluster: c}
-	dir, token := filepath.Join(c.t.TempDir(), name), ""
+	m := &Machine{Name: name, Address: address, Dir: filepath.Join(c.t.TempDir(), name), cluster: c}
+	dir, token := m.Dir, ""
 	m.start = func(ctx context.Context) (func(context.Context) error, error) {
 		cfg := peer.Config{
 			DataDir: dir, Name: name, Listen: m.Address + ":7443", Gossip: m.Address + ":7946", Advertise: m.Address,
@@ -150,8 +159,8 @@ func (c *Cluster) peer(name, address string, first bool) *Machine {
 }
 
 func (c *Cluster) node(name, address string) *Machine {
-	m := &Machine{Name: name, Address: address, cluster: c}
-	dir, token := filepath.Join(c.t.TempDir(), name), ""
+	m := &Machine{Name: name, Address: address, Dir: filepath.Join(c.t.TempDir(), name), cluster: c}
+	dir, token := m.Dir, ""
 	rt, network := fake.New(fake.Config{}), fake.NewNetwork()
 	m.start = func(ctx context.Context) (func(context.Context) error, error) {
 		if token == "" {

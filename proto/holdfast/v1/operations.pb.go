@@ -25,9 +25,12 @@ type BackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True: what the called peer has, without asking the others. For a peer that is
 	// cut off; the backup may lack what the majority acknowledged.
-	Local         bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Local bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
+	// True: the keys that Secrets are sealed with come as well, so that the backup can be
+	// restored as another cluster. The caller must seal it as a whole.
+	WithSecretKeys bool `protobuf:"varint,2,opt,name=with_secret_keys,json=withSecretKeys,proto3" json:"with_secret_keys,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *BackupRequest) Reset() {
@@ -67,11 +70,20 @@ func (x *BackupRequest) GetLocal() bool {
 	return false
 }
 
+func (x *BackupRequest) GetWithSecretKeys() bool {
+	if x != nil {
+		return x.WithSecretKeys
+	}
+	return false
+}
+
 type BackupResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Set in the first message.
-	Info          *BackupInfo `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
-	Data          []byte      `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	Info *BackupInfo `protobuf:"bytes,1,opt,name=info,proto3" json:"info,omitempty"`
+	Data []byte      `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// In the first message, if they were asked for and there are any.
+	SecretKeys    []byte `protobuf:"bytes,3,opt,name=secret_keys,json=secretKeys,proto3" json:"secret_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -116,6 +128,13 @@ func (x *BackupResponse) GetInfo() *BackupInfo {
 func (x *BackupResponse) GetData() []byte {
 	if x != nil {
 		return x.Data
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetSecretKeys() []byte {
+	if x != nil {
+		return x.SecretKeys
 	}
 	return nil
 }
@@ -586,12 +605,15 @@ var File_holdfast_v1_operations_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_operations_proto_rawDesc = "" +
 	"\n" +
-	"\x1choldfast/v1/operations.proto\x12\vholdfast.v1\x1a\x19holdfast/v1/cluster.proto\"%\n" +
+	"\x1choldfast/v1/operations.proto\x12\vholdfast.v1\x1a\x19holdfast/v1/cluster.proto\"O\n" +
 	"\rBackupRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"Q\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\x12(\n" +
+	"\x10with_secret_keys\x18\x02 \x01(\bR\x0ewithSecretKeys\"r\n" +
 	"\x0eBackupResponse\x12+\n" +
 	"\x04info\x18\x01 \x01(\v2\x17.holdfast.v1.BackupInfoR\x04info\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"\x99\x01\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x1f\n" +
+	"\vsecret_keys\x18\x03 \x01(\fR\n" +
+	"secretKeys\"\x99\x01\n" +
 	"\n" +
 	"BackupInfo\x12\x1d\n" +
 	"\n" +

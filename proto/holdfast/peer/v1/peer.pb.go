@@ -81,6 +81,176 @@ func (ForwardReason) EnumDescriptor() ([]byte, []int) {
 	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
+type CheckSecretsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSecretsRequest) Reset() {
+	*x = CheckSecretsRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSecretsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSecretsRequest) ProtoMessage() {}
+
+func (x *CheckSecretsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSecretsRequest.ProtoReflect.Descriptor instead.
+func (*CheckSecretsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+type CheckSecretsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The fingerprints of the keys with which the called peer can unwrap those of Secrets.
+	Wrappers      []string `protobuf:"bytes,1,rep,name=wrappers,proto3" json:"wrappers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckSecretsResponse) Reset() {
+	*x = CheckSecretsResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSecretsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSecretsResponse) ProtoMessage() {}
+
+func (x *CheckSecretsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSecretsResponse.ProtoReflect.Descriptor instead.
+func (*CheckSecretsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CheckSecretsResponse) GetWrappers() []string {
+	if x != nil {
+		return x.Wrappers
+	}
+	return nil
+}
+
+type AuditHeadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditHeadRequest) Reset() {
+	*x = AuditHeadRequest{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditHeadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditHeadRequest) ProtoMessage() {}
+
+func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
+func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+type AuditHeadResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// SHA-256 of the record.
+	Hash          []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditHeadResponse) Reset() {
+	*x = AuditHeadResponse{}
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditHeadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditHeadResponse) ProtoMessage() {}
+
+func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
+func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AuditHeadResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *AuditHeadResponse) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 type ReadIndexRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -89,7 +259,7 @@ type ReadIndexRequest struct {
 
 func (x *ReadIndexRequest) Reset() {
 	*x = ReadIndexRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[0]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -101,7 +271,7 @@ func (x *ReadIndexRequest) String() string {
 func (*ReadIndexRequest) ProtoMessage() {}
 
 func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[0]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -114,7 +284,7 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 type ReadIndexResponse struct {
@@ -136,7 +306,7 @@ type ReadIndexResponse struct {
 
 func (x *ReadIndexResponse) Reset() {
 	*x = ReadIndexResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[1]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -148,7 +318,7 @@ func (x *ReadIndexResponse) String() string {
 func (*ReadIndexResponse) ProtoMessage() {}
 
 func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[1]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -161,7 +331,7 @@ func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ReadIndexResponse) GetTerm() uint64 {
@@ -220,7 +390,7 @@ type DescribeRequest struct {
 
 func (x *DescribeRequest) Reset() {
 	*x = DescribeRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -232,7 +402,7 @@ func (x *DescribeRequest) String() string {
 func (*DescribeRequest) ProtoMessage() {}
 
 func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -245,7 +415,7 @@ func (x *DescribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeRequest.ProtoReflect.Descriptor instead.
 func (*DescribeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DescribeRequest) GetCaller() string {
@@ -303,7 +473,7 @@ type DescribeResponse struct {
 
 func (x *DescribeResponse) Reset() {
 	*x = DescribeResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +485,7 @@ func (x *DescribeResponse) String() string {
 func (*DescribeResponse) ProtoMessage() {}
 
 func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +498,7 @@ func (x *DescribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeResponse.ProtoReflect.Descriptor instead.
 func (*DescribeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DescribeResponse) GetId() string {
@@ -444,7 +614,7 @@ type ReadIndexesRequest struct {
 
 func (x *ReadIndexesRequest) Reset() {
 	*x = ReadIndexesRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +626,7 @@ func (x *ReadIndexesRequest) String() string {
 func (*ReadIndexesRequest) ProtoMessage() {}
 
 func (x *ReadIndexesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +639,7 @@ func (x *ReadIndexesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexesRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexesRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 type ReadIndexesResponse struct {
@@ -481,7 +651,7 @@ type ReadIndexesResponse struct {
 
 func (x *ReadIndexesResponse) Reset() {
 	*x = ReadIndexesResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -493,7 +663,7 @@ func (x *ReadIndexesResponse) String() string {
 func (*ReadIndexesResponse) ProtoMessage() {}
 
 func (x *ReadIndexesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -506,7 +676,7 @@ func (x *ReadIndexesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadIndexesResponse.ProtoReflect.Descriptor instead.
 func (*ReadIndexesResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReadIndexesResponse) GetAnswer() *ReadIndexResponse {
@@ -531,7 +701,7 @@ type ForwardRequest struct {
 
 func (x *ForwardRequest) Reset() {
 	*x = ForwardRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +713,7 @@ func (x *ForwardRequest) String() string {
 func (*ForwardRequest) ProtoMessage() {}
 
 func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +726,7 @@ func (x *ForwardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardRequest.ProtoReflect.Descriptor instead.
 func (*ForwardRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ForwardRequest) GetFirst() uint64 {
@@ -582,7 +752,7 @@ type ForwardResponse struct {
 
 func (x *ForwardResponse) Reset() {
 	*x = ForwardResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +764,7 @@ func (x *ForwardResponse) String() string {
 func (*ForwardResponse) ProtoMessage() {}
 
 func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +777,7 @@ func (x *ForwardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardResponse.ProtoReflect.Descriptor instead.
 func (*ForwardResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ForwardResponse) GetAnswers() []*ForwardAnswer {
@@ -630,7 +800,7 @@ type ForwardAnswer struct {
 
 func (x *ForwardAnswer) Reset() {
 	*x = ForwardAnswer{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +812,7 @@ func (x *ForwardAnswer) String() string {
 func (*ForwardAnswer) ProtoMessage() {}
 
 func (x *ForwardAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +825,7 @@ func (x *ForwardAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardAnswer.ProtoReflect.Descriptor instead.
 func (*ForwardAnswer) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ForwardAnswer) GetId() uint64 {
@@ -692,7 +862,7 @@ type ForwardError struct {
 
 func (x *ForwardError) Reset() {
 	*x = ForwardError{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +874,7 @@ func (x *ForwardError) String() string {
 func (*ForwardError) ProtoMessage() {}
 
 func (x *ForwardError) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +887,7 @@ func (x *ForwardError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardError.ProtoReflect.Descriptor instead.
 func (*ForwardError) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ForwardError) GetOutcomeUnknown() bool {
@@ -750,7 +920,7 @@ type LeasesRequest struct {
 
 func (x *LeasesRequest) Reset() {
 	*x = LeasesRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +932,7 @@ func (x *LeasesRequest) String() string {
 func (*LeasesRequest) ProtoMessage() {}
 
 func (x *LeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +945,7 @@ func (x *LeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeasesRequest.ProtoReflect.Descriptor instead.
 func (*LeasesRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LeasesRequest) GetQuestions() []*LeaseQuestion {
@@ -796,7 +966,7 @@ type LeaseQuestion struct {
 
 func (x *LeaseQuestion) Reset() {
 	*x = LeaseQuestion{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +978,7 @@ func (x *LeaseQuestion) String() string {
 func (*LeaseQuestion) ProtoMessage() {}
 
 func (x *LeaseQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +991,7 @@ func (x *LeaseQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseQuestion.ProtoReflect.Descriptor instead.
 func (*LeaseQuestion) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LeaseQuestion) GetId() int64 {
@@ -848,7 +1018,7 @@ type LeasesResponse struct {
 
 func (x *LeasesResponse) Reset() {
 	*x = LeasesResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +1030,7 @@ func (x *LeasesResponse) String() string {
 func (*LeasesResponse) ProtoMessage() {}
 
 func (x *LeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +1043,7 @@ func (x *LeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeasesResponse.ProtoReflect.Descriptor instead.
 func (*LeasesResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LeasesResponse) GetAnswers() []*LeaseAnswer {
@@ -895,7 +1065,7 @@ type LeaseAnswer struct {
 
 func (x *LeaseAnswer) Reset() {
 	*x = LeaseAnswer{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1077,7 @@ func (x *LeaseAnswer) String() string {
 func (*LeaseAnswer) ProtoMessage() {}
 
 func (x *LeaseAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1090,7 @@ func (x *LeaseAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAnswer.ProtoReflect.Descriptor instead.
 func (*LeaseAnswer) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LeaseAnswer) GetTtlMillis() int64 {
@@ -946,7 +1116,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1128,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1141,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -989,7 +1159,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1171,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1184,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 type AddPeerRequest struct {
@@ -1032,7 +1202,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1214,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1227,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddPeerRequest) GetId() string {
@@ -1096,7 +1266,7 @@ type AddPeerResponse struct {
 
 func (x *AddPeerResponse) Reset() {
 	*x = AddPeerResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1278,7 @@ func (x *AddPeerResponse) String() string {
 func (*AddPeerResponse) ProtoMessage() {}
 
 func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1291,7 @@ func (x *AddPeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerResponse.ProtoReflect.Descriptor instead.
 func (*AddPeerResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 type MeetRequest struct {
@@ -1132,7 +1302,7 @@ type MeetRequest struct {
 
 func (x *MeetRequest) Reset() {
 	*x = MeetRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1314,7 @@ func (x *MeetRequest) String() string {
 func (*MeetRequest) ProtoMessage() {}
 
 func (x *MeetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1327,7 @@ func (x *MeetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeetRequest.ProtoReflect.Descriptor instead.
 func (*MeetRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 type MeetResponse struct {
@@ -1170,7 +1340,7 @@ type MeetResponse struct {
 
 func (x *MeetResponse) Reset() {
 	*x = MeetResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1352,7 @@ func (x *MeetResponse) String() string {
 func (*MeetResponse) ProtoMessage() {}
 
 func (x *MeetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1365,7 @@ func (x *MeetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeetResponse.ProtoReflect.Descriptor instead.
 func (*MeetResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MeetResponse) GetGossip() []string {
@@ -1216,7 +1386,7 @@ type RelayRequest struct {
 
 func (x *RelayRequest) Reset() {
 	*x = RelayRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1398,7 @@ func (x *RelayRequest) String() string {
 func (*RelayRequest) ProtoMessage() {}
 
 func (x *RelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[20]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1411,7 @@ func (x *RelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayRequest.ProtoReflect.Descriptor instead.
 func (*RelayRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RelayRequest) GetPeer() string {
@@ -1274,7 +1444,7 @@ type NodeHeartbeat struct {
 
 func (x *NodeHeartbeat) Reset() {
 	*x = NodeHeartbeat{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1456,7 @@ func (x *NodeHeartbeat) String() string {
 func (*NodeHeartbeat) ProtoMessage() {}
 
 func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[21]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1469,7 @@ func (x *NodeHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHeartbeat.ProtoReflect.Descriptor instead.
 func (*NodeHeartbeat) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeHeartbeat) GetNode() string {
@@ -1351,7 +1521,7 @@ type RelayResponse struct {
 
 func (x *RelayResponse) Reset() {
 	*x = RelayResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1533,7 @@ func (x *RelayResponse) String() string {
 func (*RelayResponse) ProtoMessage() {}
 
 func (x *RelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[22]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1546,7 @@ func (x *RelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayResponse.ProtoReflect.Descriptor instead.
 func (*RelayResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RelayResponse) GetLeader() bool {
@@ -1402,7 +1572,7 @@ type LocateRequest struct {
 
 func (x *LocateRequest) Reset() {
 	*x = LocateRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1584,7 @@ func (x *LocateRequest) String() string {
 func (*LocateRequest) ProtoMessage() {}
 
 func (x *LocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[23]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1597,7 @@ func (x *LocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateRequest.ProtoReflect.Descriptor instead.
 func (*LocateRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LocateRequest) GetNode() string {
@@ -1448,7 +1618,7 @@ type LocateResponse struct {
 
 func (x *LocateResponse) Reset() {
 	*x = LocateResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +1630,7 @@ func (x *LocateResponse) String() string {
 func (*LocateResponse) ProtoMessage() {}
 
 func (x *LocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[24]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +1643,7 @@ func (x *LocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateResponse.ProtoReflect.Descriptor instead.
 func (*LocateResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LocateResponse) GetConnected() bool {
@@ -1498,7 +1668,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1680,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[25]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1693,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{29}
 }
 
 type UsageResponse struct {
@@ -1535,7 +1705,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1717,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[26]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1730,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UsageResponse) GetReports() []*UsageReport {
@@ -1581,7 +1751,7 @@ type UsageReport struct {
 
 func (x *UsageReport) Reset() {
 	*x = UsageReport{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1763,7 @@ func (x *UsageReport) String() string {
 func (*UsageReport) ProtoMessage() {}
 
 func (x *UsageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[27]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1776,7 @@ func (x *UsageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageReport.ProtoReflect.Descriptor instead.
 func (*UsageReport) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UsageReport) GetNode() *v11.NodeUsage {
@@ -1636,7 +1806,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1818,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[28]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1831,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TailRequest) GetLog() string {
@@ -1690,7 +1860,7 @@ type TailResponse struct {
 
 func (x *TailResponse) Reset() {
 	*x = TailResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1872,7 @@ func (x *TailResponse) String() string {
 func (*TailResponse) ProtoMessage() {}
 
 func (x *TailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[29]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1885,7 @@ func (x *TailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailResponse.ProtoReflect.Descriptor instead.
 func (*TailResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TailResponse) GetLog() string {
@@ -1760,7 +1930,7 @@ type EventRecord struct {
 
 func (x *EventRecord) Reset() {
 	*x = EventRecord{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1942,7 @@ func (x *EventRecord) String() string {
 func (*EventRecord) ProtoMessage() {}
 
 func (x *EventRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[30]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1955,7 @@ func (x *EventRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRecord.ProtoReflect.Descriptor instead.
 func (*EventRecord) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{30}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EventRecord) GetSequence() int64 {
@@ -1886,7 +2056,7 @@ type ObjectReference struct {
 
 func (x *ObjectReference) Reset() {
 	*x = ObjectReference{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +2068,7 @@ func (x *ObjectReference) String() string {
 func (*ObjectReference) ProtoMessage() {}
 
 func (x *ObjectReference) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[31]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +2081,7 @@ func (x *ObjectReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectReference.ProtoReflect.Descriptor instead.
 func (*ObjectReference) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ObjectReference) GetApiVersion() string {
@@ -1958,7 +2128,7 @@ type RelayAcksRequest struct {
 
 func (x *RelayAcksRequest) Reset() {
 	*x = RelayAcksRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2140,7 @@ func (x *RelayAcksRequest) String() string {
 func (*RelayAcksRequest) ProtoMessage() {}
 
 func (x *RelayAcksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[32]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2153,7 @@ func (x *RelayAcksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayAcksRequest.ProtoReflect.Descriptor instead.
 func (*RelayAcksRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RelayAcksRequest) GetNodes() []*NodeAck {
@@ -2003,7 +2173,7 @@ type NodeAck struct {
 
 func (x *NodeAck) Reset() {
 	*x = NodeAck{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2185,7 @@ func (x *NodeAck) String() string {
 func (*NodeAck) ProtoMessage() {}
 
 func (x *NodeAck) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[33]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2198,7 @@ func (x *NodeAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAck.ProtoReflect.Descriptor instead.
 func (*NodeAck) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeAck) GetNode() string {
@@ -2053,7 +2223,7 @@ type RelayAcksResponse struct {
 
 func (x *RelayAcksResponse) Reset() {
 	*x = RelayAcksResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2235,7 @@ func (x *RelayAcksResponse) String() string {
 func (*RelayAcksResponse) ProtoMessage() {}
 
 func (x *RelayAcksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[34]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2248,7 @@ func (x *RelayAcksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayAcksResponse.ProtoReflect.Descriptor instead.
 func (*RelayAcksResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{34}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{38}
 }
 
 type DrainedRequest struct {
@@ -2091,7 +2261,7 @@ type DrainedRequest struct {
 
 func (x *DrainedRequest) Reset() {
 	*x = DrainedRequest{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2273,7 @@ func (x *DrainedRequest) String() string {
 func (*DrainedRequest) ProtoMessage() {}
 
 func (x *DrainedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[35]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2286,7 @@ func (x *DrainedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainedRequest.ProtoReflect.Descriptor instead.
 func (*DrainedRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{35}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DrainedRequest) GetRevision() int64 {
@@ -2142,7 +2312,7 @@ type DrainedResponse struct {
 
 func (x *DrainedResponse) Reset() {
 	*x = DrainedResponse{}
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2324,7 @@ func (x *DrainedResponse) String() string {
 func (*DrainedResponse) ProtoMessage() {}
 
 func (x *DrainedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[36]
+	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2337,7 @@ func (x *DrainedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainedResponse.ProtoReflect.Descriptor instead.
 func (*DrainedResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{36}
+	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DrainedResponse) GetMissing() []string {
@@ -2181,7 +2351,14 @@ var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\x1a\x16holdfast/v1/pods.proto\"\x12\n" +
+	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\x1a\x16holdfast/v1/pods.proto\"\x15\n" +
+	"\x13CheckSecretsRequest\"2\n" +
+	"\x14CheckSecretsResponse\x12\x1a\n" +
+	"\bwrappers\x18\x01 \x03(\tR\bwrappers\"\x12\n" +
+	"\x10AuditHeadRequest\"C\n" +
+	"\x11AuditHeadResponse\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x12\n" +
 	"\x10ReadIndexRequest\"\xb9\x01\n" +
 	"\x11ReadIndexResponse\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x16\n" +
@@ -2336,7 +2513,11 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\tRelayAcks\x12\".holdfast.peer.v1.RelayAcksRequest\x1a#.holdfast.peer.v1.RelayAcksResponse\x12N\n" +
 	"\aDrained\x12 .holdfast.peer.v1.DrainedRequest\x1a!.holdfast.peer.v1.DrainedResponse2W\n" +
 	"\fEventService\x12G\n" +
-	"\x04Tail\x12\x1d.holdfast.peer.v1.TailRequest\x1a\x1e.holdfast.peer.v1.TailResponse0\x01B\xc2\x01\n" +
+	"\x04Tail\x12\x1d.holdfast.peer.v1.TailRequest\x1a\x1e.holdfast.peer.v1.TailResponse0\x012h\n" +
+	"\x0eSecretsService\x12V\n" +
+	"\x05Check\x12%.holdfast.peer.v1.CheckSecretsRequest\x1a&.holdfast.peer.v1.CheckSecretsResponse2_\n" +
+	"\fAuditService\x12O\n" +
+	"\x04Head\x12\".holdfast.peer.v1.AuditHeadRequest\x1a#.holdfast.peer.v1.AuditHeadResponseB\xc2\x01\n" +
 	"\x14com.holdfast.peer.v1B\tPeerProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/peer/v1;peerv1\xa2\x02\x03HPX\xaa\x02\x10Holdfast.Peer.V1\xca\x02\x10Holdfast\\Peer\\V1\xe2\x02\x1cHoldfast\\Peer\\V1\\GPBMetadata\xea\x02\x12Holdfast::Peer::V1b\x06proto3"
 
 var (
@@ -2352,103 +2533,111 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
 	(ForwardReason)(0),            // 0: holdfast.peer.v1.ForwardReason
-	(*ReadIndexRequest)(nil),      // 1: holdfast.peer.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),     // 2: holdfast.peer.v1.ReadIndexResponse
-	(*DescribeRequest)(nil),       // 3: holdfast.peer.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 4: holdfast.peer.v1.DescribeResponse
-	(*ReadIndexesRequest)(nil),    // 5: holdfast.peer.v1.ReadIndexesRequest
-	(*ReadIndexesResponse)(nil),   // 6: holdfast.peer.v1.ReadIndexesResponse
-	(*ForwardRequest)(nil),        // 7: holdfast.peer.v1.ForwardRequest
-	(*ForwardResponse)(nil),       // 8: holdfast.peer.v1.ForwardResponse
-	(*ForwardAnswer)(nil),         // 9: holdfast.peer.v1.ForwardAnswer
-	(*ForwardError)(nil),          // 10: holdfast.peer.v1.ForwardError
-	(*LeasesRequest)(nil),         // 11: holdfast.peer.v1.LeasesRequest
-	(*LeaseQuestion)(nil),         // 12: holdfast.peer.v1.LeaseQuestion
-	(*LeasesResponse)(nil),        // 13: holdfast.peer.v1.LeasesResponse
-	(*LeaseAnswer)(nil),           // 14: holdfast.peer.v1.LeaseAnswer
-	(*CompactRequest)(nil),        // 15: holdfast.peer.v1.CompactRequest
-	(*CompactResponse)(nil),       // 16: holdfast.peer.v1.CompactResponse
-	(*AddPeerRequest)(nil),        // 17: holdfast.peer.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),       // 18: holdfast.peer.v1.AddPeerResponse
-	(*MeetRequest)(nil),           // 19: holdfast.peer.v1.MeetRequest
-	(*MeetResponse)(nil),          // 20: holdfast.peer.v1.MeetResponse
-	(*RelayRequest)(nil),          // 21: holdfast.peer.v1.RelayRequest
-	(*NodeHeartbeat)(nil),         // 22: holdfast.peer.v1.NodeHeartbeat
-	(*RelayResponse)(nil),         // 23: holdfast.peer.v1.RelayResponse
-	(*LocateRequest)(nil),         // 24: holdfast.peer.v1.LocateRequest
-	(*LocateResponse)(nil),        // 25: holdfast.peer.v1.LocateResponse
-	(*UsageRequest)(nil),          // 26: holdfast.peer.v1.UsageRequest
-	(*UsageResponse)(nil),         // 27: holdfast.peer.v1.UsageResponse
-	(*UsageReport)(nil),           // 28: holdfast.peer.v1.UsageReport
-	(*TailRequest)(nil),           // 29: holdfast.peer.v1.TailRequest
-	(*TailResponse)(nil),          // 30: holdfast.peer.v1.TailResponse
-	(*EventRecord)(nil),           // 31: holdfast.peer.v1.EventRecord
-	(*ObjectReference)(nil),       // 32: holdfast.peer.v1.ObjectReference
-	(*RelayAcksRequest)(nil),      // 33: holdfast.peer.v1.RelayAcksRequest
-	(*NodeAck)(nil),               // 34: holdfast.peer.v1.NodeAck
-	(*RelayAcksResponse)(nil),     // 35: holdfast.peer.v1.RelayAcksResponse
-	(*DrainedRequest)(nil),        // 36: holdfast.peer.v1.DrainedRequest
-	(*DrainedResponse)(nil),       // 37: holdfast.peer.v1.DrainedResponse
-	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
-	(*v1.TxnResult)(nil),          // 39: holdfast.raft.v1.TxnResult
-	(*v11.NodeUsage)(nil),         // 40: holdfast.v1.NodeUsage
-	(*v11.PodUsage)(nil),          // 41: holdfast.v1.PodUsage
-	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*CheckSecretsRequest)(nil),   // 1: holdfast.peer.v1.CheckSecretsRequest
+	(*CheckSecretsResponse)(nil),  // 2: holdfast.peer.v1.CheckSecretsResponse
+	(*AuditHeadRequest)(nil),      // 3: holdfast.peer.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),     // 4: holdfast.peer.v1.AuditHeadResponse
+	(*ReadIndexRequest)(nil),      // 5: holdfast.peer.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),     // 6: holdfast.peer.v1.ReadIndexResponse
+	(*DescribeRequest)(nil),       // 7: holdfast.peer.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 8: holdfast.peer.v1.DescribeResponse
+	(*ReadIndexesRequest)(nil),    // 9: holdfast.peer.v1.ReadIndexesRequest
+	(*ReadIndexesResponse)(nil),   // 10: holdfast.peer.v1.ReadIndexesResponse
+	(*ForwardRequest)(nil),        // 11: holdfast.peer.v1.ForwardRequest
+	(*ForwardResponse)(nil),       // 12: holdfast.peer.v1.ForwardResponse
+	(*ForwardAnswer)(nil),         // 13: holdfast.peer.v1.ForwardAnswer
+	(*ForwardError)(nil),          // 14: holdfast.peer.v1.ForwardError
+	(*LeasesRequest)(nil),         // 15: holdfast.peer.v1.LeasesRequest
+	(*LeaseQuestion)(nil),         // 16: holdfast.peer.v1.LeaseQuestion
+	(*LeasesResponse)(nil),        // 17: holdfast.peer.v1.LeasesResponse
+	(*LeaseAnswer)(nil),           // 18: holdfast.peer.v1.LeaseAnswer
+	(*CompactRequest)(nil),        // 19: holdfast.peer.v1.CompactRequest
+	(*CompactResponse)(nil),       // 20: holdfast.peer.v1.CompactResponse
+	(*AddPeerRequest)(nil),        // 21: holdfast.peer.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),       // 22: holdfast.peer.v1.AddPeerResponse
+	(*MeetRequest)(nil),           // 23: holdfast.peer.v1.MeetRequest
+	(*MeetResponse)(nil),          // 24: holdfast.peer.v1.MeetResponse
+	(*RelayRequest)(nil),          // 25: holdfast.peer.v1.RelayRequest
+	(*NodeHeartbeat)(nil),         // 26: holdfast.peer.v1.NodeHeartbeat
+	(*RelayResponse)(nil),         // 27: holdfast.peer.v1.RelayResponse
+	(*LocateRequest)(nil),         // 28: holdfast.peer.v1.LocateRequest
+	(*LocateResponse)(nil),        // 29: holdfast.peer.v1.LocateResponse
+	(*UsageRequest)(nil),          // 30: holdfast.peer.v1.UsageRequest
+	(*UsageResponse)(nil),         // 31: holdfast.peer.v1.UsageResponse
+	(*UsageReport)(nil),           // 32: holdfast.peer.v1.UsageReport
+	(*TailRequest)(nil),           // 33: holdfast.peer.v1.TailRequest
+	(*TailResponse)(nil),          // 34: holdfast.peer.v1.TailResponse
+	(*EventRecord)(nil),           // 35: holdfast.peer.v1.EventRecord
+	(*ObjectReference)(nil),       // 36: holdfast.peer.v1.ObjectReference
+	(*RelayAcksRequest)(nil),      // 37: holdfast.peer.v1.RelayAcksRequest
+	(*NodeAck)(nil),               // 38: holdfast.peer.v1.NodeAck
+	(*RelayAcksResponse)(nil),     // 39: holdfast.peer.v1.RelayAcksResponse
+	(*DrainedRequest)(nil),        // 40: holdfast.peer.v1.DrainedRequest
+	(*DrainedResponse)(nil),       // 41: holdfast.peer.v1.DrainedResponse
+	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
+	(*v1.TxnResult)(nil),          // 43: holdfast.raft.v1.TxnResult
+	(*v11.NodeUsage)(nil),         // 44: holdfast.v1.NodeUsage
+	(*v11.PodUsage)(nil),          // 45: holdfast.v1.PodUsage
+	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
-	38, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
-	2,  // 1: holdfast.peer.v1.ReadIndexesResponse.answer:type_name -> holdfast.peer.v1.ReadIndexResponse
-	9,  // 2: holdfast.peer.v1.ForwardResponse.answers:type_name -> holdfast.peer.v1.ForwardAnswer
-	39, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
-	10, // 4: holdfast.peer.v1.ForwardAnswer.error:type_name -> holdfast.peer.v1.ForwardError
+	42, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
+	6,  // 1: holdfast.peer.v1.ReadIndexesResponse.answer:type_name -> holdfast.peer.v1.ReadIndexResponse
+	13, // 2: holdfast.peer.v1.ForwardResponse.answers:type_name -> holdfast.peer.v1.ForwardAnswer
+	43, // 3: holdfast.peer.v1.ForwardAnswer.result:type_name -> holdfast.raft.v1.TxnResult
+	14, // 4: holdfast.peer.v1.ForwardAnswer.error:type_name -> holdfast.peer.v1.ForwardError
 	0,  // 5: holdfast.peer.v1.ForwardError.reason:type_name -> holdfast.peer.v1.ForwardReason
-	12, // 6: holdfast.peer.v1.LeasesRequest.questions:type_name -> holdfast.peer.v1.LeaseQuestion
-	14, // 7: holdfast.peer.v1.LeasesResponse.answers:type_name -> holdfast.peer.v1.LeaseAnswer
-	22, // 8: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
-	38, // 9: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
-	38, // 10: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
-	28, // 11: holdfast.peer.v1.UsageResponse.reports:type_name -> holdfast.peer.v1.UsageReport
-	40, // 12: holdfast.peer.v1.UsageReport.node:type_name -> holdfast.v1.NodeUsage
-	41, // 13: holdfast.peer.v1.UsageReport.pods:type_name -> holdfast.v1.PodUsage
-	31, // 14: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
-	32, // 15: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
-	42, // 16: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
-	42, // 17: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
-	34, // 18: holdfast.peer.v1.RelayAcksRequest.nodes:type_name -> holdfast.peer.v1.NodeAck
-	38, // 19: holdfast.peer.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
-	1,  // 20: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
-	5,  // 21: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
-	7,  // 22: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
-	3,  // 23: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
-	11, // 24: holdfast.peer.v1.StoreService.Leases:input_type -> holdfast.peer.v1.LeasesRequest
-	15, // 25: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
-	17, // 26: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
-	19, // 27: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
-	21, // 28: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
-	24, // 29: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
-	26, // 30: holdfast.peer.v1.HealthService.Usage:input_type -> holdfast.peer.v1.UsageRequest
-	33, // 31: holdfast.peer.v1.HealthService.RelayAcks:input_type -> holdfast.peer.v1.RelayAcksRequest
-	36, // 32: holdfast.peer.v1.HealthService.Drained:input_type -> holdfast.peer.v1.DrainedRequest
-	29, // 33: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
-	2,  // 34: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
-	6,  // 35: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
-	8,  // 36: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
-	4,  // 37: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
-	13, // 38: holdfast.peer.v1.StoreService.Leases:output_type -> holdfast.peer.v1.LeasesResponse
-	16, // 39: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
-	18, // 40: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
-	20, // 41: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
-	23, // 42: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
-	25, // 43: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
-	27, // 44: holdfast.peer.v1.HealthService.Usage:output_type -> holdfast.peer.v1.UsageResponse
-	35, // 45: holdfast.peer.v1.HealthService.RelayAcks:output_type -> holdfast.peer.v1.RelayAcksResponse
-	37, // 46: holdfast.peer.v1.HealthService.Drained:output_type -> holdfast.peer.v1.DrainedResponse
-	30, // 47: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
-	34, // [34:48] is the sub-list for method output_type
-	20, // [20:34] is the sub-list for method input_type
+	16, // 6: holdfast.peer.v1.LeasesRequest.questions:type_name -> holdfast.peer.v1.LeaseQuestion
+	18, // 7: holdfast.peer.v1.LeasesResponse.answers:type_name -> holdfast.peer.v1.LeaseAnswer
+	26, // 8: holdfast.peer.v1.RelayRequest.nodes:type_name -> holdfast.peer.v1.NodeHeartbeat
+	42, // 9: holdfast.peer.v1.NodeHeartbeat.age:type_name -> google.protobuf.Duration
+	42, // 10: holdfast.peer.v1.LocateResponse.age:type_name -> google.protobuf.Duration
+	32, // 11: holdfast.peer.v1.UsageResponse.reports:type_name -> holdfast.peer.v1.UsageReport
+	44, // 12: holdfast.peer.v1.UsageReport.node:type_name -> holdfast.v1.NodeUsage
+	45, // 13: holdfast.peer.v1.UsageReport.pods:type_name -> holdfast.v1.PodUsage
+	35, // 14: holdfast.peer.v1.TailResponse.events:type_name -> holdfast.peer.v1.EventRecord
+	36, // 15: holdfast.peer.v1.EventRecord.about:type_name -> holdfast.peer.v1.ObjectReference
+	46, // 16: holdfast.peer.v1.EventRecord.first:type_name -> google.protobuf.Timestamp
+	46, // 17: holdfast.peer.v1.EventRecord.last:type_name -> google.protobuf.Timestamp
+	38, // 18: holdfast.peer.v1.RelayAcksRequest.nodes:type_name -> holdfast.peer.v1.NodeAck
+	42, // 19: holdfast.peer.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
+	5,  // 20: holdfast.peer.v1.StoreService.ReadIndex:input_type -> holdfast.peer.v1.ReadIndexRequest
+	9,  // 21: holdfast.peer.v1.StoreService.ReadIndexes:input_type -> holdfast.peer.v1.ReadIndexesRequest
+	11, // 22: holdfast.peer.v1.StoreService.Forward:input_type -> holdfast.peer.v1.ForwardRequest
+	7,  // 23: holdfast.peer.v1.StoreService.Describe:input_type -> holdfast.peer.v1.DescribeRequest
+	15, // 24: holdfast.peer.v1.StoreService.Leases:input_type -> holdfast.peer.v1.LeasesRequest
+	19, // 25: holdfast.peer.v1.StoreService.Compact:input_type -> holdfast.peer.v1.CompactRequest
+	21, // 26: holdfast.peer.v1.MembershipService.AddPeer:input_type -> holdfast.peer.v1.AddPeerRequest
+	23, // 27: holdfast.peer.v1.MembershipService.Meet:input_type -> holdfast.peer.v1.MeetRequest
+	25, // 28: holdfast.peer.v1.HealthService.Relay:input_type -> holdfast.peer.v1.RelayRequest
+	28, // 29: holdfast.peer.v1.HealthService.Locate:input_type -> holdfast.peer.v1.LocateRequest
+	30, // 30: holdfast.peer.v1.HealthService.Usage:input_type -> holdfast.peer.v1.UsageRequest
+	37, // 31: holdfast.peer.v1.HealthService.RelayAcks:input_type -> holdfast.peer.v1.RelayAcksRequest
+	40, // 32: holdfast.peer.v1.HealthService.Drained:input_type -> holdfast.peer.v1.DrainedRequest
+	33, // 33: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
+	1,  // 34: holdfast.peer.v1.SecretsService.Check:input_type -> holdfast.peer.v1.CheckSecretsRequest
+	3,  // 35: holdfast.peer.v1.AuditService.Head:input_type -> holdfast.peer.v1.AuditHeadRequest
+	6,  // 36: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
+	10, // 37: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
+	12, // 38: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
+	8,  // 39: holdfast.peer.v1.StoreService.Describe:output_type -> holdfast.peer.v1.DescribeResponse
+	17, // 40: holdfast.peer.v1.StoreService.Leases:output_type -> holdfast.peer.v1.LeasesResponse
+	20, // 41: holdfast.peer.v1.StoreService.Compact:output_type -> holdfast.peer.v1.CompactResponse
+	22, // 42: holdfast.peer.v1.MembershipService.AddPeer:output_type -> holdfast.peer.v1.AddPeerResponse
+	24, // 43: holdfast.peer.v1.MembershipService.Meet:output_type -> holdfast.peer.v1.MeetResponse
+	27, // 44: holdfast.peer.v1.HealthService.Relay:output_type -> holdfast.peer.v1.RelayResponse
+	29, // 45: holdfast.peer.v1.HealthService.Locate:output_type -> holdfast.peer.v1.LocateResponse
+	31, // 46: holdfast.peer.v1.HealthService.Usage:output_type -> holdfast.peer.v1.UsageResponse
+	39, // 47: holdfast.peer.v1.HealthService.RelayAcks:output_type -> holdfast.peer.v1.RelayAcksResponse
+	41, // 48: holdfast.peer.v1.HealthService.Drained:output_type -> holdfast.peer.v1.DrainedResponse
+	34, // 49: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
+	2,  // 50: holdfast.peer.v1.SecretsService.Check:output_type -> holdfast.peer.v1.CheckSecretsResponse
+	4,  // 51: holdfast.peer.v1.AuditService.Head:output_type -> holdfast.peer.v1.AuditHeadResponse
+	36, // [36:52] is the sub-list for method output_type
+	20, // [20:36] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name
 	20, // [20:20] is the sub-list for extension extendee
 	0,  // [0:20] is the sub-list for field type_name
@@ -2465,9 +2654,9 @@ func file_holdfast_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_peer_v1_peer_proto_rawDesc), len(file_holdfast_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   41,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   6,
 		},
 		GoTypes:           file_holdfast_peer_v1_peer_proto_goTypes,
 		DependencyIndexes: file_holdfast_peer_v1_peer_proto_depIdxs,

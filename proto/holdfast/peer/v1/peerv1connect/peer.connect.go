@@ -20,6 +20,10 @@ const (
 	HealthServiceName = "holdfast.peer.v1.HealthService"
 	// EventServiceName is the fully-qualified name of the EventService service.
 	EventServiceName = "holdfast.peer.v1.EventService"
+	// SecretsServiceName is the fully-qualified name of the SecretsService service.
+	SecretsServiceName = "holdfast.peer.v1.SecretsService"
+	// AuditServiceName is the fully-qualified name of the AuditService service.
+	AuditServiceName = "holdfast.peer.v1.AuditService"
 )
 
 // These constants are the procedure names of the RPCs defined in this package. They're exposed at
@@ -58,6 +62,10 @@ const (
 	HealthServiceDrainedProcedure = "/holdfast.peer.v1.HealthService/Drained"
 	// EventServiceTailProcedure is the procedure name of the EventService's Tail RPC.
 	EventServiceTailProcedure = "/holdfast.peer.v1.EventService/Tail"
+	// SecretsServiceCheckProcedure is the procedure name of the SecretsService's Check RPC.
+	SecretsServiceCheckProcedure = "/holdfast.peer.v1.SecretsService/Check"
+	// AuditServiceHeadProcedure is the procedure name of the AuditService's Head RPC.
+	AuditServiceHeadProcedure = "/holdfast.peer.v1.AuditService/Head"
 )
 
 var (
@@ -877,4 +885,144 @@ func (h eventServiceHandler) tail(ctx context.Context, _ connect.Spec, stream co
 		return err
 	}
 	return h.svc.Tail(ctx, &req, EventServiceTailServerStream{stream: stream})
+}
+
+var (
+	secretsServiceCheckSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("SecretsService").Methods().ByName("Check"),
+			Procedure:  SecretsServiceCheckProcedure,
+		}
+	})
+)
+
+// SecretsServiceClient is a client for the holdfast.peer.v1.SecretsService service.
+type SecretsServiceClient interface {
+	// Check tells whether the called peer can open what is sealed.
+	Check(context.Context, *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error)
+}
+
+// NewSecretsServiceClient constructs a client for the holdfast.peer.v1.SecretsService service.
+// Multiple service clients may share a single connect.Client.
+func NewSecretsServiceClient(client *connect.Client) SecretsServiceClient {
+	return &secretsServiceClient{client: client}
+}
+
+// SecretsServiceHandler is an implementation of the holdfast.peer.v1.SecretsService service.
+type SecretsServiceHandler interface {
+	// Check tells whether the called peer can open what is sealed.
+	Check(context.Context, *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error)
+}
+
+// RegisterSecretsServiceHandler registers svc as the holdfast.peer.v1.SecretsService implementation
+// on server.
+func RegisterSecretsServiceHandler(server *connect.Server, svc SecretsServiceHandler) {
+	adapter := secretsServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: secretsServiceCheckSpec(), Handler: adapter.check},
+	)
+}
+
+// UnimplementedSecretsServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedSecretsServiceHandler struct{}
+
+func (UnimplementedSecretsServiceHandler) Check(context.Context, *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.SecretsService.Check is not implemented")
+}
+
+type secretsServiceClient struct {
+	client *connect.Client
+}
+
+func (c *secretsServiceClient) Check(ctx context.Context, req *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error) {
+	var res v1.CheckSecretsResponse
+	if err := c.client.CallUnary(ctx, secretsServiceCheckSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type secretsServiceHandler struct{ svc SecretsServiceHandler }
+
+func (h secretsServiceHandler) check(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.CheckSecretsRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Check(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+var (
+	auditServiceHeadSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_peer_v1_peer_proto.Services().ByName("AuditService").Methods().ByName("Head"),
+			Procedure:  AuditServiceHeadProcedure,
+		}
+	})
+)
+
+// AuditServiceClient is a client for the holdfast.peer.v1.AuditService service.
+type AuditServiceClient interface {
+	// Head returns the newest record that is not itself about a head; sequence 0: none.
+	Head(context.Context, *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error)
+}
+
+// NewAuditServiceClient constructs a client for the holdfast.peer.v1.AuditService service. Multiple
+// service clients may share a single connect.Client.
+func NewAuditServiceClient(client *connect.Client) AuditServiceClient {
+	return &auditServiceClient{client: client}
+}
+
+// AuditServiceHandler is an implementation of the holdfast.peer.v1.AuditService service.
+type AuditServiceHandler interface {
+	// Head returns the newest record that is not itself about a head; sequence 0: none.
+	Head(context.Context, *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error)
+}
+
+// RegisterAuditServiceHandler registers svc as the holdfast.peer.v1.AuditService implementation on
+// server.
+func RegisterAuditServiceHandler(server *connect.Server, svc AuditServiceHandler) {
+	adapter := auditServiceHandler{svc: svc}
+	server.Register(
+		connect.Method{Spec: auditServiceHeadSpec(), Handler: adapter.head},
+	)
+}
+
+// UnimplementedAuditServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedAuditServiceHandler struct{}
+
+func (UnimplementedAuditServiceHandler) Head(context.Context, *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.AuditService.Head is not implemented")
+}
+
+type auditServiceClient struct {
+	client *connect.Client
+}
+
+func (c *auditServiceClient) Head(ctx context.Context, req *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error) {
+	var res v1.AuditHeadResponse
+	if err := c.client.CallUnary(ctx, auditServiceHeadSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+type auditServiceHandler struct{ svc AuditServiceHandler }
+
+func (h auditServiceHandler) head(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.AuditHeadRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Head(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }
