@@ -70,6 +70,9 @@ func (n *Network) Program(ctx context.Context, s *netstate.State) error {
 	if err := n.plane.program(s); err != nil {
 		return fmt.Errorf("program services at revision %d: %w", s.Revision, err)
 	}
+	if err := n.policy.program(ctx, s); err != nil {
+		return fmt.Errorf("program network policies at revision %d: %w", s.Revision, err)
+	}
 	if err := n.setServiceRoutes(ctx, serviceRanges(s)); err != nil {
 		return fmt.Errorf("program services at revision %d: %w", s.Revision, err)
 	}
