@@ -358,7 +358,11 @@ func (b *policyBuilder) block(block *networkingv1.IPBlock) (set string, ok bool)
 	if len(ranges) == 0 {
 		return "", false
 	}
-	set = "block-" + shortHash(fmt.Sprint(ranges))
+	text := ""
+	for _, r := range ranges {
+		text += r.first.String() + "-" + r.end.String() + "\n"
+	}
+	set = "block-" + shortHash(text)
 	b.sets[set], b.blocks[set] = kindBlocks, ranges
 	for _, r := range ranges {
 		b.elements[place{set, string(r.first.AsSlice())}] = ""

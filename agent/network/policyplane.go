@@ -1,6 +1,7 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -507,8 +508,10 @@ func newTransaction() (*transaction, error) {
 
 // add adds elements to a set.
 func (tx *transaction) add(set *nftables.Set, elements []nftables.SetElement) error {
+	// The kernel wants the borders of ranges rising, and those of a set at once.
+	slices.SortFunc(elements, func(a, b nftables.SetElement) int { return bytes.Compare(a.Key, b.Key) })
 	parts := slices.Chunk(elements, elementsPerMessage)
-	if set.Interval { // borders that belong together come together
+	if set.Interval {
 		parts = func(yield func([]nftables.SetElement) bool) { yield(elements) }
 	}
 	for part := range parts {

@@ -27,9 +27,9 @@ const (
 
 // policyFamily is what differs between the tables of the two families.
 type policyFamily struct {
-	v6                       bool
-	table                    *nftables.Table
-	address                  nftables.SetDatatype
+	v6                        bool
+	table                     *nftables.Table
+	address                   nftables.SetDatatype
 	size, source, destination uint32 // of an address, and where in the header
 }
 
@@ -81,7 +81,9 @@ var skeletonSets = []string{ingressMap, egressMap, isolatedSet, selfSet, linksSe
 
 // policyChains are the base chains and their rules, whatever the policies are.
 func (f policyFamily) skeleton() []kernelChain {
-	eq := func(register uint32, data ...byte) expr.Any { return &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: data} }
+	eq := func(register uint32, data ...byte) expr.Any {
+		return &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: data}
+	}
 	accept := &expr.Verdict{Kind: expr.VerdictAccept}
 	mask := func(bits uint32) []expr.Any {
 		return []expr.Any{
