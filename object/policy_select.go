@@ -45,6 +45,10 @@ func policySelector(s *metav1.LabelSelector) labels.Selector {
 // Key is the same for selections that are the same.
 func (s PodSelection) Key() string { return s.key }
 
+// Namespace is the one whose pods can be among the selected; "" if labels of namespaces
+// say which.
+func (s PodSelection) Namespace() string { return s.namespace }
+
 // SelectsNamespace reports whether pods of a namespace can be among the selected.
 func (s PodSelection) SelectsNamespace(name string, of map[string]string) bool {
 	if s.namespaces == nil {
