@@ -298,6 +298,10 @@ func (n *netSync) take(parts []*agentv1.NetworkResponse) error {
 		}
 	}
 	n.objects = objects
+	next.Hash = 0
+	for key, o := range objects {
+		next.Hash += object.RevisionSum(string(key), o.revision)
+	}
 	// What the agent says of its own pods may have changed meanwhile.
 	n.holder.Update(func(now *netstate.State) *netstate.State { return next.WithLocal(now.Local) })
 	return nil

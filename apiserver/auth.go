@@ -78,6 +78,9 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.AccessServiceIssueCertificateProcedure: {pki.RoleAdmin},
 	holdfastv1connect.AccessServiceReviewTokenProcedure:      {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
+	holdfastv1connect.NetworkServiceVerifyProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.NetworkServiceInspectProcedure: {pki.RoleAdmin, pki.RolePeer},
+
 	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},

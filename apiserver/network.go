@@ -67,6 +67,7 @@ type networkIndex struct {
 	// advanced is closed when revision grows.
 	advanced chan struct{}
 	encoded  map[int64]*networkMessages
+	hash     uint64 // see object.RevisionSum; of objects
 	policy   policyIndex
 	view     func() raftstore.View
 }
@@ -99,7 +100,7 @@ func (x *networkIndex) clear() {
 	x.objects, x.secrets = make(map[string]input), make(map[string]input)
 	x.named, x.nodes = make(map[string]map[string]bool), make(map[string]networkNode)
 	x.changed, x.encoded = nil, make(map[int64]*networkMessages)
-	x.policy = newPolicyIndex()
+	x.policy, x.hash = newPolicyIndex(), 0
 }
 
 // run follows the store until ctx ends.
@@ -169,7 +170,9 @@ func (x *networkIndex) set(key string, value []byte, revision int64) bool {
 		if strings.HasPrefix(key, ingressPrefix) {
 			x.name(key, ingressSecrets(decodedAs[*networkingv1.Ingress](key, value, revision)))
 		}
+		x.count(key)
 		x.objects[key] = input{revision: revision, value: value}
+		x.hash += object.RevisionSum(key, revision)
 		x.changed = append(x.changed, changedKey{revision, key})
 		switch {
 		case strings.HasPrefix(key, policyPrefix):
@@ -202,6 +205,7 @@ func (x *networkIndex) remove(key string, revision int64) bool {
 		if strings.HasPrefix(key, ingressPrefix) {
 			x.name(key, nil)
 		}
+		x.count(key)
 		delete(x.objects, key)
 		x.changed = append(x.changed, changedKey{revision, key})
 		switch {
@@ -221,6 +225,13 @@ func (x *networkIndex) remove(key string, revision int64) bool {
 		return true
 	}
 	return false
+}
+
+// count takes an object that is to change out of the hash.
+func (x *networkIndex) count(key string) {
+	if before, ok := x.objects[key]; ok {
+		x.hash -= object.RevisionSum(key, before.revision)
+	}
 }
 
 func (x *networkIndex) name(ingress string, secrets map[string]bool) {

@@ -225,6 +225,7 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterOperationsServiceHandler(s.rpc, operationsService{s})
 	holdfastv1connect.RegisterAccessServiceHandler(s.rpc, accessService{s})
 	holdfastv1connect.RegisterWhyServiceHandler(s.rpc, whyService{s})
+	holdfastv1connect.RegisterNetworkServiceHandler(s.rpc, networkService{s})
 	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())

@@ -20,6 +20,9 @@ type Name = types.NamespacedName
 type State struct {
 	// Revision is the store's, at which all of this was true.
 	Revision int64
+	// Hash is of the keys and revisions of all objects that peers tell every node: the
+	// same on all nodes at a revision.
+	Hash uint64
 	// Node is this node. Zone is its label topology.kubernetes.io/zone, "" without.
 	// Ingress says that it is one of the nodes that serve Ingresses.
 	Node, Zone string

@@ -208,24 +208,9 @@ func readTable(table *nftables.Table) (*kernelTable, error) {
 	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == table.Name }) {
 		return nil, nil
 	}
-	k := &kernelTable{chains: map[string][]string{}, sets: map[string]bool{}, elements: map[place]string{}}
-	chains, err := conn.ListChainsOfTableFamily(table.Family)
-	if err != nil {
+	k := &kernelTable{sets: map[string]bool{}, elements: map[place]string{}}
+	if k.chains, err = readChains(table); err != nil {
 		return nil, err
-	}
-	for _, chain := range chains {
-		if chain.Table.Name != table.Name {
-			continue
-		}
-		rules, err := conn.GetRules(table, chain)
-		if err != nil {
-			return nil, fmt.Errorf("chain %s: %w", chain.Name, err)
-		}
-		c := kernelChain{name: chain.Name, base: chain}
-		for _, r := range rules {
-			c.rules = append(c.rules, r.Exprs)
-		}
-		k.chains[chain.Name] = c.texts()
 	}
 	sets, err := conn.GetSets(table)
 	if err != nil {
@@ -246,7 +231,7 @@ func readTable(table *nftables.Table) (*kernelTable, error) {
 				continue
 			}
 			value := string(e.Val)
-			if chain := chainOf(e.Val); set.IsMap && chain != "" {
+			if chain := chainOf(e.Val); verdictMap(set.Name) && chain != "" {
 				value = chain
 			}
 			if e.IntervalEnd {

@@ -34,6 +34,7 @@ type remote struct {
 	why     holdfastv1connect.WhyServiceClient
 	store   storev1connect.StoreServiceClient
 	ops     holdfastv1connect.OperationsServiceClient
+	network holdfastv1connect.NetworkServiceClient
 	name    string          // of the context
 	peer    func() string   // the address in use
 	peers   func() []string // all addresses
@@ -50,6 +51,7 @@ func newRemote(conn *connect.Client) *remote {
 		why:     holdfastv1connect.NewWhyServiceClient(conn),
 		store:   storev1connect.NewStoreServiceClient(conn),
 		ops:     holdfastv1connect.NewOperationsServiceClient(conn),
+		network: holdfastv1connect.NewNetworkServiceClient(conn),
 		peer:    func() string { return "" },
 		peers:   func() []string { return nil },
 		close:   func() {},

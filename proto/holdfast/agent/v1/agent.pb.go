@@ -1150,6 +1150,7 @@ type SessionsResponse struct {
 	//	*SessionsResponse_Exec
 	//	*SessionsResponse_Attach
 	//	*SessionsResponse_PortForward
+	//	*SessionsResponse_Inspect
 	Start         isSessionsResponse_Start `protobuf_oneof:"start"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1235,6 +1236,15 @@ func (x *SessionsResponse) GetPortForward() *v1.PortForwardStart {
 	return nil
 }
 
+func (x *SessionsResponse) GetInspect() *v1.InspectRequest {
+	if x != nil {
+		if x, ok := x.Start.(*SessionsResponse_Inspect); ok {
+			return x.Inspect
+		}
+	}
+	return nil
+}
+
 type isSessionsResponse_Start interface {
 	isSessionsResponse_Start()
 }
@@ -1255,6 +1265,11 @@ type SessionsResponse_PortForward struct {
 	PortForward *v1.PortForwardStart `protobuf:"bytes,5,opt,name=port_forward,json=portForward,proto3,oneof"`
 }
 
+type SessionsResponse_Inspect struct {
+	// Answered by one message.
+	Inspect *v1.InspectRequest `protobuf:"bytes,20,opt,name=inspect,proto3,oneof"`
+}
+
 func (*SessionsResponse_Logs) isSessionsResponse_Start() {}
 
 func (*SessionsResponse_Exec) isSessionsResponse_Start() {}
@@ -1262,6 +1277,8 @@ func (*SessionsResponse_Exec) isSessionsResponse_Start() {}
 func (*SessionsResponse_Attach) isSessionsResponse_Start() {}
 
 func (*SessionsResponse_PortForward) isSessionsResponse_Start() {}
+
+func (*SessionsResponse_Inspect) isSessionsResponse_Start() {}
 
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1274,6 +1291,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Attach
 	//	*SessionRequest_PortForward
 	//	*SessionRequest_Taken
+	//	*SessionRequest_Network
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1379,6 +1397,15 @@ func (x *SessionRequest) GetTaken() int64 {
 	return 0
 }
 
+func (x *SessionRequest) GetNetwork() *v1.NodeNetwork {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -1416,6 +1443,10 @@ type SessionRequest_Taken struct {
 	Taken int64 `protobuf:"varint,7,opt,name=taken,proto3,oneof"`
 }
 
+type SessionRequest_Network struct {
+	Network *v1.NodeNetwork `protobuf:"bytes,20,opt,name=network,proto3,oneof"`
+}
+
 func (*SessionRequest_SessionId) isSessionRequest_Message() {}
 
 func (*SessionRequest_Logs) isSessionRequest_Message() {}
@@ -1429,6 +1460,8 @@ func (*SessionRequest_Attach) isSessionRequest_Message() {}
 func (*SessionRequest_PortForward) isSessionRequest_Message() {}
 
 func (*SessionRequest_Taken) isSessionRequest_Message() {}
+
+func (*SessionRequest_Network) isSessionRequest_Message() {}
 
 // SessionError is an error of the agent, for the caller of the session.
 type SessionError struct {
@@ -2276,7 +2309,7 @@ var File_holdfast_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dholdfast/agent/v1/agent.proto\x12\x11holdfast.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16holdfast/v1/pods.proto\"i\n" +
+	"\x1dholdfast/agent/v1/agent.proto\x12\x11holdfast.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19holdfast/v1/network.proto\x1a\x16holdfast/v1/pods.proto\"i\n" +
 	"\x0fRegisterRequest\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\x12\x17\n" +
@@ -2349,15 +2382,16 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\rMirrorRequest\x12\x12\n" +
 	"\x04pods\x18\x01 \x03(\fR\x04pods\"\x10\n" +
 	"\x0eMirrorResponse\"\x11\n" +
-	"\x0fSessionsRequest\"\x90\x02\n" +
+	"\x0fSessionsRequest\"\xc9\x02\n" +
 	"\x10SessionsResponse\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.holdfast.v1.LogsRequestH\x00R\x04logs\x12,\n" +
 	"\x04exec\x18\x03 \x01(\v2\x16.holdfast.v1.ExecStartH\x00R\x04exec\x122\n" +
 	"\x06attach\x18\x04 \x01(\v2\x18.holdfast.v1.AttachStartH\x00R\x06attach\x12B\n" +
-	"\fport_forward\x18\x05 \x01(\v2\x1d.holdfast.v1.PortForwardStartH\x00R\vportForwardB\a\n" +
-	"\x05start\"\xed\x02\n" +
+	"\fport_forward\x18\x05 \x01(\v2\x1d.holdfast.v1.PortForwardStartH\x00R\vportForward\x127\n" +
+	"\ainspect\x18\x14 \x01(\v2\x1b.holdfast.v1.InspectRequestH\x00R\ainspectB\a\n" +
+	"\x05start\"\xa3\x03\n" +
 	"\x0eSessionRequest\x12\x1f\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tH\x00R\tsessionId\x12/\n" +
@@ -2366,7 +2400,8 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\v2\x1f.holdfast.agent.v1.SessionErrorH\x00R\x05error\x125\n" +
 	"\x06attach\x18\x05 \x01(\v2\x1b.holdfast.v1.AttachResponseH\x00R\x06attach\x12E\n" +
 	"\fport_forward\x18\x06 \x01(\v2 .holdfast.v1.PortForwardResponseH\x00R\vportForward\x12\x16\n" +
-	"\x05taken\x18\a \x01(\x03H\x00R\x05takenB\t\n" +
+	"\x05taken\x18\a \x01(\x03H\x00R\x05taken\x124\n" +
+	"\anetwork\x18\x14 \x01(\v2\x18.holdfast.v1.NodeNetworkH\x00R\anetworkB\t\n" +
 	"\amessage\"<\n" +
 	"\fSessionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -2497,15 +2532,17 @@ var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*v1.ExecStart)(nil),           // 37: holdfast.v1.ExecStart
 	(*v1.AttachStart)(nil),         // 38: holdfast.v1.AttachStart
 	(*v1.PortForwardStart)(nil),    // 39: holdfast.v1.PortForwardStart
-	(*v1.LogsResponse)(nil),        // 40: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),        // 41: holdfast.v1.ExecResponse
-	(*v1.AttachResponse)(nil),      // 42: holdfast.v1.AttachResponse
-	(*v1.PortForwardResponse)(nil), // 43: holdfast.v1.PortForwardResponse
-	(*v1.ExecRequest)(nil),         // 44: holdfast.v1.ExecRequest
-	(*v1.AttachRequest)(nil),       // 45: holdfast.v1.AttachRequest
-	(*v1.PortForwardRequest)(nil),  // 46: holdfast.v1.PortForwardRequest
-	(*v1.NodeUsage)(nil),           // 47: holdfast.v1.NodeUsage
-	(*v1.PodUsage)(nil),            // 48: holdfast.v1.PodUsage
+	(*v1.InspectRequest)(nil),      // 40: holdfast.v1.InspectRequest
+	(*v1.LogsResponse)(nil),        // 41: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 42: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 43: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 44: holdfast.v1.PortForwardResponse
+	(*v1.NodeNetwork)(nil),         // 45: holdfast.v1.NodeNetwork
+	(*v1.ExecRequest)(nil),         // 46: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 47: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 48: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 49: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 50: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
 	35, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
@@ -2520,53 +2557,55 @@ var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
 	37, // 9: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
 	38, // 10: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
 	39, // 11: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	40, // 12: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	41, // 13: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
-	20, // 14: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	42, // 15: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	43, // 16: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	44, // 17: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	45, // 18: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	46, // 19: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	47, // 20: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	48, // 21: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	35, // 22: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
-	29, // 23: holdfast.agent.v1.NetworkResponse.node:type_name -> holdfast.agent.v1.NetworkNode
-	26, // 24: holdfast.agent.v1.NetworkResponse.pods:type_name -> holdfast.agent.v1.PolicyPod
-	34, // 25: holdfast.agent.v1.PolicyPod.labels:type_name -> holdfast.agent.v1.PolicyPod.LabelsEntry
-	27, // 26: holdfast.agent.v1.PolicyPod.ports:type_name -> holdfast.agent.v1.PolicyPort
-	4,  // 27: holdfast.agent.v1.NetworkChanges.objects:type_name -> holdfast.agent.v1.Input
-	4,  // 28: holdfast.agent.v1.NetworkNode.secrets:type_name -> holdfast.agent.v1.Input
-	35, // 29: holdfast.agent.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
-	0,  // 30: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 31: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	6,  // 32: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	8,  // 33: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	13, // 34: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
-	15, // 35: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
-	22, // 36: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	17, // 37: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	19, // 38: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	24, // 39: holdfast.agent.v1.AgentService.Network:input_type -> holdfast.agent.v1.NetworkRequest
-	30, // 40: holdfast.agent.v1.AgentService.AckNetwork:input_type -> holdfast.agent.v1.AckNetworkRequest
-	32, // 41: holdfast.agent.v1.AgentService.Drained:input_type -> holdfast.agent.v1.DrainedRequest
-	1,  // 42: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 43: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	7,  // 44: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	12, // 45: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	14, // 46: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
-	16, // 47: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
-	23, // 48: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	18, // 49: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	21, // 50: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	25, // 51: holdfast.agent.v1.AgentService.Network:output_type -> holdfast.agent.v1.NetworkResponse
-	31, // 52: holdfast.agent.v1.AgentService.AckNetwork:output_type -> holdfast.agent.v1.AckNetworkResponse
-	33, // 53: holdfast.agent.v1.AgentService.Drained:output_type -> holdfast.agent.v1.DrainedResponse
-	42, // [42:54] is the sub-list for method output_type
-	30, // [30:42] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	40, // 12: holdfast.agent.v1.SessionsResponse.inspect:type_name -> holdfast.v1.InspectRequest
+	41, // 13: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	42, // 14: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	20, // 15: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
+	43, // 16: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	44, // 17: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	45, // 18: holdfast.agent.v1.SessionRequest.network:type_name -> holdfast.v1.NodeNetwork
+	46, // 19: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	47, // 20: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	48, // 21: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	49, // 22: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	50, // 23: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	35, // 24: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	29, // 25: holdfast.agent.v1.NetworkResponse.node:type_name -> holdfast.agent.v1.NetworkNode
+	26, // 26: holdfast.agent.v1.NetworkResponse.pods:type_name -> holdfast.agent.v1.PolicyPod
+	34, // 27: holdfast.agent.v1.PolicyPod.labels:type_name -> holdfast.agent.v1.PolicyPod.LabelsEntry
+	27, // 28: holdfast.agent.v1.PolicyPod.ports:type_name -> holdfast.agent.v1.PolicyPort
+	4,  // 29: holdfast.agent.v1.NetworkChanges.objects:type_name -> holdfast.agent.v1.Input
+	4,  // 30: holdfast.agent.v1.NetworkNode.secrets:type_name -> holdfast.agent.v1.Input
+	35, // 31: holdfast.agent.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
+	0,  // 32: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 33: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	6,  // 34: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	8,  // 35: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	13, // 36: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
+	15, // 37: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
+	22, // 38: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	17, // 39: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	19, // 40: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	24, // 41: holdfast.agent.v1.AgentService.Network:input_type -> holdfast.agent.v1.NetworkRequest
+	30, // 42: holdfast.agent.v1.AgentService.AckNetwork:input_type -> holdfast.agent.v1.AckNetworkRequest
+	32, // 43: holdfast.agent.v1.AgentService.Drained:input_type -> holdfast.agent.v1.DrainedRequest
+	1,  // 44: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 45: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 46: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	12, // 47: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	14, // 48: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
+	16, // 49: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
+	23, // 50: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	18, // 51: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	21, // 52: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	25, // 53: holdfast.agent.v1.AgentService.Network:output_type -> holdfast.agent.v1.NetworkResponse
+	31, // 54: holdfast.agent.v1.AgentService.AckNetwork:output_type -> holdfast.agent.v1.AckNetworkResponse
+	33, // 55: holdfast.agent.v1.AgentService.Drained:output_type -> holdfast.agent.v1.DrainedResponse
+	44, // [44:56] is the sub-list for method output_type
+	32, // [32:44] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
@@ -2579,6 +2618,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 		(*SessionsResponse_Exec)(nil),
 		(*SessionsResponse_Attach)(nil),
 		(*SessionsResponse_PortForward)(nil),
+		(*SessionsResponse_Inspect)(nil),
 	}
 	file_holdfast_agent_v1_agent_proto_msgTypes[19].OneofWrappers = []any{
 		(*SessionRequest_SessionId)(nil),
@@ -2588,6 +2628,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 		(*SessionRequest_Attach)(nil),
 		(*SessionRequest_PortForward)(nil),
 		(*SessionRequest_Taken)(nil),
+		(*SessionRequest_Network)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
