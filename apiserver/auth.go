@@ -79,6 +79,7 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.AccessServiceReviewTokenProcedure:      {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	holdfastv1connect.NetworkServiceVerifyProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.NetworkServiceTraceProcedure:   {pki.RoleAdmin},
 	holdfastv1connect.NetworkServiceInspectProcedure: {pki.RoleAdmin, pki.RolePeer},
 
 	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},

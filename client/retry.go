@@ -37,6 +37,7 @@ var repeatable = map[string]bool{
 	holdfastv1connect.WhyServicePodProcedure:            true,
 	holdfastv1connect.NetworkServiceVerifyProcedure:     true,
 	holdfastv1connect.NetworkServiceInspectProcedure:    true,
+	holdfastv1connect.NetworkServiceTraceProcedure:      true,
 	// Complete statuses; the agent sends them in order, one report at a time.
 	agentv1connect.AgentServiceReportStatusProcedure: true,
 

@@ -16,11 +16,11 @@ func (a *app) netCommand() *cobra.Command {
 	group := &cobra.Command{
 		Use:     "net",
 		Short:   "Look at the cluster's network as the nodes have it",
-		Example: "  holdfast net verify",
+		Example: "  holdfast net verify\n  holdfast net trace pod/web service/db:5432",
 		Args:    groupArgs,
 		RunE:    showHelp,
 	}
-	group.AddCommand(a.netVerifyCommand())
+	group.AddCommand(a.netVerifyCommand(), a.netTraceCommand())
 	return group
 }
 

@@ -87,6 +87,277 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{0}
 }
 
+type TraceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Namespace and name of the pod that would connect. Namespace: empty is "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Pod       string `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	// Where to: one of the three.
+	//
+	// Types that are valid to be assigned to To:
+	//
+	//	*TraceRequest_Service
+	//	*TraceRequest_ToPod
+	//	*TraceRequest_Address
+	To isTraceRequest_To `protobuf_oneof:"to"`
+	// Of the service, or pod. Empty: namespace.
+	ToNamespace string `protobuf:"bytes,6,opt,name=to_namespace,json=toNamespace,proto3" json:"to_namespace,omitempty"`
+	// A number, or a name of a port of the service, or pod.
+	Port string `protobuf:"bytes,7,opt,name=port,proto3" json:"port,omitempty"`
+	// Empty: "TCP".
+	Protocol      string `protobuf:"bytes,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceRequest) Reset() {
+	*x = TraceRequest{}
+	mi := &file_holdfast_v1_network_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceRequest) ProtoMessage() {}
+
+func (x *TraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_network_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
+func (*TraceRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *TraceRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetTo() isTraceRequest_To {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *TraceRequest) GetService() string {
+	if x != nil {
+		if x, ok := x.To.(*TraceRequest_Service); ok {
+			return x.Service
+		}
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetToPod() string {
+	if x != nil {
+		if x, ok := x.To.(*TraceRequest_ToPod); ok {
+			return x.ToPod
+		}
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetAddress() string {
+	if x != nil {
+		if x, ok := x.To.(*TraceRequest_Address); ok {
+			return x.Address
+		}
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetToNamespace() string {
+	if x != nil {
+		return x.ToNamespace
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetPort() string {
+	if x != nil {
+		return x.Port
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+type isTraceRequest_To interface {
+	isTraceRequest_To()
+}
+
+type TraceRequest_Service struct {
+	Service string `protobuf:"bytes,3,opt,name=service,proto3,oneof"`
+}
+
+type TraceRequest_ToPod struct {
+	ToPod string `protobuf:"bytes,4,opt,name=to_pod,json=toPod,proto3,oneof"`
+}
+
+type TraceRequest_Address struct {
+	// An address.
+	Address string `protobuf:"bytes,5,opt,name=address,proto3,oneof"`
+}
+
+func (*TraceRequest_Service) isTraceRequest_To() {}
+
+func (*TraceRequest_ToPod) isTraceRequest_To() {}
+
+func (*TraceRequest_Address) isTraceRequest_To() {}
+
+type TraceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Something would be reached: every endpoint that the connection may be led to.
+	Reached bool `protobuf:"varint,1,opt,name=reached,proto3" json:"reached,omitempty"`
+	// In order.
+	Steps         []*TraceStep `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceResponse) Reset() {
+	*x = TraceResponse{}
+	mi := &file_holdfast_v1_network_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceResponse) ProtoMessage() {}
+
+func (x *TraceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_network_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceResponse.ProtoReflect.Descriptor instead.
+func (*TraceResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TraceResponse) GetReached() bool {
+	if x != nil {
+		return x.Reached
+	}
+	return false
+}
+
+func (x *TraceResponse) GetSteps() []*TraceStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+// TraceStep is one thing that a connection meets.
+type TraceStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It goes no further here.
+	Stops bool   `protobuf:"varint,1,opt,name=stops,proto3" json:"stops,omitempty"`
+	Text  string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// What would let it through; empty if nothing has to.
+	Remedy string `protobuf:"bytes,3,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// 1 for what belongs to the step before it that has 0.
+	Level         int32 `protobuf:"varint,4,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceStep) Reset() {
+	*x = TraceStep{}
+	mi := &file_holdfast_v1_network_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceStep) ProtoMessage() {}
+
+func (x *TraceStep) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_network_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
+func (*TraceStep) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TraceStep) GetStops() bool {
+	if x != nil {
+		return x.Stops
+	}
+	return false
+}
+
+func (x *TraceStep) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *TraceStep) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+func (x *TraceStep) GetLevel() int32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 type VerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: all.
@@ -97,7 +368,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[0]
+	mi := &file_holdfast_v1_network_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -109,7 +380,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[0]
+	mi := &file_holdfast_v1_network_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -122,7 +393,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{0}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *VerifyRequest) GetNodes() []string {
@@ -145,7 +416,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[1]
+	mi := &file_holdfast_v1_network_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -157,7 +428,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[1]
+	mi := &file_holdfast_v1_network_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -170,7 +441,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{1}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *VerifyResponse) GetRevision() int64 {
@@ -209,7 +480,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[2]
+	mi := &file_holdfast_v1_network_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -221,7 +492,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[2]
+	mi := &file_holdfast_v1_network_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -234,7 +505,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeVerdict) GetNode() string {
@@ -278,7 +549,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[3]
+	mi := &file_holdfast_v1_network_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +561,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[3]
+	mi := &file_holdfast_v1_network_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +574,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InspectRequest) GetNode() string {
@@ -341,7 +612,7 @@ type Packet struct {
 
 func (x *Packet) Reset() {
 	*x = Packet{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[4]
+	mi := &file_holdfast_v1_network_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +624,7 @@ func (x *Packet) String() string {
 func (*Packet) ProtoMessage() {}
 
 func (x *Packet) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[4]
+	mi := &file_holdfast_v1_network_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +637,7 @@ func (x *Packet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Packet.ProtoReflect.Descriptor instead.
 func (*Packet) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Packet) GetFrom() string {
@@ -406,7 +677,7 @@ type InspectResponse struct {
 
 func (x *InspectResponse) Reset() {
 	*x = InspectResponse{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[5]
+	mi := &file_holdfast_v1_network_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +689,7 @@ func (x *InspectResponse) String() string {
 func (*InspectResponse) ProtoMessage() {}
 
 func (x *InspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[5]
+	mi := &file_holdfast_v1_network_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +702,7 @@ func (x *InspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
 func (*InspectResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *InspectResponse) GetFound() *NodeNetwork {
@@ -461,7 +732,7 @@ type NodeNetwork struct {
 
 func (x *NodeNetwork) Reset() {
 	*x = NodeNetwork{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[6]
+	mi := &file_holdfast_v1_network_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +744,7 @@ func (x *NodeNetwork) String() string {
 func (*NodeNetwork) ProtoMessage() {}
 
 func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[6]
+	mi := &file_holdfast_v1_network_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +757,7 @@ func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNetwork.ProtoReflect.Descriptor instead.
 func (*NodeNetwork) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeNetwork) GetRevision() int64 {
@@ -549,7 +820,7 @@ type NetworkTable struct {
 
 func (x *NetworkTable) Reset() {
 	*x = NetworkTable{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[7]
+	mi := &file_holdfast_v1_network_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +832,7 @@ func (x *NetworkTable) String() string {
 func (*NetworkTable) ProtoMessage() {}
 
 func (x *NetworkTable) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[7]
+	mi := &file_holdfast_v1_network_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +845,7 @@ func (x *NetworkTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkTable.ProtoReflect.Descriptor instead.
 func (*NetworkTable) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NetworkTable) GetName() string {
@@ -623,7 +894,7 @@ type PacketVerdict struct {
 
 func (x *PacketVerdict) Reset() {
 	*x = PacketVerdict{}
-	mi := &file_holdfast_v1_network_proto_msgTypes[8]
+	mi := &file_holdfast_v1_network_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +906,7 @@ func (x *PacketVerdict) String() string {
 func (*PacketVerdict) ProtoMessage() {}
 
 func (x *PacketVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_network_proto_msgTypes[8]
+	mi := &file_holdfast_v1_network_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +919,7 @@ func (x *PacketVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PacketVerdict.ProtoReflect.Descriptor instead.
 func (*PacketVerdict) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_v1_network_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PacketVerdict) GetAllowed() bool {
@@ -669,7 +940,25 @@ var File_holdfast_v1_network_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x19holdfast/v1/network.proto\x12\vholdfast.v1\"%\n" +
+	"\x19holdfast/v1/network.proto\x12\vholdfast.v1\"\xe8\x01\n" +
+	"\fTraceRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1a\n" +
+	"\aservice\x18\x03 \x01(\tH\x00R\aservice\x12\x17\n" +
+	"\x06to_pod\x18\x04 \x01(\tH\x00R\x05toPod\x12\x1a\n" +
+	"\aaddress\x18\x05 \x01(\tH\x00R\aaddress\x12!\n" +
+	"\fto_namespace\x18\x06 \x01(\tR\vtoNamespace\x12\x12\n" +
+	"\x04port\x18\a \x01(\tR\x04port\x12\x1a\n" +
+	"\bprotocol\x18\b \x01(\tR\bprotocolB\x04\n" +
+	"\x02to\"W\n" +
+	"\rTraceResponse\x12\x18\n" +
+	"\areached\x18\x01 \x01(\bR\areached\x12,\n" +
+	"\x05steps\x18\x02 \x03(\v2\x16.holdfast.v1.TraceStepR\x05steps\"c\n" +
+	"\tTraceStep\x12\x14\n" +
+	"\x05stops\x18\x01 \x01(\bR\x05stops\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
+	"\x06remedy\x18\x03 \x01(\tR\x06remedy\x12\x14\n" +
+	"\x05level\x18\x04 \x01(\x05R\x05level\"%\n" +
 	"\rVerifyRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"p\n" +
 	"\x0eVerifyResponse\x12\x1a\n" +
@@ -717,10 +1006,11 @@ const file_holdfast_v1_network_proto_rawDesc = "" +
 	"\x0fVERDICT_DIFFERS\x10\x03\x12\x14\n" +
 	"\x10VERDICT_REPAIRED\x10\x04\x12\x14\n" +
 	"\x10VERDICT_TAMPERED\x10\x05\x12\x15\n" +
-	"\x11VERDICT_NO_ANSWER\x10\x062\x99\x01\n" +
+	"\x11VERDICT_NO_ANSWER\x10\x062\xd9\x01\n" +
 	"\x0eNetworkService\x12A\n" +
 	"\x06Verify\x12\x1a.holdfast.v1.VerifyRequest\x1a\x1b.holdfast.v1.VerifyResponse\x12D\n" +
-	"\aInspect\x12\x1b.holdfast.v1.InspectRequest\x1a\x1c.holdfast.v1.InspectResponseB\xaa\x01\n" +
+	"\aInspect\x12\x1b.holdfast.v1.InspectRequest\x1a\x1c.holdfast.v1.InspectResponse\x12>\n" +
+	"\x05Trace\x12\x19.holdfast.v1.TraceRequest\x1a\x1a.holdfast.v1.TraceResponseB\xaa\x01\n" +
 	"\x0fcom.holdfast.v1B\fNetworkProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
 var (
@@ -736,36 +1026,42 @@ func file_holdfast_v1_network_proto_rawDescGZIP() []byte {
 }
 
 var file_holdfast_v1_network_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_holdfast_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_holdfast_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_holdfast_v1_network_proto_goTypes = []any{
 	(Verdict)(0),            // 0: holdfast.v1.Verdict
-	(*VerifyRequest)(nil),   // 1: holdfast.v1.VerifyRequest
-	(*VerifyResponse)(nil),  // 2: holdfast.v1.VerifyResponse
-	(*NodeVerdict)(nil),     // 3: holdfast.v1.NodeVerdict
-	(*InspectRequest)(nil),  // 4: holdfast.v1.InspectRequest
-	(*Packet)(nil),          // 5: holdfast.v1.Packet
-	(*InspectResponse)(nil), // 6: holdfast.v1.InspectResponse
-	(*NodeNetwork)(nil),     // 7: holdfast.v1.NodeNetwork
-	(*NetworkTable)(nil),    // 8: holdfast.v1.NetworkTable
-	(*PacketVerdict)(nil),   // 9: holdfast.v1.PacketVerdict
+	(*TraceRequest)(nil),    // 1: holdfast.v1.TraceRequest
+	(*TraceResponse)(nil),   // 2: holdfast.v1.TraceResponse
+	(*TraceStep)(nil),       // 3: holdfast.v1.TraceStep
+	(*VerifyRequest)(nil),   // 4: holdfast.v1.VerifyRequest
+	(*VerifyResponse)(nil),  // 5: holdfast.v1.VerifyResponse
+	(*NodeVerdict)(nil),     // 6: holdfast.v1.NodeVerdict
+	(*InspectRequest)(nil),  // 7: holdfast.v1.InspectRequest
+	(*Packet)(nil),          // 8: holdfast.v1.Packet
+	(*InspectResponse)(nil), // 9: holdfast.v1.InspectResponse
+	(*NodeNetwork)(nil),     // 10: holdfast.v1.NodeNetwork
+	(*NetworkTable)(nil),    // 11: holdfast.v1.NetworkTable
+	(*PacketVerdict)(nil),   // 12: holdfast.v1.PacketVerdict
 }
 var file_holdfast_v1_network_proto_depIdxs = []int32{
-	3, // 0: holdfast.v1.VerifyResponse.nodes:type_name -> holdfast.v1.NodeVerdict
-	0, // 1: holdfast.v1.NodeVerdict.verdict:type_name -> holdfast.v1.Verdict
-	7, // 2: holdfast.v1.NodeVerdict.found:type_name -> holdfast.v1.NodeNetwork
-	5, // 3: holdfast.v1.InspectRequest.packets:type_name -> holdfast.v1.Packet
-	7, // 4: holdfast.v1.InspectResponse.found:type_name -> holdfast.v1.NodeNetwork
-	8, // 5: holdfast.v1.NodeNetwork.tables:type_name -> holdfast.v1.NetworkTable
-	9, // 6: holdfast.v1.NodeNetwork.verdicts:type_name -> holdfast.v1.PacketVerdict
-	1, // 7: holdfast.v1.NetworkService.Verify:input_type -> holdfast.v1.VerifyRequest
-	4, // 8: holdfast.v1.NetworkService.Inspect:input_type -> holdfast.v1.InspectRequest
-	2, // 9: holdfast.v1.NetworkService.Verify:output_type -> holdfast.v1.VerifyResponse
-	6, // 10: holdfast.v1.NetworkService.Inspect:output_type -> holdfast.v1.InspectResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3,  // 0: holdfast.v1.TraceResponse.steps:type_name -> holdfast.v1.TraceStep
+	6,  // 1: holdfast.v1.VerifyResponse.nodes:type_name -> holdfast.v1.NodeVerdict
+	0,  // 2: holdfast.v1.NodeVerdict.verdict:type_name -> holdfast.v1.Verdict
+	10, // 3: holdfast.v1.NodeVerdict.found:type_name -> holdfast.v1.NodeNetwork
+	8,  // 4: holdfast.v1.InspectRequest.packets:type_name -> holdfast.v1.Packet
+	10, // 5: holdfast.v1.InspectResponse.found:type_name -> holdfast.v1.NodeNetwork
+	11, // 6: holdfast.v1.NodeNetwork.tables:type_name -> holdfast.v1.NetworkTable
+	12, // 7: holdfast.v1.NodeNetwork.verdicts:type_name -> holdfast.v1.PacketVerdict
+	4,  // 8: holdfast.v1.NetworkService.Verify:input_type -> holdfast.v1.VerifyRequest
+	7,  // 9: holdfast.v1.NetworkService.Inspect:input_type -> holdfast.v1.InspectRequest
+	1,  // 10: holdfast.v1.NetworkService.Trace:input_type -> holdfast.v1.TraceRequest
+	5,  // 11: holdfast.v1.NetworkService.Verify:output_type -> holdfast.v1.VerifyResponse
+	9,  // 12: holdfast.v1.NetworkService.Inspect:output_type -> holdfast.v1.InspectResponse
+	2,  // 13: holdfast.v1.NetworkService.Trace:output_type -> holdfast.v1.TraceResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_network_proto_init() }
@@ -773,13 +1069,18 @@ func file_holdfast_v1_network_proto_init() {
 	if File_holdfast_v1_network_proto != nil {
 		return
 	}
+	file_holdfast_v1_network_proto_msgTypes[0].OneofWrappers = []any{
+		(*TraceRequest_Service)(nil),
+		(*TraceRequest_ToPod)(nil),
+		(*TraceRequest_Address)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_network_proto_rawDesc), len(file_holdfast_v1_network_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,8 @@ const (
 	NetworkServiceVerifyProcedure = "/holdfast.v1.NetworkService/Verify"
 	// NetworkServiceInspectProcedure is the procedure name of the NetworkService's Inspect RPC.
 	NetworkServiceInspectProcedure = "/holdfast.v1.NetworkService/Inspect"
+	// NetworkServiceTraceProcedure is the procedure name of the NetworkService's Trace RPC.
+	NetworkServiceTraceProcedure = "/holdfast.v1.NetworkService/Trace"
 )
 
 var (
@@ -45,6 +47,13 @@ var (
 			Procedure:  NetworkServiceInspectProcedure,
 		}
 	})
+	networkServiceTraceSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_holdfast_v1_network_proto.Services().ByName("NetworkService").Methods().ByName("Trace"),
+			Procedure:  NetworkServiceTraceProcedure,
+		}
+	})
 )
 
 // NetworkServiceClient is a client for the holdfast.v1.NetworkService service.
@@ -55,6 +64,11 @@ type NetworkServiceClient interface {
 	Verify(context.Context, *v1.VerifyRequest) (*v1.VerifyResponse, error)
 	// Inspect asks one node. Peers pass it on to the peer that has the node's connection.
 	Inspect(context.Context, *v1.InspectRequest) (*v1.InspectResponse, error)
+	// Trace says where a connection of a pod would go, which service, node or policy
+	// stops it, and what would let it through: by the cluster's state, and then by the
+	// rules that the two nodes have. Nothing is sent. NotFound for the pods and the
+	// service.
+	Trace(context.Context, *v1.TraceRequest) (*v1.TraceResponse, error)
 }
 
 // NewNetworkServiceClient constructs a client for the holdfast.v1.NetworkService service. Multiple
@@ -71,6 +85,11 @@ type NetworkServiceHandler interface {
 	Verify(context.Context, *v1.VerifyRequest) (*v1.VerifyResponse, error)
 	// Inspect asks one node. Peers pass it on to the peer that has the node's connection.
 	Inspect(context.Context, *v1.InspectRequest) (*v1.InspectResponse, error)
+	// Trace says where a connection of a pod would go, which service, node or policy
+	// stops it, and what would let it through: by the cluster's state, and then by the
+	// rules that the two nodes have. Nothing is sent. NotFound for the pods and the
+	// service.
+	Trace(context.Context, *v1.TraceRequest) (*v1.TraceResponse, error)
 }
 
 // RegisterNetworkServiceHandler registers svc as the holdfast.v1.NetworkService implementation on
@@ -80,6 +99,7 @@ func RegisterNetworkServiceHandler(server *connect.Server, svc NetworkServiceHan
 	server.Register(
 		connect.Method{Spec: networkServiceVerifySpec(), Handler: adapter.verify},
 		connect.Method{Spec: networkServiceInspectSpec(), Handler: adapter.inspect},
+		connect.Method{Spec: networkServiceTraceSpec(), Handler: adapter.trace},
 	)
 }
 
@@ -92,6 +112,10 @@ func (UnimplementedNetworkServiceHandler) Verify(context.Context, *v1.VerifyRequ
 
 func (UnimplementedNetworkServiceHandler) Inspect(context.Context, *v1.InspectRequest) (*v1.InspectResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.NetworkService.Inspect is not implemented")
+}
+
+func (UnimplementedNetworkServiceHandler) Trace(context.Context, *v1.TraceRequest) (*v1.TraceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.NetworkService.Trace is not implemented")
 }
 
 type networkServiceClient struct {
@@ -109,6 +133,14 @@ func (c *networkServiceClient) Verify(ctx context.Context, req *v1.VerifyRequest
 func (c *networkServiceClient) Inspect(ctx context.Context, req *v1.InspectRequest) (*v1.InspectResponse, error) {
 	var res v1.InspectResponse
 	if err := c.client.CallUnary(ctx, networkServiceInspectSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *networkServiceClient) Trace(ctx context.Context, req *v1.TraceRequest) (*v1.TraceResponse, error) {
+	var res v1.TraceResponse
+	if err := c.client.CallUnary(ctx, networkServiceTraceSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -134,6 +166,18 @@ func (h networkServiceHandler) inspect(ctx context.Context, _ connect.Spec, stre
 		return err
 	}
 	res, err := h.svc.Inspect(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h networkServiceHandler) trace(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.TraceRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Trace(ctx, &req)
 	if err != nil {
 		return err
 	}
