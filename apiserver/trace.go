@@ -347,7 +347,7 @@ func (t *tracer) path(plan *tracePlan, from, to traceEnd, port uint16, protocol 
 	defer func() { plan.paths = append(plan.paths, p) }()
 	p.from, p.to = from.node(), to.node()
 	switch node := t.nodeOf(to); {
-	case from.pod != nil && from.pod == to.pod:
+	case to.pod != nil && from.pod.Namespace == to.pod.Namespace && from.pod.Name == to.pod.Name:
 		p.say("it is the pod itself: no policy keeps it from that")
 		return
 	case to.pod == nil && node == from.node() && node != "":
