@@ -138,6 +138,44 @@ func TestPolicyTraffic(t *testing.T) {
 		}
 	})
 
+	t.Run("who was called does not go on either", func(t *testing.T) {
+		client, server := connection(t, far, db, dbIP+":7779", func() { program(policy("[{}]")) })
+		program(policy("[]"))
+		_ = client.SetDeadline(time.Now().Add(time.Second))
+		_ = server.SetDeadline(time.Now().Add(3 * time.Second))
+		if _, err := server.Write([]byte("!")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Read(make([]byte, 1)); err == nil {
+			t.Error("what was called goes on to send")
+		}
+		if _, err := server.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("its error is %v, want that the connection was reset", err)
+		}
+	})
+
+	t.Run("each packet of who began is judged", func(t *testing.T) {
+		client, server := connection(t, far, db, dbIP+":7778", func() { program(policy("[{}]")) })
+		s := policyState(t, "n1", lines, policy("[]"), services)
+		a.in(func() error { // without that the kernel forgets the connection
+			a.net.policy.mu.Lock()
+			defer a.net.policy.mu.Unlock()
+			a.net.policy.state = s
+			return a.net.policy.write(context.Background())
+		})
+		_ = client.SetDeadline(time.Now().Add(3 * time.Second))
+		_ = server.SetDeadline(time.Now().Add(500 * time.Millisecond))
+		if _, err := client.Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(server, make([]byte, 1)); err == nil {
+			t.Error("the connection goes on")
+		}
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("the client's error is %v, want that the connection was reset", err)
+		}
+	})
+
 	t.Run("what a server sends by UDP ends, too", func(t *testing.T) {
 		program(policy("[{}]"))
 		var l net.PacketConn
