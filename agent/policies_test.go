@@ -1,17 +1,24 @@
 package agent_test
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/holdfast-io/holdfast/agent"
+	"github.com/holdfast-io/holdfast/agent/fake"
 	"github.com/holdfast-io/holdfast/agent/netstate"
+	"github.com/holdfast-io/holdfast/object"
 	agentv1 "github.com/holdfast-io/holdfast/proto/holdfast/agent/v1"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 // policyPodsText is what a state says of pods, its own first.
@@ -102,5 +109,44 @@ func TestPolicyPods(t *testing.T) {
 		n.stop()
 		n.start()
 		want("")
+	})
+}
+
+// audits is a network that says what it is told to of its rules.
+type audits struct {
+	*fake.Network
+	tables []agent.TableAudit
+}
+
+func (a audits) Audit(context.Context) ([]agent.TableAudit, error) { return a.tables, nil }
+
+func (a audits) Judge(_, to netip.Addr, protocol byte, port uint16) (bool, string) {
+	return false, fmt.Sprintf("%s/%d/%d", to, protocol, port)
+}
+
+// TestInspect: a peer that asks is told the state's revision and hash, what was found
+// of the rules, and what they say of connections.
+func TestInspect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newPeer("a")
+		a.says(complete(t, 10))
+		a.net = &testNetwork{first: []*agentv1.NetworkResponse{networkMessage(t, true, 10, netService("web"))}}
+		n := newNode(t, a)
+		n.wrapNet = audits{n.net, []agent.TableAudit{{Name: "ip t", Hash: "a", Wanted: "b", Faults: []string{"gone"}, Repaired: true}}}
+		n.start()
+		settle(time.Second)
+		c := a.wish(t, &agentv1.SessionsResponse{Start: &agentv1.SessionsResponse_Inspect{Inspect: &holdfastv1.InspectRequest{
+			Packets: []*holdfastv1.Packet{{From: "10.8.1.2", To: "10.8.1.3", Protocol: "UDP", Port: 53}},
+		}}})
+		<-c.ended
+		got := c.network
+		want := &holdfastv1.NodeNetwork{
+			Revision: 10, Programmed: 10, Hash: fmt.Sprintf("%016x", object.RevisionSum("services/default/web", 10)),
+			Tables:   []*holdfastv1.NetworkTable{{Name: "ip t", Hash: "a", Wanted: "b", Faults: []string{"gone"}, Repaired: true}},
+			Verdicts: []*holdfastv1.PacketVerdict{{By: "10.8.1.3/17/53"}},
+		}
+		if !proto.Equal(got, want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
 	})
 }
