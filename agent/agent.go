@@ -236,7 +236,7 @@ func New(cfg Config) (*Agent, error) {
 	memory := quantity(a.machine.capacity(cfg), corev1.ResourceMemory)
 	a.pods = newPods(podsConfig{
 		runtime: cfg.Runtime, network: cfg.Network,
-		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, drain: a.network.drain, confirm: a.confirm, fencing: a.fencing, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
+		volumes: volume.New(volume.Config{Dir: filepath.Join(dir, "volumes"), Node: cfg.Node, Mounts: cfg.Mounts}), networkReady: a.routes.wait, admitted: a.network.admitted, identified: a.network.setLocal, drain: a.network.drain, confirm: a.confirm, fencing: a.fencing, issue: a.issueToken, clusterCA: cfg.ClusterCA, reports: a.reports, log: a.log, metrics: a.metrics,
 		dataDir: dir, nodeName: cfg.Node, hostIP: cfg.Address, allocatable: nodeObject(cfg, a.machine, "").Status.Allocatable, resolvConf: cfg.ResolvConf, clusterDNS: a.edge.cluster,
 		parallel: cfg.ParallelStarts, startHold: cfg.StartHold,
 		maxPIDs: cfg.Limits.MaxPodPIDs, memoryBytes: memory.Value(),

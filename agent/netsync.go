@@ -54,9 +54,12 @@ type netSync struct {
 	objects map[object.Key]netObject
 	journal journal
 
-	mu         sync.Mutex
-	programmed int64         // the revision that the data plane is at
-	ack        chan struct{} // of capacity 1: a peer is to be told of it
+	mu          sync.Mutex
+	programmed  int64           // the revision that the data plane is at
+	done        *netstate.State // the state that it is at
+	doneChanged chan struct{}   // closed at the next
+	needed      int64           // the revision of the last change of a policy that a peer knows of
+	ack         chan struct{}   // of capacity 1: a peer is to be told of it
 }
 
 // netObject is an object as it was decoded at a revision.
@@ -69,7 +72,7 @@ func newNetSync(node, dir string, client Client, log *slog.Logger) *netSync {
 	return &netSync{
 		client: client, log: log, path: filepath.Join(dir, networkFile),
 		holder: netstate.NewHolder(netstate.Empty(node)), objects: map[object.Key]netObject{},
-		ack: make(chan struct{}, 1),
+		ack: make(chan struct{}, 1), doneChanged: make(chan struct{}),
 	}
 }
 
@@ -285,6 +288,9 @@ func (n *netSync) take(parts []*agentv1.NetworkResponse) error {
 		}
 	}
 	next := state.With(last.GetRevision(), changes...)
+	for _, part := range parts {
+		next = withPolicyPods(next, part)
+	}
 	if own := last.GetNode(); own != nil {
 		var err error
 		if next, err = withOwn(next, own); err != nil {
@@ -292,7 +298,12 @@ func (n *netSync) take(parts []*agentv1.NetworkResponse) error {
 		}
 	}
 	n.objects = objects
-	n.holder.Set(next)
+	next.Hash = 0
+	for key, o := range objects {
+		next.Hash += object.RevisionSum(string(key), o.revision)
+	}
+	// What the agent says of its own pods may have changed meanwhile.
+	n.holder.Update(func(now *netstate.State) *netstate.State { return next.WithLocal(now.Local) })
 	return nil
 }
 
@@ -335,7 +346,7 @@ func prefixes(texts []string) []netip.Prefix {
 // reached knows as much. It is appended; now and then, all is written anew.
 func (n *netSync) save(parts []*agentv1.NetworkResponse, now *netstate.State) {
 	err := n.journal.append(parts)
-	if parts[0].GetComplete() || err != nil || n.journal.appended > max(n.journal.whole, 1<<20) {
+	if parts[len(parts)-1].GetComplete() || err != nil || n.journal.appended > max(n.journal.whole, 1<<20) {
 		err = n.journal.rewrite(n.path, n.whole(now))
 	}
 	if err != nil {
@@ -372,7 +383,7 @@ func (n *netSync) whole(s *netstate.State) *agentv1.NetworkResponse {
 	for _, p := range s.Config.ServiceCIDRs {
 		own.ServiceCidrs = append(own.ServiceCidrs, p.String())
 	}
-	return &agentv1.NetworkResponse{Complete: true, Revision: s.Revision, Changes: data, Node: own}
+	return &agentv1.NetworkResponse{Complete: true, Revision: s.Revision, Changes: data, Node: own, Pods: policyPods(s), AllPods: true}
 }
 
 // program keeps the data plane, if there is one, at the newest state until ctx ends,
@@ -401,9 +412,7 @@ func (n *netSync) program(ctx context.Context, plane Services) error {
 					n.log.Info("services are programmed again", "revision", state.Revision)
 				}
 				failures = 0
-				n.mu.Lock()
-				n.programmed = state.Revision
-				n.mu.Unlock()
+				n.setDone(state)
 				n.tell()
 			}
 		}
@@ -453,6 +462,7 @@ func (j *journal) append(parts []*agentv1.NetworkResponse) error {
 	one := &agentv1.NetworkResponse{Revision: parts[len(parts)-1].GetRevision(), Node: parts[len(parts)-1].GetNode()}
 	for _, part := range parts {
 		one.Changes = append(one.Changes, part.GetChanges()...) // messages that follow one another are merged
+		one.Pods, one.RemovedPods, one.AllPods = append(one.Pods, part.GetPods()...), append(one.RemovedPods, part.GetRemovedPods()...), one.AllPods || part.GetAllPods()
 	}
 	data, err := record(one)
 	if err != nil {

@@ -35,6 +35,27 @@ type Services interface {
 	Program(ctx context.Context, state *netstate.State) error
 }
 
+// Audits is what a [Network] can that reads back what it has made.
+type Audits interface {
+	// Audit compares the node's packet rules, as the kernel has them, with what the
+	// last programmed state makes of them, and repairs what is different. Nothing is
+	// said of what was not programmed yet.
+	Audit(ctx context.Context) ([]TableAudit, error)
+	// Judge says whether network policies of this node let a connection through, by
+	// the state last programmed, and which rules decide; "" if none does.
+	Judge(from, to netip.Addr, protocol byte, port uint16) (allowed bool, by string)
+}
+
+// TableAudit is what was found of one table of packet rules.
+type TableAudit struct {
+	Name string
+	// Hash is of all that the kernel has of it, Wanted of what it is to have.
+	Hash, Wanted string
+	// Faults say what was different, for people. Repaired: it is no more.
+	Faults   []string
+	Repaired bool
+}
+
 // Route says through which node pods are reached.
 type Route struct {
 	Node     string

@@ -76,8 +76,10 @@ type sessionCall struct {
 	in     chan *holdfastv1.ExecRequest
 	say    chan *agentv1.SessionResponse // of other kinds than exec
 	taken  int64                         // bytes of input
-	closed bool                          // the pod has closed its side of a connection
-	leave  chan struct{}                 // closed: the caller goes
+	// network is the answer to an inspection.
+	network *holdfastv1.NodeNetwork
+	closed  bool          // the pod has closed its side of a connection
+	leave   chan struct{} // closed: the caller goes
 }
 
 func newPeer(name string) *testPeer {
@@ -374,6 +376,8 @@ func (c *sessionCall) take(m *agentv1.SessionRequest) {
 		c.notice += m.Logs.GetNotice()
 	case *agentv1.SessionRequest_Error:
 		c.err = m.Error
+	case *agentv1.SessionRequest_Network:
+		c.network = m.Network
 	case *agentv1.SessionRequest_Taken:
 		c.taken += m.Taken
 	case *agentv1.SessionRequest_Attach:
@@ -469,14 +473,16 @@ func (c *testClient) Switch(string) {
 // testNode is an agent in a bubble of virtual time, with a fake runtime and
 // network, which outlive it.
 type testNode struct {
-	t      *testing.T
-	rt     *fake.Runtime
-	wrap   runtime.Runtime // what the agent is given; rt if nil
-	net    *fake.Network
-	client *testClient
-	dir    string
-	static string // folder of static pods
-	mounts volume.Mounts
+	t    *testing.T
+	rt   *fake.Runtime
+	wrap runtime.Runtime // what the agent is given; rt if nil
+	net  *fake.Network
+	// wrapNet is what the agent is given; net if nil.
+	wrapNet agent.Network
+	client  *testClient
+	dir     string
+	static  string // folder of static pods
+	mounts  volume.Mounts
 	// signals and eviction are of the agent's configuration; by default nobody is evicted.
 	signals   agent.NodeSignals
 	eviction  []agent.Threshold
@@ -509,8 +515,12 @@ func (n *testNode) start() {
 	if rt == nil {
 		rt = n.rt
 	}
+	var network agent.Network = n.net
+	if n.wrapNet != nil {
+		network = n.wrapNet
+	}
 	a, err := agent.New(agent.Config{
-		Node: "n1", Client: n.client, Runtime: rt, Network: n.net, Mounts: n.mounts, DataDir: n.dir, Socket: "none",
+		Node: "n1", Client: n.client, Runtime: rt, Network: network, Mounts: n.mounts, DataDir: n.dir, Socket: "none",
 		Address: netip.MustParseAddr("192.0.2.1"), Version: "test", Labels: map[string]string{"zone": "a"},
 		ResolvConf: "/dev/null", ParallelStarts: 4, StaticPods: n.static, Guard: n.guard, Clock: n.clock,
 		Signals: n.signals, Limits: agent.Limits{Eviction: n.eviction, KeptLogsAge: n.keptLogs}, ClusterCA: n.clusterCA,

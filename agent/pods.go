@@ -37,6 +37,10 @@ type podsConfig struct {
 	volumes *volume.Manager
 	// networkReady waits until pods can be attached.
 	networkReady func(context.Context) error
+	// admitted waits until the network's rules know a pod; identified tells the network
+	// of all pods by uid.
+	admitted   func(ctx context.Context, uid string) error
+	identified func(map[string]*corev1.Pod)
 	// drain waits until a pod that is ending gets no new connections, or ctx ends.
 	drain func(context.Context, types.UID)
 	// confirm returns nil if a quorum says that the pod is not to run here.
@@ -178,6 +182,7 @@ func (p *pods) unite(changed bool) {
 		p.desired = map[string]*corev1.Pod{}
 	}
 	maps.Copy(p.desired, p.static)
+	p.identify()
 	if !changed {
 		return
 	}
@@ -302,6 +307,7 @@ func (p *pods) start(uid string, pod *corev1.Pod) *worker {
 		p.held = slices.DeleteFunc(p.held, func(held string) bool { return held == uid })
 		p.reports.forget(uid)
 		if ctx.Err() == nil {
+			p.identify()
 			p.reconcile() // it may be desired again
 		}
 	})

@@ -324,6 +324,7 @@ func (s *session) take(msg *agentv1.DesiredResponse, first bool, last int64) err
 	if routes {
 		s.applyNetwork(next)
 	}
+	s.a.network.needPolicies(msg.GetPolicyRevision())
 	s.a.pods.set(next, true)
 	s.a.claims.set(next, msg.GetComplete())
 	return nil

@@ -170,6 +170,8 @@ func (s *sessions) serve(ctx context.Context, agent agentv1connect.AgentServiceC
 		kind, run = "exec", func() error { return s.exec(ctx, cancel, out, start.Exec) }
 	case *agentv1.SessionsResponse_Attach:
 		kind, run = "attach", func() error { return s.attach(ctx, cancel, out, start.Attach) }
+	case *agentv1.SessionsResponse_Inspect:
+		kind, run = "inspect", func() error { return s.inspect(ctx, out, start.Inspect) }
 	case *agentv1.SessionsResponse_PortForward:
 		kind, run = "port-forward", func() error { return s.portForward(ctx, cancel, out, start.PortForward) }
 	}

@@ -285,6 +285,11 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, bounds *runtime.Resour
 			if err := w.p.networkReady(ctx); err != nil {
 				return err
 			}
+			if w.p.admitted != nil {
+				if err := w.p.admitted(ctx, w.uid); err != nil {
+					return err
+				}
+			}
 			if err := w.p.acquire(ctx); err != nil {
 				return err
 			}

@@ -93,6 +93,10 @@ var table = map[string][]pki.Role{
 	holdfastv1connect.AccessServiceListRevocationsProcedure:  {pki.RoleAdmin},
 	holdfastv1connect.AccessServiceReadmitProcedure:          {pki.RoleAdmin},
 
+	holdfastv1connect.NetworkServiceVerifyProcedure:  {pki.RoleAdmin},
+	holdfastv1connect.NetworkServiceTraceProcedure:   {pki.RoleAdmin},
+	holdfastv1connect.NetworkServiceInspectProcedure: {pki.RoleAdmin, pki.RolePeer},
+
 	holdfastv1connect.WhyServicePodProcedure: {pki.RoleAdmin, roleServiceAccount, pki.RoleUser},
 
 	holdfastv1connect.JoinServiceJoinProcedure: {anybody, pki.RoleAdmin, pki.RolePeer, pki.RoleNode},

@@ -38,6 +38,7 @@ type desiredIndex struct {
 	byNode   map[string]map[string]pod // node -> key -> pod
 	inputs   inputIndex
 	nodes    map[string]nodeEntry
+	policies int64                // the revision of the last change of a NetworkPolicy
 	routes   int                  // counts changes of any node's route
 	routeLog []string             // the nodes of the last of these changes, the newest last
 	sorted   []*agentv1.NodeRoute // all routes, by name; nil: to be made
@@ -148,6 +149,9 @@ func (d *desiredIndex) reset(view raftstore.View) {
 	for key, p := range pods {
 		d.setPod(key, p, revisionOf(p))
 	}
+	for kv := range view.Prefix(policyPrefix) {
+		d.policies = max(d.policies, kv.Mod)
+	}
 	for name, n := range nodes {
 		d.setNode(name, n)
 	}
@@ -172,7 +176,7 @@ func (d *desiredIndex) apply(events []raftstore.Event, upTo int64) {
 	for _, e := range events {
 		in := decodedEvent{Event: e}
 		switch {
-		case isInput(e.Key): // needs no decoding
+		case isInput(e.Key), strings.HasPrefix(e.Key, policyPrefix): // needs no decoding
 		case !strings.HasPrefix(e.Key, podPrefix) && !strings.HasPrefix(e.Key, nodePrefix):
 			continue
 		case e.Type == raftstore.EventPut && strings.HasPrefix(e.Key, podPrefix) && object.Unbound(e.KV.Value):
@@ -189,6 +193,10 @@ func (d *desiredIndex) apply(events []raftstore.Event, upTo int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, e := range concern {
+		if strings.HasPrefix(e.Key, policyPrefix) {
+			d.policies = e.Revision
+			continue
+		}
 		if isInput(e.Key) {
 			users := d.inputs.users(object.Key(e.Key))
 			if e.Type == raftstore.EventPut {
@@ -310,6 +318,7 @@ type snapshot struct {
 	known    bool // the node has a Node object
 	pods     map[string]pod
 	inputs   map[object.Key]input
+	policies int64
 	routes   int
 	peers    []string
 	woken    <-chan struct{} // closed when a later snapshot may differ in what is the node's own
@@ -325,7 +334,7 @@ func (d *desiredIndex) snapshot(node string) snapshot {
 		d.wakes[node] = ch
 	}
 	_, known := d.nodes[node]
-	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), inputs: d.inputs.of(node, d.byNode[node]), routes: d.routes, peers: d.peers, woken: ch, everyone: d.everyone}
+	return snapshot{revision: d.revision, known: known, pods: maps.Clone(d.byNode[node]), inputs: d.inputs.of(node, d.byNode[node]), policies: d.policies, routes: d.routes, peers: d.peers, woken: ch, everyone: d.everyone}
 }
 
 // network returns the node's own CIDRs and all other nodes' routes, by name.
@@ -515,7 +524,7 @@ type agentState struct {
 
 // diff returns the message that takes the agent to now, nil if it is there.
 func (a *agentState) diff(index *desiredIndex, now snapshot) *agentv1.DesiredResponse {
-	msg := &agentv1.DesiredResponse{Complete: !a.started, Revision: now.revision}
+	msg := &agentv1.DesiredResponse{Complete: !a.started, Revision: now.revision, PolicyRevision: now.policies}
 	pods := make(map[string]pod, len(now.pods))
 	for _, key := range slices.Sorted(maps.Keys(now.pods)) {
 		p := now.pods[key]

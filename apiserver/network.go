@@ -28,15 +28,18 @@ const (
 	networkHistory = 10_000
 	// networkMessageBytes is where a message ends and the next begins.
 	networkMessageBytes = 1 << 20
+	// podsPerMessage likewise, of pods.
+	podsPerMessage = 4000
 )
 
 var (
+	namespacePrefix = namespaceResource.Prefix("")
 	ingressPrefix   = object.ResourceOf(&networkingv1.Ingress{}).Prefix("")
 	secretResource  = object.ResourceOf(&corev1.Secret{})
 	secretPrefix    = secretResource.Prefix("")
 	networkPrefixes = []string{
 		object.ResourceOf(&corev1.Service{}).Prefix(""), object.ResourceOf(&discoveryv1.EndpointSlice{}).Prefix(""), ingressPrefix,
-		object.ResourceOf(&networkingv1.IngressClass{}).Prefix(""), object.ResourceOf(&networkingv1.NetworkPolicy{}).Prefix(""), namespaceResource.Prefix(""),
+		object.ResourceOf(&networkingv1.IngressClass{}).Prefix(""), object.ResourceOf(&networkingv1.NetworkPolicy{}).Prefix(""), namespacePrefix,
 	}
 )
 
@@ -56,13 +59,17 @@ type networkIndex struct {
 	nodes    map[string]networkNode
 	// changed are the keys in the order of their changes; what changed up to since is
 	// forgotten.
-	changed []changedKey
-	since   int64
-	tls     int           // counts changes of what ingress nodes alone are told
-	woken   chan struct{} // closed at the next change
+	changed  []changedKey
+	since    int64
+	restarts int           // counts when everything was filled anew
+	tls      int           // counts changes of what ingress nodes alone are told
+	woken    chan struct{} // closed at the next change
 	// advanced is closed when revision grows.
 	advanced chan struct{}
 	encoded  map[int64]*networkMessages
+	hash     uint64 // see object.RevisionSum; of objects
+	policy   policyIndex
+	view     func() raftstore.View
 }
 
 type changedKey struct {
@@ -93,6 +100,7 @@ func (x *networkIndex) clear() {
 	x.objects, x.secrets = make(map[string]input), make(map[string]input)
 	x.named, x.nodes = make(map[string]map[string]bool), make(map[string]networkNode)
 	x.changed, x.encoded = nil, make(map[int64]*networkMessages)
+	x.policy, x.hash = newPolicyIndex(), 0
 }
 
 // run follows the store until ctx ends.
@@ -102,6 +110,7 @@ func (x *networkIndex) run(ctx context.Context, store *raftstore.Store) error {
 		return nil
 	case <-store.Ready():
 	}
+	x.view = store.View
 	for {
 		view := store.View()
 		x.reset(view)
@@ -126,6 +135,7 @@ func (x *networkIndex) reset(view raftstore.View) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.clear()
+	x.restarts++ // streams compare all they were told
 	for _, prefix := range append([]string{secretPrefix, nodePrefix}, networkPrefixes...) {
 		for kv := range view.Prefix(prefix) {
 			x.set(kv.Key, kv.Value, kv.Mod)
@@ -160,9 +170,21 @@ func (x *networkIndex) set(key string, value []byte, revision int64) bool {
 		if strings.HasPrefix(key, ingressPrefix) {
 			x.name(key, ingressSecrets(decodedAs[*networkingv1.Ingress](key, value, revision)))
 		}
+		x.count(key)
 		x.objects[key] = input{revision: revision, value: value}
+		x.hash += object.RevisionSum(key, revision)
 		x.changed = append(x.changed, changedKey{revision, key})
+		switch {
+		case strings.HasPrefix(key, policyPrefix):
+			x.policy.load(x.view())
+			x.policy.setPolicy(key, decodedAs[*networkingv1.NetworkPolicy](key, value, revision))
+		case strings.HasPrefix(key, namespacePrefix):
+			ns := decodedAs[*corev1.Namespace](key, value, revision)
+			x.policy.setNamespace(ns.Name, ns.Labels)
+		}
 		return true
+	case strings.HasPrefix(key, podPrefix):
+		return x.policy.loaded && x.policy.setPod(key, value, revision)
 	case strings.HasPrefix(key, secretPrefix):
 		x.secrets[key] = input{revision: revision, value: value}
 		return x.secretChanged(key)
@@ -183,9 +205,18 @@ func (x *networkIndex) remove(key string, revision int64) bool {
 		if strings.HasPrefix(key, ingressPrefix) {
 			x.name(key, nil)
 		}
+		x.count(key)
 		delete(x.objects, key)
 		x.changed = append(x.changed, changedKey{revision, key})
+		switch {
+		case strings.HasPrefix(key, policyPrefix):
+			x.policy.setPolicy(key, nil)
+		case strings.HasPrefix(key, namespacePrefix):
+			x.policy.setNamespace(strings.TrimPrefix(key, namespacePrefix), nil)
+		}
 		return true
+	case strings.HasPrefix(key, podPrefix):
+		return x.policy.removePod(strings.TrimPrefix(key, podPrefix), revision)
 	case strings.HasPrefix(key, secretPrefix):
 		delete(x.secrets, key)
 		return x.secretChanged(key)
@@ -194,6 +225,13 @@ func (x *networkIndex) remove(key string, revision int64) bool {
 		return true
 	}
 	return false
+}
+
+// count takes an object that is to change out of the hash.
+func (x *networkIndex) count(key string) {
+	if before, ok := x.objects[key]; ok {
+		x.hash -= object.RevisionSum(key, before.revision)
+	}
 }
 
 func (x *networkIndex) name(ingress string, secrets map[string]bool) {
@@ -312,12 +350,22 @@ type networkNews struct {
 	tls      int
 	secrets  map[string]input
 	woken    <-chan struct{}
+	pods     podNews
 }
 
-func (x *networkIndex) news(node string, from int64) networkNews {
+// news returns what a node that has a revision is to be told, and with pods what that
+// stream has not been told of pods.
+func (x *networkIndex) news(node string, from int64, pods *podStream) networkNews {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n := networkNews{messages: x.messages(from), revision: x.revision, woken: x.woken}
+	if pods != nil {
+		if pods.restarts != x.restarts {
+			pods.started, pods.restarts = false, x.restarts
+			pods.sent = nil
+		}
+		n.pods = x.policy.news(node, pods)
+	}
 	if n.node, n.known = x.nodes[node]; n.node.ingress {
 		n.tls, n.secrets = x.tls, make(map[string]input)
 		for _, named := range x.named {
@@ -366,7 +414,7 @@ func (s agentService) Network(ctx context.Context, req *agentv1.NetworkRequest, 
 	}
 	from := max(req.GetFromRevision(), 0)
 	least := from
-	if from == 0 || !s.network.news(node, from).known {
+	if from == 0 || !s.network.news(node, from, nil).known {
 		view, err := s.sync(ctx)
 		if err != nil {
 			return err
@@ -378,13 +426,14 @@ func (s agentService) Network(ctx context.Context, req *agentv1.NetworkRequest, 
 		return err
 	}
 	var told networkNode
+	var pods podStream
 	for tls, first := 0, true; ; {
-		now := s.network.news(node, from)
+		now := s.network.news(node, from, &pods)
 		if !now.known {
 			return notRegistered(node)
 		}
 		tellNode := first || now.node != told || now.tls != tls
-		if tellNode || now.messages != nil {
+		if tellNode || now.messages != nil || !now.pods.empty() {
 			if err := s.sendNetwork(stream, now, tellNode); err != nil {
 				return err
 			}
@@ -399,7 +448,16 @@ func (s agentService) Network(ctx context.Context, req *agentv1.NetworkRequest, 
 }
 
 func (s agentService) sendNetwork(stream agentv1connect.AgentServiceNetworkServerStream, now networkNews, tellNode bool) error {
-	last := &agentv1.NetworkResponse{Revision: now.revision}
+	last := &agentv1.NetworkResponse{Revision: now.revision, AllPods: now.pods.all, RemovedPods: now.pods.removed}
+	for part := range slices.Chunk(now.pods.pods, podsPerMessage) {
+		if len(last.GetPods()) > 0 {
+			if err := stream.Send(&agentv1.NetworkResponse{Complete: now.messages != nil && now.messages.complete, Unfinished: true, Revision: now.revision, AllPods: last.GetAllPods(), Pods: last.GetPods()}); err != nil {
+				return err
+			}
+			last.AllPods = false
+		}
+		last.Pods = part
+	}
 	if m := now.messages; m != nil {
 		last.Complete = m.complete
 		for i, part := range m.parts {

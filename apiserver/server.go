@@ -249,6 +249,7 @@ func New(cfg Config) (*Server, error) {
 	holdfastv1connect.RegisterWhyServiceHandler(s.rpc, whyService{s})
 	holdfastv1connect.RegisterSecretsServiceHandler(s.rpc, secretsService{s})
 	holdfastv1connect.RegisterAuditServiceHandler(s.rpc, auditService{s})
+	holdfastv1connect.RegisterNetworkServiceHandler(s.rpc, networkService{s})
 	storev1connect.RegisterStoreServiceHandler(s.rpc, storeService{Server: s})
 	agentv1connect.RegisterAgentServiceHandler(s.rpc, agentService{s})
 	peerv1connect.RegisterStoreServiceHandler(s.rpc, s.store.Service())

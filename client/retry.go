@@ -35,6 +35,9 @@ var repeatable = map[string]bool{
 	agentv1connect.AgentServiceConfirmProcedure:         true,
 	agentv1connect.AgentServiceMirrorProcedure:          true, // the whole set, each time
 	holdfastv1connect.WhyServicePodProcedure:            true,
+	holdfastv1connect.NetworkServiceVerifyProcedure:     true,
+	holdfastv1connect.NetworkServiceInspectProcedure:    true,
+	holdfastv1connect.NetworkServiceTraceProcedure:      true,
 	// Complete statuses; the agent sends them in order, one report at a time.
 	agentv1connect.AgentServiceReportStatusProcedure: true,
 

@@ -1,6 +1,8 @@
 package object
 
 import (
+	"encoding/binary"
+	"hash/fnv"
 	"iter"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -44,4 +46,14 @@ func ServesIngress(ing *networkingv1.Ingress, classes iter.Seq[*networkingv1.Ing
 		return chosen != nil && chosen.Spec.Controller == IngressController || !found
 	}
 	return class == IngressDefaultClass
+}
+
+// RevisionSum is an object's part of a hash over many objects: the sum of all parts
+// says whether two have the same objects at the same revisions, whatever the order in
+// which they heard of them.
+func RevisionSum(key string, revision int64) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(key))
+	_, _ = h.Write(binary.BigEndian.AppendUint64([]byte{0}, uint64(revision)))
+	return h.Sum64()
 }

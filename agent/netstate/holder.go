@@ -23,10 +23,14 @@ func (h *Holder) Get() (*State, <-chan struct{}) {
 }
 
 // Set makes s the newest state.
-func (h *Holder) Set(s *State) {
+func (h *Holder) Set(s *State) { h.Update(func(*State) *State { return s }) }
+
+// Update makes what f returns of the newest state the newest state. Nobody else does
+// meanwhile; f must not call the holder.
+func (h *Holder) Update(f func(*State) *State) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.state = s
+	h.state = f(h.state)
 	close(h.changed)
 	h.changed = make(chan struct{})
 }

@@ -20,6 +20,9 @@ type Name = types.NamespacedName
 type State struct {
 	// Revision is the store's, at which all of this was true.
 	Revision int64
+	// Hash is of the keys and revisions of all objects that peers tell every node: the
+	// same on all nodes at a revision.
+	Hash uint64
 	// Node is this node. Zone is its label topology.kubernetes.io/zone, "" without.
 	// Ingress says that it is one of the nodes that serve Ingresses.
 	Node, Zone string
@@ -39,9 +42,13 @@ type State struct {
 	Secrets map[Name]*corev1.Secret
 
 	Policies map[Name]*networkingv1.NetworkPolicy
-	// Namespaces and Pods are what policies select by.
+	// Namespaces and Pods are what policies select by. Pods are those of all nodes that
+	// policies of this node's pods ask about.
 	Namespaces map[string]*corev1.Namespace
 	Pods       map[Name]*Pod
+	// Local are this node's own pods by uid, as the agent knows them: before any peer
+	// does, and without addresses, which the node gives.
+	Local map[string]*Pod
 }
 
 // Config is what the cluster was made with.
@@ -64,11 +71,19 @@ type Pod struct {
 // Empty is the state of a node that has been told nothing.
 func Empty(node string) *State { return &State{Node: node} }
 
-// WithNode returns s with what other says of this node and of the cluster's
+// WithNode returns s with what other says of this node, of pods, and of the cluster's
 // configuration.
 func (s *State) WithNode(other *State) *State {
 	next := *s
 	next.Node, next.Zone, next.Ingress, next.Config, next.Secrets = other.Node, other.Zone, other.Ingress, other.Config, other.Secrets
+	next.Pods, next.Local = other.Pods, other.Local
+	return &next
+}
+
+// WithLocal returns s with other pods of the node's own.
+func (s *State) WithLocal(pods map[string]*Pod) *State {
+	next := *s
+	next.Local = pods
 	return &next
 }
 

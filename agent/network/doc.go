@@ -8,7 +8,7 @@
 // through 169.254.1.1, which a permanent neighbour entry resolves to the other
 // end. The node has that other end, named after the pod's uid, and a host route
 // to the pod's address through it. There is no bridge: all traffic of a pod
-// passes the IP layer of its node, where services and policies will act. Other
+// passes the IP layer of its node, where services and policies act. Other
 // nodes' pods are reached by one route for each of their pod CIDRs.
 //
 // A service is elements of nftables maps, which a fixed set of rules looks up: see
@@ -29,5 +29,5 @@
 //
 // # Out of scope
 //
-// IPv6, overlays for nodes that share no link, and policies.
+// IPv6 and overlays for nodes that share no link.
 package network

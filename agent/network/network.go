@@ -52,7 +52,8 @@ type Network struct {
 	want     []wantedRoute  // from the last Configure
 	services []netip.Prefix // ranges of services' addresses, from the last Program
 
-	plane plane
+	plane  plane
+	policy policyPlane
 }
 
 var (
@@ -70,7 +71,7 @@ func New(cfg Config) (*Network, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Network{cfg: cfg, log: log, plane: plane{log: log}}, nil
+	return &Network{cfg: cfg, log: log, plane: plane{log: log}, policy: policyPlane{log: log}}, nil
 }
 
 // Configure sets the node's pod CIDRs, the routes to other nodes' pods, and the
@@ -169,6 +170,10 @@ func (n *Network) attach(h *netlink.Handle, uid string) (agent.Attachment, error
 		return agent.Attachment{}, err
 	}
 	defer ns.Close()
+	// Before its first packet.
+	if err := n.policy.admit(context.Background(), uid, []netip.Addr{pod.ip}); err != nil {
+		return agent.Attachment{}, fmt.Errorf("make the rules of its policies: %w", err)
+	}
 	if err := connect(h, ns, pod); err != nil {
 		return agent.Attachment{}, err
 	}
@@ -186,6 +191,9 @@ func (n *Network) Detach(ctx context.Context, podUID string) error {
 	err := withHandle(ctx, func(h *netlink.Handle) error {
 		if err := disconnect(h, podUID); err != nil {
 			return err
+		}
+		if err := n.policy.forget(ctx, podUID); err != nil {
+			return fmt.Errorf("take away the rules of its policies: %w", err)
 		}
 		return closeNetNS(filepath.Join(n.cfg.NetNSDir, podUID))
 	})
@@ -226,7 +234,7 @@ func (n *Network) List(ctx context.Context) (map[string]agent.Attachment, error)
 // stays switched on, since others may have come to rely on it.
 func (n *Network) Remove(ctx context.Context) error {
 	err := n.do(ctx, func(h *netlink.Handle) error {
-		failed := errors.Join(removeLinks(h), removeNameServer(h), setRoutes(h, nil), removeTable(tableName), n.plane.remove())
+		failed := errors.Join(removeLinks(h), removeNameServer(h), setRoutes(h, nil), removeTable(tableName), n.plane.remove(), n.policy.remove())
 		n.masquerade, n.want, n.services = "", nil, nil
 		names, err := netNSNames(n.cfg.NetNSDir)
 		failed = errors.Join(failed, err)

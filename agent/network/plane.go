@@ -70,6 +70,9 @@ func (n *Network) Program(ctx context.Context, s *netstate.State) error {
 	if err := n.plane.program(s); err != nil {
 		return fmt.Errorf("program services at revision %d: %w", s.Revision, err)
 	}
+	if err := n.policy.program(ctx, s); err != nil {
+		return fmt.Errorf("program network policies at revision %d: %w", s.Revision, err)
+	}
 	if err := n.setServiceRoutes(ctx, serviceRanges(s)); err != nil {
 		return fmt.Errorf("program services at revision %d: %w", s.Revision, err)
 	}
@@ -149,7 +152,14 @@ func (p *plane) read() error {
 	}
 	about, err := conn.GetSetElements(&nftables.Set{Table: table, Name: aboutSet})
 	if err == nil && len(about) == 1 && strings.HasPrefix(about[0].Comment, fmt.Sprintf("layout=%d ", tablesLayout)) {
-		return p.readTable(conn)
+		intact, err := p.intact()
+		if err != nil {
+			return err
+		}
+		if intact {
+			return p.readTable(conn)
+		}
+		p.log.Warn("somebody else changed the rules of services; they are made anew")
 	}
 	nftMu.Lock()
 	defer nftMu.Unlock()

@@ -152,7 +152,7 @@ exec and attach pass on the exit code of what they ran.`,
 		commands []*cobra.Command
 	}{
 		{"objects", []*cobra.Command{a.applyCommand(), a.diffCommand(), a.createCommand(), a.runCommand(), a.exposeCommand(), a.getCommand(), a.describeCommand(), a.explainCommand(), a.eventsCommand(), a.whyCommand(), a.waitCommand(), a.deleteCommand(), a.editCommand(), a.replaceCommand(), a.setCommand(), a.patchCommand(), a.scaleCommand(), a.autoscaleCommand(), a.rolloutCommand(), a.labelCommand(), a.annotateCommand(), a.logsCommand(), a.execCommand(), a.attachCommand(), a.debugCommand(), a.portForwardCommand(), a.copyCommand(), a.topCommand()}},
-		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.nodeCommand(), a.storeCommand(), a.verifyCommand(), a.cordonCommand(), a.uncordonCommand(), a.drainCommand(), a.taintCommand(), a.backupCommand(), a.recoverCommand(), a.secretsCommand(), a.auditCommand()}},
+		{"cluster", []*cobra.Command{a.clusterCommand(), a.statusCommand("status"), a.tokenCommand(), a.peerCommand(), a.nodeCommand(), a.storeCommand(), a.verifyCommand(), a.netCommand(), a.cordonCommand(), a.uncordonCommand(), a.drainCommand(), a.taintCommand(), a.backupCommand(), a.recoverCommand(), a.secretsCommand(), a.auditCommand()}},
 		{"machines", a.machineCommands()},
 		{"cli", []*cobra.Command{a.apiResourcesCommand(), a.apiVersionsCommand(), a.kustomizeCommand(), a.inspectCommand(), a.authCommand(), a.contextCommand(), a.configCommand(), a.kubeconfigCommand(), a.proxyCommand(), a.versionCommand(), a.completionCommand()}},
 	} {

@@ -37,6 +37,7 @@ type remote struct {
 	ops     holdfastv1connect.OperationsServiceClient
 	secrets holdfastv1connect.SecretsServiceClient
 	audit   holdfastv1connect.AuditServiceClient
+	network holdfastv1connect.NetworkServiceClient
 	name    string          // of the context
 	peer    func() string   // the address in use
 	peers   func() []string // all addresses
@@ -55,6 +56,7 @@ func newRemote(conn *connect.Client) *remote {
 		ops:     holdfastv1connect.NewOperationsServiceClient(conn),
 		secrets: holdfastv1connect.NewSecretsServiceClient(conn),
 		audit:   holdfastv1connect.NewAuditServiceClient(conn),
+		network: holdfastv1connect.NewNetworkServiceClient(conn),
 		peer:    func() string { return "" },
 		peers:   func() []string { return nil },
 		close:   func() {},

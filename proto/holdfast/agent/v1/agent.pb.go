@@ -247,8 +247,12 @@ type DesiredResponse struct {
 	ChangedRoutes []*NodeRoute `protobuf:"bytes,11,rep,name=changed_routes,json=changedRoutes,proto3" json:"changed_routes,omitempty"`
 	// Nodes that no longer have a route.
 	RemovedRoutes []string `protobuf:"bytes,12,rep,name=removed_routes,json=removedRoutes,proto3" json:"removed_routes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The last revision at which a NetworkPolicy changed; 0: none ever did. No pod is
+	// attached to the network before the node's rules are made of a state that is as
+	// new: else one that a policy selects would be open for a moment.
+	PolicyRevision int64 `protobuf:"varint,30,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DesiredResponse) Reset() {
@@ -363,6 +367,13 @@ func (x *DesiredResponse) GetRemovedRoutes() []string {
 		return x.RemovedRoutes
 	}
 	return nil
+}
+
+func (x *DesiredResponse) GetPolicyRevision() int64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
 }
 
 // Input is an object that pods of the node name.
@@ -1157,6 +1168,7 @@ type SessionsResponse struct {
 	//	*SessionsResponse_Exec
 	//	*SessionsResponse_Attach
 	//	*SessionsResponse_PortForward
+	//	*SessionsResponse_Inspect
 	Start         isSessionsResponse_Start `protobuf_oneof:"start"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1242,6 +1254,15 @@ func (x *SessionsResponse) GetPortForward() *v1.PortForwardStart {
 	return nil
 }
 
+func (x *SessionsResponse) GetInspect() *v1.InspectRequest {
+	if x != nil {
+		if x, ok := x.Start.(*SessionsResponse_Inspect); ok {
+			return x.Inspect
+		}
+	}
+	return nil
+}
+
 type isSessionsResponse_Start interface {
 	isSessionsResponse_Start()
 }
@@ -1262,6 +1283,11 @@ type SessionsResponse_PortForward struct {
 	PortForward *v1.PortForwardStart `protobuf:"bytes,5,opt,name=port_forward,json=portForward,proto3,oneof"`
 }
 
+type SessionsResponse_Inspect struct {
+	// Answered by one message.
+	Inspect *v1.InspectRequest `protobuf:"bytes,20,opt,name=inspect,proto3,oneof"`
+}
+
 func (*SessionsResponse_Logs) isSessionsResponse_Start() {}
 
 func (*SessionsResponse_Exec) isSessionsResponse_Start() {}
@@ -1269,6 +1295,8 @@ func (*SessionsResponse_Exec) isSessionsResponse_Start() {}
 func (*SessionsResponse_Attach) isSessionsResponse_Start() {}
 
 func (*SessionsResponse_PortForward) isSessionsResponse_Start() {}
+
+func (*SessionsResponse_Inspect) isSessionsResponse_Start() {}
 
 type SessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1281,6 +1309,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Attach
 	//	*SessionRequest_PortForward
 	//	*SessionRequest_Taken
+	//	*SessionRequest_Network
 	Message       isSessionRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1386,6 +1415,15 @@ func (x *SessionRequest) GetTaken() int64 {
 	return 0
 }
 
+func (x *SessionRequest) GetNetwork() *v1.NodeNetwork {
+	if x != nil {
+		if x, ok := x.Message.(*SessionRequest_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Message interface {
 	isSessionRequest_Message()
 }
@@ -1423,6 +1461,10 @@ type SessionRequest_Taken struct {
 	Taken int64 `protobuf:"varint,7,opt,name=taken,proto3,oneof"`
 }
 
+type SessionRequest_Network struct {
+	Network *v1.NodeNetwork `protobuf:"bytes,20,opt,name=network,proto3,oneof"`
+}
+
 func (*SessionRequest_SessionId) isSessionRequest_Message() {}
 
 func (*SessionRequest_Logs) isSessionRequest_Message() {}
@@ -1436,6 +1478,8 @@ func (*SessionRequest_Attach) isSessionRequest_Message() {}
 func (*SessionRequest_PortForward) isSessionRequest_Message() {}
 
 func (*SessionRequest_Taken) isSessionRequest_Message() {}
+
+func (*SessionRequest_Network) isSessionRequest_Message() {}
 
 // SessionError is an error of the agent, for the caller of the session.
 type SessionError struct {
@@ -1710,7 +1754,14 @@ type NetworkResponse struct {
 	// A NetworkChanges, made once for all nodes.
 	Changes []byte `protobuf:"bytes,4,opt,name=changes,proto3" json:"changes,omitempty"`
 	// What is this node's own. Present in complete messages and when it changed.
-	Node          *NetworkNode `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	Node *NetworkNode `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	// Pods that are, or were, at the other end of what the policies of the node's own
+	// pods allow: new or changed. A node is told of no others.
+	Pods []*PolicyPod `protobuf:"bytes,20,rep,name=pods,proto3" json:"pods,omitempty"`
+	// Those that are gone, or that nothing asks about any more: "namespace/name".
+	RemovedPods []string `protobuf:"bytes,21,rep,name=removed_pods,json=removedPods,proto3" json:"removed_pods,omitempty"`
+	// pods are all there are.
+	AllPods       bool `protobuf:"varint,22,opt,name=all_pods,json=allPods,proto3" json:"all_pods,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1780,6 +1831,175 @@ func (x *NetworkResponse) GetNode() *NetworkNode {
 	return nil
 }
 
+func (x *NetworkResponse) GetPods() []*PolicyPod {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+func (x *NetworkResponse) GetRemovedPods() []string {
+	if x != nil {
+		return x.RemovedPods
+	}
+	return nil
+}
+
+func (x *NetworkResponse) GetAllPods() bool {
+	if x != nil {
+		return x.AllPods
+	}
+	return false
+}
+
+// PolicyPod is what a NetworkPolicy asks about a pod: one that has been bound, has not
+// ended, and has addresses of its own.
+type PolicyPod struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	Ips           []string               `protobuf:"bytes,5,rep,name=ips,proto3" json:"ips,omitempty"`
+	Ports         []*PolicyPort          `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPod) Reset() {
+	*x = PolicyPod{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPod) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPod) ProtoMessage() {}
+
+func (x *PolicyPod) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPod.ProtoReflect.Descriptor instead.
+func (*PolicyPod) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PolicyPod) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PolicyPod) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyPod) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *PolicyPod) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PolicyPod) GetIps() []string {
+	if x != nil {
+		return x.Ips
+	}
+	return nil
+}
+
+func (x *PolicyPod) GetPorts() []*PolicyPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+// PolicyPort is a port of a container that has a name.
+type PolicyPort struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "TCP", "UDP" or "SCTP".
+	Protocol      string `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyPort) Reset() {
+	*x = PolicyPort{}
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyPort) ProtoMessage() {}
+
+func (x *PolicyPort) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyPort.ProtoReflect.Descriptor instead.
+func (*PolicyPort) Descriptor() ([]byte, []int) {
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PolicyPort) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyPort) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *PolicyPort) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 // NetworkChanges are objects of the cluster's network.
 type NetworkChanges struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1794,7 +2014,7 @@ type NetworkChanges struct {
 
 func (x *NetworkChanges) Reset() {
 	*x = NetworkChanges{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +2026,7 @@ func (x *NetworkChanges) String() string {
 func (*NetworkChanges) ProtoMessage() {}
 
 func (x *NetworkChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +2039,7 @@ func (x *NetworkChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkChanges.ProtoReflect.Descriptor instead.
 func (*NetworkChanges) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NetworkChanges) GetObjects() []*Input {
@@ -1855,7 +2075,7 @@ type NetworkNode struct {
 
 func (x *NetworkNode) Reset() {
 	*x = NetworkNode{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2087,7 @@ func (x *NetworkNode) String() string {
 func (*NetworkNode) ProtoMessage() {}
 
 func (x *NetworkNode) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2100,7 @@ func (x *NetworkNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNode.ProtoReflect.Descriptor instead.
 func (*NetworkNode) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NetworkNode) GetZone() string {
@@ -1934,7 +2154,7 @@ type AckNetworkRequest struct {
 
 func (x *AckNetworkRequest) Reset() {
 	*x = AckNetworkRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2166,7 @@ func (x *AckNetworkRequest) String() string {
 func (*AckNetworkRequest) ProtoMessage() {}
 
 func (x *AckNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2179,7 @@ func (x *AckNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckNetworkRequest.ProtoReflect.Descriptor instead.
 func (*AckNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AckNetworkRequest) GetRevision() int64 {
@@ -1977,7 +2197,7 @@ type AckNetworkResponse struct {
 
 func (x *AckNetworkResponse) Reset() {
 	*x = AckNetworkResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +2209,7 @@ func (x *AckNetworkResponse) String() string {
 func (*AckNetworkResponse) ProtoMessage() {}
 
 func (x *AckNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +2222,7 @@ func (x *AckNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckNetworkResponse.ProtoReflect.Descriptor instead.
 func (*AckNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 type DrainedRequest struct {
@@ -2016,7 +2236,7 @@ type DrainedRequest struct {
 
 func (x *DrainedRequest) Reset() {
 	*x = DrainedRequest{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2248,7 @@ func (x *DrainedRequest) String() string {
 func (*DrainedRequest) ProtoMessage() {}
 
 func (x *DrainedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2261,7 @@ func (x *DrainedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainedRequest.ProtoReflect.Descriptor instead.
 func (*DrainedRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DrainedRequest) GetRevision() int64 {
@@ -2068,7 +2288,7 @@ type DrainedResponse struct {
 
 func (x *DrainedResponse) Reset() {
 	*x = DrainedResponse{}
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2300,7 @@ func (x *DrainedResponse) String() string {
 func (*DrainedResponse) ProtoMessage() {}
 
 func (x *DrainedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_holdfast_agent_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2313,7 @@ func (x *DrainedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainedResponse.ProtoReflect.Descriptor instead.
 func (*DrainedResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_holdfast_agent_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DrainedResponse) GetMissing() []string {
@@ -2107,7 +2327,7 @@ var File_holdfast_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dholdfast/agent/v1/agent.proto\x12\x11holdfast.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16holdfast/v1/pods.proto\"\x85\x01\n" +
+	"\x1dholdfast/agent/v1/agent.proto\x12\x11holdfast.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19holdfast/v1/network.proto\x1a\x16holdfast/v1/pods.proto\"\x85\x01\n" +
 	"\x0fRegisterRequest\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\fR\x04node\x12\x17\n" +
@@ -2119,7 +2339,7 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x10heartbeat_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0fheartbeatPeriod\"Z\n" +
 	"\x0eDesiredRequest\x12#\n" +
 	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\x12#\n" +
-	"\rroute_changes\x18\x02 \x01(\bR\frouteChanges\"\xcd\x03\n" +
+	"\rroute_changes\x18\x02 \x01(\bR\frouteChanges\"\xf6\x03\n" +
 	"\x0fDesiredResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
@@ -2134,7 +2354,8 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x0eremoved_inputs\x18\n" +
 	" \x03(\tR\rremovedInputs\x12C\n" +
 	"\x0echanged_routes\x18\v \x03(\v2\x1c.holdfast.agent.v1.NodeRouteR\rchangedRoutes\x12%\n" +
-	"\x0eremoved_routes\x18\f \x03(\tR\rremovedRoutes\"M\n" +
+	"\x0eremoved_routes\x18\f \x03(\tR\rremovedRoutes\x12'\n" +
+	"\x0fpolicy_revision\x18\x1e \x01(\x03R\x0epolicyRevision\"M\n" +
 	"\x05Input\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
@@ -2181,15 +2402,16 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\rMirrorRequest\x12\x12\n" +
 	"\x04pods\x18\x01 \x03(\fR\x04pods\"\x10\n" +
 	"\x0eMirrorResponse\"\x11\n" +
-	"\x0fSessionsRequest\"\x90\x02\n" +
+	"\x0fSessionsRequest\"\xc9\x02\n" +
 	"\x10SessionsResponse\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.holdfast.v1.LogsRequestH\x00R\x04logs\x12,\n" +
 	"\x04exec\x18\x03 \x01(\v2\x16.holdfast.v1.ExecStartH\x00R\x04exec\x122\n" +
 	"\x06attach\x18\x04 \x01(\v2\x18.holdfast.v1.AttachStartH\x00R\x06attach\x12B\n" +
-	"\fport_forward\x18\x05 \x01(\v2\x1d.holdfast.v1.PortForwardStartH\x00R\vportForwardB\a\n" +
-	"\x05start\"\xed\x02\n" +
+	"\fport_forward\x18\x05 \x01(\v2\x1d.holdfast.v1.PortForwardStartH\x00R\vportForward\x127\n" +
+	"\ainspect\x18\x14 \x01(\v2\x1b.holdfast.v1.InspectRequestH\x00R\ainspectB\a\n" +
+	"\x05start\"\xa3\x03\n" +
 	"\x0eSessionRequest\x12\x1f\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tH\x00R\tsessionId\x12/\n" +
@@ -2198,7 +2420,8 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\v2\x1f.holdfast.agent.v1.SessionErrorH\x00R\x05error\x125\n" +
 	"\x06attach\x18\x05 \x01(\v2\x1b.holdfast.v1.AttachResponseH\x00R\x06attach\x12E\n" +
 	"\fport_forward\x18\x06 \x01(\v2 .holdfast.v1.PortForwardResponseH\x00R\vportForward\x12\x16\n" +
-	"\x05taken\x18\a \x01(\x03H\x00R\x05takenB\t\n" +
+	"\x05taken\x18\a \x01(\x03H\x00R\x05taken\x124\n" +
+	"\anetwork\x18\x14 \x01(\v2\x18.holdfast.v1.NodeNetworkH\x00R\anetworkB\t\n" +
 	"\amessage\"<\n" +
 	"\fSessionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -2213,7 +2436,7 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x13ReportUsageResponse\x121\n" +
 	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\"5\n" +
 	"\x0eNetworkRequest\x12#\n" +
-	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\"\xb7\x01\n" +
+	"\rfrom_revision\x18\x01 \x01(\x03R\ffromRevision\"\xa7\x02\n" +
 	"\x0fNetworkResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x12\x1e\n" +
 	"\n" +
@@ -2221,7 +2444,25 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"unfinished\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
 	"\achanges\x18\x04 \x01(\fR\achanges\x122\n" +
-	"\x04node\x18\x05 \x01(\v2\x1e.holdfast.agent.v1.NetworkNodeR\x04node\"^\n" +
+	"\x04node\x18\x05 \x01(\v2\x1e.holdfast.agent.v1.NetworkNodeR\x04node\x120\n" +
+	"\x04pods\x18\x14 \x03(\v2\x1c.holdfast.agent.v1.PolicyPodR\x04pods\x12!\n" +
+	"\fremoved_pods\x18\x15 \x03(\tR\vremovedPods\x12\x19\n" +
+	"\ball_pods\x18\x16 \x01(\bR\aallPods\"\x95\x02\n" +
+	"\tPolicyPod\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12@\n" +
+	"\x06labels\x18\x03 \x03(\v2(.holdfast.agent.v1.PolicyPod.LabelsEntryR\x06labels\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x10\n" +
+	"\x03ips\x18\x05 \x03(\tR\x03ips\x123\n" +
+	"\x05ports\x18\x06 \x03(\v2\x1d.holdfast.agent.v1.PolicyPortR\x05ports\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"P\n" +
+	"\n" +
+	"PolicyPort\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"^\n" +
 	"\x0eNetworkChanges\x122\n" +
 	"\aobjects\x18\x01 \x03(\v2\x18.holdfast.agent.v1.InputR\aobjects\x12\x18\n" +
 	"\aremoved\x18\x02 \x03(\tR\aremoved\"\xd8\x01\n" +
@@ -2269,7 +2510,7 @@ func file_holdfast_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_holdfast_agent_v1_agent_proto_rawDescData
 }
 
-var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_holdfast_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*RegisterRequest)(nil),        // 0: holdfast.agent.v1.RegisterRequest
 	(*RegisterResponse)(nil),       // 1: holdfast.agent.v1.RegisterResponse
@@ -2297,84 +2538,94 @@ var file_holdfast_agent_v1_agent_proto_goTypes = []any{
 	(*ReportUsageResponse)(nil),    // 23: holdfast.agent.v1.ReportUsageResponse
 	(*NetworkRequest)(nil),         // 24: holdfast.agent.v1.NetworkRequest
 	(*NetworkResponse)(nil),        // 25: holdfast.agent.v1.NetworkResponse
-	(*NetworkChanges)(nil),         // 26: holdfast.agent.v1.NetworkChanges
-	(*NetworkNode)(nil),            // 27: holdfast.agent.v1.NetworkNode
-	(*AckNetworkRequest)(nil),      // 28: holdfast.agent.v1.AckNetworkRequest
-	(*AckNetworkResponse)(nil),     // 29: holdfast.agent.v1.AckNetworkResponse
-	(*DrainedRequest)(nil),         // 30: holdfast.agent.v1.DrainedRequest
-	(*DrainedResponse)(nil),        // 31: holdfast.agent.v1.DrainedResponse
-	(*durationpb.Duration)(nil),    // 32: google.protobuf.Duration
-	(*v1.LogsRequest)(nil),         // 33: holdfast.v1.LogsRequest
-	(*v1.ExecStart)(nil),           // 34: holdfast.v1.ExecStart
-	(*v1.AttachStart)(nil),         // 35: holdfast.v1.AttachStart
-	(*v1.PortForwardStart)(nil),    // 36: holdfast.v1.PortForwardStart
-	(*v1.LogsResponse)(nil),        // 37: holdfast.v1.LogsResponse
-	(*v1.ExecResponse)(nil),        // 38: holdfast.v1.ExecResponse
-	(*v1.AttachResponse)(nil),      // 39: holdfast.v1.AttachResponse
-	(*v1.PortForwardResponse)(nil), // 40: holdfast.v1.PortForwardResponse
-	(*v1.ExecRequest)(nil),         // 41: holdfast.v1.ExecRequest
-	(*v1.AttachRequest)(nil),       // 42: holdfast.v1.AttachRequest
-	(*v1.PortForwardRequest)(nil),  // 43: holdfast.v1.PortForwardRequest
-	(*v1.NodeUsage)(nil),           // 44: holdfast.v1.NodeUsage
-	(*v1.PodUsage)(nil),            // 45: holdfast.v1.PodUsage
+	(*PolicyPod)(nil),              // 26: holdfast.agent.v1.PolicyPod
+	(*PolicyPort)(nil),             // 27: holdfast.agent.v1.PolicyPort
+	(*NetworkChanges)(nil),         // 28: holdfast.agent.v1.NetworkChanges
+	(*NetworkNode)(nil),            // 29: holdfast.agent.v1.NetworkNode
+	(*AckNetworkRequest)(nil),      // 30: holdfast.agent.v1.AckNetworkRequest
+	(*AckNetworkResponse)(nil),     // 31: holdfast.agent.v1.AckNetworkResponse
+	(*DrainedRequest)(nil),         // 32: holdfast.agent.v1.DrainedRequest
+	(*DrainedResponse)(nil),        // 33: holdfast.agent.v1.DrainedResponse
+	nil,                            // 34: holdfast.agent.v1.PolicyPod.LabelsEntry
+	(*durationpb.Duration)(nil),    // 35: google.protobuf.Duration
+	(*v1.LogsRequest)(nil),         // 36: holdfast.v1.LogsRequest
+	(*v1.ExecStart)(nil),           // 37: holdfast.v1.ExecStart
+	(*v1.AttachStart)(nil),         // 38: holdfast.v1.AttachStart
+	(*v1.PortForwardStart)(nil),    // 39: holdfast.v1.PortForwardStart
+	(*v1.InspectRequest)(nil),      // 40: holdfast.v1.InspectRequest
+	(*v1.LogsResponse)(nil),        // 41: holdfast.v1.LogsResponse
+	(*v1.ExecResponse)(nil),        // 42: holdfast.v1.ExecResponse
+	(*v1.AttachResponse)(nil),      // 43: holdfast.v1.AttachResponse
+	(*v1.PortForwardResponse)(nil), // 44: holdfast.v1.PortForwardResponse
+	(*v1.NodeNetwork)(nil),         // 45: holdfast.v1.NodeNetwork
+	(*v1.ExecRequest)(nil),         // 46: holdfast.v1.ExecRequest
+	(*v1.AttachRequest)(nil),       // 47: holdfast.v1.AttachRequest
+	(*v1.PortForwardRequest)(nil),  // 48: holdfast.v1.PortForwardRequest
+	(*v1.NodeUsage)(nil),           // 49: holdfast.v1.NodeUsage
+	(*v1.PodUsage)(nil),            // 50: holdfast.v1.PodUsage
 }
 var file_holdfast_agent_v1_agent_proto_depIdxs = []int32{
-	32, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
+	35, // 0: holdfast.agent.v1.RegisterResponse.heartbeat_period:type_name -> google.protobuf.Duration
 	5,  // 1: holdfast.agent.v1.DesiredResponse.routes:type_name -> holdfast.agent.v1.NodeRoute
 	4,  // 2: holdfast.agent.v1.DesiredResponse.inputs:type_name -> holdfast.agent.v1.Input
 	5,  // 3: holdfast.agent.v1.DesiredResponse.changed_routes:type_name -> holdfast.agent.v1.NodeRoute
-	32, // 4: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
+	35, // 4: holdfast.agent.v1.HeartbeatResponse.period:type_name -> google.protobuf.Duration
 	10, // 5: holdfast.agent.v1.ReportStatusRequest.pods:type_name -> holdfast.agent.v1.PodStatusReport
 	9,  // 6: holdfast.agent.v1.ReportStatusRequest.removed_volumes:type_name -> holdfast.agent.v1.RemovedVolume
 	11, // 7: holdfast.agent.v1.PodStatusReport.events:type_name -> holdfast.agent.v1.PodEvent
-	33, // 8: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
-	34, // 9: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
-	35, // 10: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
-	36, // 11: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
-	37, // 12: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
-	38, // 13: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
-	20, // 14: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
-	39, // 15: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
-	40, // 16: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
-	41, // 17: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
-	42, // 18: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
-	43, // 19: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
-	44, // 20: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
-	45, // 21: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
-	32, // 22: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
-	27, // 23: holdfast.agent.v1.NetworkResponse.node:type_name -> holdfast.agent.v1.NetworkNode
-	4,  // 24: holdfast.agent.v1.NetworkChanges.objects:type_name -> holdfast.agent.v1.Input
-	4,  // 25: holdfast.agent.v1.NetworkNode.secrets:type_name -> holdfast.agent.v1.Input
-	32, // 26: holdfast.agent.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
-	0,  // 27: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
-	2,  // 28: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
-	6,  // 29: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
-	8,  // 30: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
-	13, // 31: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
-	15, // 32: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
-	22, // 33: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
-	17, // 34: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
-	19, // 35: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
-	24, // 36: holdfast.agent.v1.AgentService.Network:input_type -> holdfast.agent.v1.NetworkRequest
-	28, // 37: holdfast.agent.v1.AgentService.AckNetwork:input_type -> holdfast.agent.v1.AckNetworkRequest
-	30, // 38: holdfast.agent.v1.AgentService.Drained:input_type -> holdfast.agent.v1.DrainedRequest
-	1,  // 39: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
-	3,  // 40: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
-	7,  // 41: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
-	12, // 42: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
-	14, // 43: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
-	16, // 44: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
-	23, // 45: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
-	18, // 46: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
-	21, // 47: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
-	25, // 48: holdfast.agent.v1.AgentService.Network:output_type -> holdfast.agent.v1.NetworkResponse
-	29, // 49: holdfast.agent.v1.AgentService.AckNetwork:output_type -> holdfast.agent.v1.AckNetworkResponse
-	31, // 50: holdfast.agent.v1.AgentService.Drained:output_type -> holdfast.agent.v1.DrainedResponse
-	39, // [39:51] is the sub-list for method output_type
-	27, // [27:39] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	36, // 8: holdfast.agent.v1.SessionsResponse.logs:type_name -> holdfast.v1.LogsRequest
+	37, // 9: holdfast.agent.v1.SessionsResponse.exec:type_name -> holdfast.v1.ExecStart
+	38, // 10: holdfast.agent.v1.SessionsResponse.attach:type_name -> holdfast.v1.AttachStart
+	39, // 11: holdfast.agent.v1.SessionsResponse.port_forward:type_name -> holdfast.v1.PortForwardStart
+	40, // 12: holdfast.agent.v1.SessionsResponse.inspect:type_name -> holdfast.v1.InspectRequest
+	41, // 13: holdfast.agent.v1.SessionRequest.logs:type_name -> holdfast.v1.LogsResponse
+	42, // 14: holdfast.agent.v1.SessionRequest.exec:type_name -> holdfast.v1.ExecResponse
+	20, // 15: holdfast.agent.v1.SessionRequest.error:type_name -> holdfast.agent.v1.SessionError
+	43, // 16: holdfast.agent.v1.SessionRequest.attach:type_name -> holdfast.v1.AttachResponse
+	44, // 17: holdfast.agent.v1.SessionRequest.port_forward:type_name -> holdfast.v1.PortForwardResponse
+	45, // 18: holdfast.agent.v1.SessionRequest.network:type_name -> holdfast.v1.NodeNetwork
+	46, // 19: holdfast.agent.v1.SessionResponse.exec:type_name -> holdfast.v1.ExecRequest
+	47, // 20: holdfast.agent.v1.SessionResponse.attach:type_name -> holdfast.v1.AttachRequest
+	48, // 21: holdfast.agent.v1.SessionResponse.port_forward:type_name -> holdfast.v1.PortForwardRequest
+	49, // 22: holdfast.agent.v1.ReportUsageRequest.node:type_name -> holdfast.v1.NodeUsage
+	50, // 23: holdfast.agent.v1.ReportUsageRequest.pods:type_name -> holdfast.v1.PodUsage
+	35, // 24: holdfast.agent.v1.ReportUsageResponse.period:type_name -> google.protobuf.Duration
+	29, // 25: holdfast.agent.v1.NetworkResponse.node:type_name -> holdfast.agent.v1.NetworkNode
+	26, // 26: holdfast.agent.v1.NetworkResponse.pods:type_name -> holdfast.agent.v1.PolicyPod
+	34, // 27: holdfast.agent.v1.PolicyPod.labels:type_name -> holdfast.agent.v1.PolicyPod.LabelsEntry
+	27, // 28: holdfast.agent.v1.PolicyPod.ports:type_name -> holdfast.agent.v1.PolicyPort
+	4,  // 29: holdfast.agent.v1.NetworkChanges.objects:type_name -> holdfast.agent.v1.Input
+	4,  // 30: holdfast.agent.v1.NetworkNode.secrets:type_name -> holdfast.agent.v1.Input
+	35, // 31: holdfast.agent.v1.DrainedRequest.timeout:type_name -> google.protobuf.Duration
+	0,  // 32: holdfast.agent.v1.AgentService.Register:input_type -> holdfast.agent.v1.RegisterRequest
+	2,  // 33: holdfast.agent.v1.AgentService.Desired:input_type -> holdfast.agent.v1.DesiredRequest
+	6,  // 34: holdfast.agent.v1.AgentService.Heartbeat:input_type -> holdfast.agent.v1.HeartbeatRequest
+	8,  // 35: holdfast.agent.v1.AgentService.ReportStatus:input_type -> holdfast.agent.v1.ReportStatusRequest
+	13, // 36: holdfast.agent.v1.AgentService.Confirm:input_type -> holdfast.agent.v1.ConfirmRequest
+	15, // 37: holdfast.agent.v1.AgentService.Mirror:input_type -> holdfast.agent.v1.MirrorRequest
+	22, // 38: holdfast.agent.v1.AgentService.ReportUsage:input_type -> holdfast.agent.v1.ReportUsageRequest
+	17, // 39: holdfast.agent.v1.AgentService.Sessions:input_type -> holdfast.agent.v1.SessionsRequest
+	19, // 40: holdfast.agent.v1.AgentService.Session:input_type -> holdfast.agent.v1.SessionRequest
+	24, // 41: holdfast.agent.v1.AgentService.Network:input_type -> holdfast.agent.v1.NetworkRequest
+	30, // 42: holdfast.agent.v1.AgentService.AckNetwork:input_type -> holdfast.agent.v1.AckNetworkRequest
+	32, // 43: holdfast.agent.v1.AgentService.Drained:input_type -> holdfast.agent.v1.DrainedRequest
+	1,  // 44: holdfast.agent.v1.AgentService.Register:output_type -> holdfast.agent.v1.RegisterResponse
+	3,  // 45: holdfast.agent.v1.AgentService.Desired:output_type -> holdfast.agent.v1.DesiredResponse
+	7,  // 46: holdfast.agent.v1.AgentService.Heartbeat:output_type -> holdfast.agent.v1.HeartbeatResponse
+	12, // 47: holdfast.agent.v1.AgentService.ReportStatus:output_type -> holdfast.agent.v1.ReportStatusResponse
+	14, // 48: holdfast.agent.v1.AgentService.Confirm:output_type -> holdfast.agent.v1.ConfirmResponse
+	16, // 49: holdfast.agent.v1.AgentService.Mirror:output_type -> holdfast.agent.v1.MirrorResponse
+	23, // 50: holdfast.agent.v1.AgentService.ReportUsage:output_type -> holdfast.agent.v1.ReportUsageResponse
+	18, // 51: holdfast.agent.v1.AgentService.Sessions:output_type -> holdfast.agent.v1.SessionsResponse
+	21, // 52: holdfast.agent.v1.AgentService.Session:output_type -> holdfast.agent.v1.SessionResponse
+	25, // 53: holdfast.agent.v1.AgentService.Network:output_type -> holdfast.agent.v1.NetworkResponse
+	31, // 54: holdfast.agent.v1.AgentService.AckNetwork:output_type -> holdfast.agent.v1.AckNetworkResponse
+	33, // 55: holdfast.agent.v1.AgentService.Drained:output_type -> holdfast.agent.v1.DrainedResponse
+	44, // [44:56] is the sub-list for method output_type
+	32, // [32:44] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_agent_v1_agent_proto_init() }
@@ -2387,6 +2638,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 		(*SessionsResponse_Exec)(nil),
 		(*SessionsResponse_Attach)(nil),
 		(*SessionsResponse_PortForward)(nil),
+		(*SessionsResponse_Inspect)(nil),
 	}
 	file_holdfast_agent_v1_agent_proto_msgTypes[19].OneofWrappers = []any{
 		(*SessionRequest_SessionId)(nil),
@@ -2396,6 +2648,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 		(*SessionRequest_Attach)(nil),
 		(*SessionRequest_PortForward)(nil),
 		(*SessionRequest_Taken)(nil),
+		(*SessionRequest_Network)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2403,7 +2656,7 @@ func file_holdfast_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_agent_v1_agent_proto_rawDesc), len(file_holdfast_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
