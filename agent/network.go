@@ -40,6 +40,16 @@ type Route struct {
 	Node     string
 	Via      netip.Addr
 	PodCIDRs []netip.Prefix
+	// Announced is what that node's [Announcer] said, "" if it has said nothing.
+	Announced string
+}
+
+// Announcer is what a [Network] can whose nodes have to know something of one
+// another: on which network they are, and with which keys traffic to them is sealed.
+type Announcer interface {
+	// Announcement returns what the other nodes are to know of this one, as of the last
+	// Configure. They get it with their routes.
+	Announcement() string
 }
 
 // Attachment is a pod's place in the network.

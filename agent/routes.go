@@ -24,14 +24,81 @@ type routes struct {
 	wake    chan struct{} // of capacity 1
 	ready   chan struct{} // closed once the network was configured
 
-	mu     sync.Mutex
-	known  bool
-	cidrs  []netip.Prefix
-	routes []Route
+	// register makes the node known anew, with what is announced.
+	register func(context.Context) error
+	told     chan struct{} // of capacity 1: there is something new to announce
+
+	mu        sync.Mutex
+	known     bool
+	cidrs     []netip.Prefix
+	routes    []Route
+	announced string
 }
 
 func newRoutes(network Network, log *slog.Logger) *routes {
-	return &routes{network: network, log: log, wake: make(chan struct{}, 1), ready: make(chan struct{})}
+	return &routes{network: network, log: log, wake: make(chan struct{}, 1), ready: make(chan struct{}), told: make(chan struct{}, 1)}
+}
+
+// announcement is what the network says of itself to other nodes, "" at first.
+func (r *routes) announcement() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.announced
+}
+
+// announce notes what the network says now.
+func (r *routes) announce() {
+	announcer, ok := r.network.(Announcer)
+	if !ok {
+		return
+	}
+	now := announcer.Announcement()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now == r.announced {
+		return
+	}
+	r.announced = now
+	select {
+	case r.told <- struct{}{}:
+	default:
+	}
+}
+
+// runAnnouncements makes the node known anew each time that what it announces has
+// changed, until ctx ends. registered is closed once it was known at all: a
+// registration after that has the latest in any case.
+func (r *routes) runAnnouncements(ctx context.Context, registered <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-registered:
+	}
+	for failures := 0; ; {
+		if failures == 0 {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-r.told:
+			}
+		}
+		err := r.register(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			failures = 0
+			continue
+		case failures == 0:
+			r.log.Warn("other nodes are not told yet how this one is reached; trying again", "error", err)
+		}
+		failures++
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(backoff(failures, sessionBackoffFirst, sessionBackoffMax)):
+		}
+	}
 }
 
 func (r *routes) set(cidrs []netip.Prefix, routes []Route) {
@@ -71,6 +138,7 @@ func (r *routes) run(ctx context.Context) error {
 			cctx, cancel := context.WithTimeout(ctx, configureTimeout)
 			err := r.network.Configure(cctx, cidrs, routes)
 			cancel()
+			r.announce() // what failed for one node is no reason to keep it from the others
 			switch {
 			case ctx.Err() != nil:
 				return nil

@@ -140,6 +140,9 @@ func takeFromAgent(node, reported *corev1.Node) {
 	if node.Annotations == nil {
 		node.Annotations = make(map[string]string)
 	}
+	if said := reported.Annotations[object.NodeNetworkAnnotation]; said != "" { // an agent that has just started says nothing yet
+		node.Annotations[object.NodeNetworkAnnotation] = said
+	}
 	node.Annotations[agentLabels] = strings.Join(slices.Sorted(maps.Keys(reported.Labels)), ",")
 
 	capacity, allocatable := reported.Status.Capacity.DeepCopy(), reported.Status.Allocatable.DeepCopy()

@@ -218,6 +218,9 @@ func (n *Node) Name() string { return n.rec.Name }
 // ClusterID returns the cluster's id.
 func (n *Node) ClusterID() string { return n.rec.ClusterID }
 
+// Address returns the address at which other nodes reach this one.
+func (n *Node) Address() netip.Addr { return n.address }
+
 // DataDir returns the node's data directory.
 func (n *Node) DataDir() string { return n.cfg.DataDir }
 

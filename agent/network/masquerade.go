@@ -21,15 +21,17 @@ const (
 )
 
 // setMasquerade lets pods reach what is outside the cluster: there nobody has a
-// route back to them, so they appear as their node. Within the cluster, nodes
-// included, they keep their own address.
+// route back to them, so they appear as their node. Towards pods, and nodes on our
+// links, they keep their own address.
 func (n *Network) setMasquerade(want []wantedRoute) error {
 	var own, cluster []netip.Prefix
 	for _, w := range want {
 		cluster = append(cluster, w.to)
-		if w.via.IsValid() {
+		switch {
+		case w.via.IsValid() && w.mode == modeDirect:
 			cluster = append(cluster, netip.PrefixFrom(w.via, 32))
-		} else {
+		case w.via.IsValid(): // what lies between knows nothing of pods
+		default:
 			own = append(own, w.to)
 		}
 	}

@@ -56,6 +56,9 @@ type nodeHost struct {
 	plainHTTP  []string
 	logBytes   string // of a file of a container's log
 	logFiles   int
+	// Of the way to other nodes' pods.
+	address          netip.Addr
+	overlay, encrypt bool
 }
 
 func (a *app) agentCommand() *cobra.Command {
@@ -84,6 +87,8 @@ while it is away, and it takes them over when it is back.`,
 	flags.StringVar(&f.config.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
 	flags.StringVar(&f.config.Gossip, "gossip", ":7946", "where to listen for gossip, TCP and UDP")
 	flags.StringVar(&f.runtime, "runtime", "embedded", "embedded (containerd and runc), or fake: containers that only exist in memory")
+	flags.BoolVar(&f.host.encrypt, "encrypt", false, "encrypt what pods here and on all other nodes say to each other, with WireGuard")
+	flags.BoolVar(&f.host.overlay, "overlay", false, "wrap what pods here and on other nodes say to each other in VXLAN also on one network: for one that drops addresses of pods")
 	flags.StringVar(&f.host.containerd, "containerd", "", "socket of a containerd to use instead of one of our own")
 	flags.StringSliceVar(&f.host.imageDirs, "image-dir", nil, "directory with images (*.tar) that need no registry; may be repeated")
 	flags.StringVar(&f.config.StaticPods, "static-pods", "", "directory with manifests of pods that the node runs whatever the cluster says, and with no peer at all")
@@ -159,7 +164,7 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 	var rt runtime.Runtime = fake.New(fake.Config{})
 	var net agent.Network = fake.NewNetwork()
 	if f.runtime == "embedded" {
-		f.host.dataDir = n.DataDir()
+		f.host.dataDir, f.host.address = n.DataDir(), n.Address()
 		if rt, net, err = f.host.containers(n.Name(), log); err != nil {
 			n.Close()
 			return err
@@ -220,7 +225,12 @@ func (h nodeHost) containers(node string, log *slog.Logger) (*containerd.Runtime
 	if err != nil {
 		return nil, nil, err
 	}
-	net, err := network.New(network.Config{NetNSDir: filepath.Join(h.runDir, "netns"), Logger: log.With("part", "network")})
+	net, err := network.New(network.Config{
+		NetNSDir: filepath.Join(h.runDir, "netns"), TunnelDir: filepath.Join(h.runDir, "tunnels"),
+		Address: h.address, Overlay: h.overlay, Encrypt: h.encrypt,
+		TunnelProgram: func() (string, error) { return rt.InstallProgram(network.TunnelName) },
+		Logger:        log.With("part", "network"),
+	})
 	return rt, net, err
 }
 
