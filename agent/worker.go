@@ -286,6 +286,13 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, a action) (out outcome
 			if err != nil {
 				return fmt.Errorf("attach to the network: %w", err)
 			}
+			if network, ok := w.p.network.(HostPorts); ok {
+				if ports := hostPorts(pod); len(ports) > 0 {
+					if err := network.SetHostPorts(ctx, w.uid, ports); err != nil {
+						return err
+					}
+				}
+			}
 			out.attach = &attached
 			return nil
 		})

@@ -107,22 +107,27 @@ func removeTable(name string) error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
-			return nil // a kernel without nftables has no table either
-		}
-		return fmt.Errorf("list nftables tables: %w", err)
+	there, err := hasTable(conn, name)
+	if err != nil || !there {
+		return err
 	}
-	for _, table := range tables {
-		if table.Name == name {
-			conn.DelTable(table)
-			if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("remove table %s: %w", name, err)
-			}
-		}
+	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: name})
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove table %s: %w", name, err)
 	}
 	return nil
+}
+
+// hasTable reports whether there is a table of family ip of that name.
+func hasTable(conn *nftables.Conn, name string) (bool, error) {
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
+		return false, nil // a kernel without nftables has no table either
+	}
+	if err != nil {
+		return false, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
 }
 
 // addrRange is a range of addresses from first up to, not including, end.

@@ -84,6 +84,7 @@ var (
 	_ agent.Network     = (*Network)(nil)
 	_ agent.Services    = (*Network)(nil)
 	_ agent.Announcer   = (*Network)(nil)
+	_ agent.HostPorts   = (*Network)(nil)
 	_ agent.NameServers = (*Network)(nil)
 )
 
@@ -234,6 +235,9 @@ func (n *Network) Detach(ctx context.Context, podUID string) error {
 	if err := checkUID(podUID); err != nil {
 		return err
 	}
+	if err := n.closeHostPorts(ctx, podUID); err != nil {
+		return fmt.Errorf("detach pod %s from the network: %w", podUID, err)
+	}
 	// Without the mutex: the kernel takes tens of milliseconds to remove a link.
 	// The pod's address stays taken until it has.
 	err := withHandle(ctx, func(h *netlink.Handle) error {
@@ -279,7 +283,7 @@ func (n *Network) List(ctx context.Context) (map[string]agent.Attachment, error)
 // stays switched on, since others may have come to rely on it.
 func (n *Network) Remove(ctx context.Context) error {
 	err := n.do(ctx, func(h *netlink.Handle) error {
-		failed := errors.Join(removeLinks(h), removeNameServer(h), setRoutes(h, nil), removeTable(tableName), n.plane.remove(), n.removePaths(h))
+		failed := errors.Join(removeLinks(h), removeNameServer(h), setRoutes(h, nil), removeTable(tableName), removeTable(hostPortsTable), n.plane.remove(), n.removePaths(h))
 		n.masquerade, n.want, n.services, n.podMTU, n.said = "", nil, nil, 0, ""
 		names, err := netNSNames(n.cfg.NetNSDir)
 		failed = errors.Join(failed, err)
