@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 const (
@@ -23,6 +25,10 @@ type routes struct {
 	log     *slog.Logger
 	wake    chan struct{} // of capacity 1
 	ready   chan struct{} // closed once the network was configured
+	// check says whether anything is in the way; nil: nobody asks. checked is closed once
+	// nothing was.
+	check   func(ctx context.Context, own []netip.Prefix) error
+	checked chan struct{}
 
 	// register makes the node known anew, with what is announced.
 	register func(context.Context) error
@@ -33,10 +39,11 @@ type routes struct {
 	cidrs     []netip.Prefix
 	routes    []Route
 	announced string
+	refused   string // why the network cannot be set up at all, "" if it can
 }
 
 func newRoutes(network Network, log *slog.Logger) *routes {
-	return &routes{network: network, log: log, wake: make(chan struct{}, 1), ready: make(chan struct{}), told: make(chan struct{}, 1)}
+	return &routes{network: network, log: log, wake: make(chan struct{}, 1), ready: make(chan struct{}), told: make(chan struct{}, 1), checked: make(chan struct{})}
 }
 
 // announcement is what the network says of itself to other nodes, "" at first.
@@ -118,7 +125,58 @@ func (r *routes) wait(ctx context.Context) error {
 	case <-r.ready:
 		return nil
 	case <-ctx.Done():
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.refused != "" {
+			return fmt.Errorf("the node's network is not set up: %s: %w", r.refused, ctx.Err())
+		}
 		return fmt.Errorf("the node's network is not configured yet; it waits for a pod CIDR from the control plane: %w", ctx.Err())
+	}
+}
+
+// mayBegin returns nil once nothing was in the way of setting the network up, and
+// from then on.
+func (r *routes) mayBegin(ctx context.Context, own []netip.Prefix) error {
+	select {
+	case <-r.checked:
+		return nil
+	default:
+	}
+	var err error
+	if r.check != nil {
+		err = r.check(ctx, own)
+	}
+	if err == nil {
+		close(r.checked)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.refused
+	if r.refused = ""; err != nil {
+		r.refused = err.Error()
+	}
+	if r.refused != before {
+		select {
+		case r.told <- struct{}{}:
+		default:
+		}
+	}
+	return err
+}
+
+// conditions are what the Node says of its network: nothing before it is set up or
+// refused.
+func (r *routes) conditions() []corev1.NodeCondition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refused != "" {
+		return []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: "AddressesInUse", Message: r.refused}}
+	}
+	select {
+	case <-r.ready:
+		return []corev1.NodeCondition{{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionFalse, Reason: "NetworkIsSetUp", Message: "pods have a network"}}
+	default:
+		return nil
 	}
 }
 
@@ -136,9 +194,12 @@ func (r *routes) run(ctx context.Context) error {
 		// without state would ask for is that all routes go away.
 		if known && len(cidrs) > 0 {
 			cctx, cancel := context.WithTimeout(ctx, configureTimeout)
-			err := r.network.Configure(cctx, cidrs, routes)
+			err := r.mayBegin(cctx, cidrs)
+			if err == nil {
+				err = r.network.Configure(cctx, cidrs, routes)
+				r.announce() // what failed for one node is no reason to keep it from the others
+			}
 			cancel()
-			r.announce() // what failed for one node is no reason to keep it from the others
 			switch {
 			case ctx.Err() != nil:
 				return nil

@@ -156,7 +156,7 @@ func takeFromAgent(node, reported *corev1.Node) {
 	node.Status.NodeInfo = reported.Status.NodeInfo
 	for _, c := range reported.Status.Conditions {
 		switch c.Type {
-		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
+		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeNetworkUnavailable:
 			object.SetNodeCondition(node, c)
 		}
 	}

@@ -81,11 +81,12 @@ type Network struct {
 }
 
 var (
-	_ agent.Network     = (*Network)(nil)
-	_ agent.Services    = (*Network)(nil)
-	_ agent.Announcer   = (*Network)(nil)
-	_ agent.HostPorts   = (*Network)(nil)
-	_ agent.NameServers = (*Network)(nil)
+	_ agent.Network      = (*Network)(nil)
+	_ agent.Services     = (*Network)(nil)
+	_ agent.Announcer    = (*Network)(nil)
+	_ agent.HostPorts    = (*Network)(nil)
+	_ agent.RangeChecker = (*Network)(nil)
+	_ agent.NameServers  = (*Network)(nil)
 )
 
 // New makes a network. It touches nothing.
