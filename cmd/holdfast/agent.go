@@ -43,6 +43,8 @@ type agentFlags struct {
 	runtime  string
 	host     nodeHost
 	log      logFlags
+	// uninstall removes the node instead, and asks unless yes.
+	uninstall, yes bool
 }
 
 // nodeHost says where a node keeps its containers.
@@ -74,9 +76,15 @@ later starts need neither --join nor --token. Pods outlive the agent: they go on
 while it is away, and it takes them over when it is back.`,
 		Example: `  holdfast agent --join 192.0.2.10:7443,192.0.2.11:7443 --token holdfast1...
   holdfast agent
+  holdfast agent --uninstall
   holdfast agent --containerd /run/containerd/containerd.sock --label zone=a`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runAgent(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.uninstall {
+				return a.runUninstall(cmd.Context(), f)
+			}
+			return a.runAgent(cmd.Context(), f)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.config.Join, "join", nil, "join the cluster of these peers, host:port of their API")
@@ -107,6 +115,8 @@ while it is away, and it takes them over when it is back.`,
 	flags.Int64Var(&f.config.Limits.MaxPodPIDs, "pod-max-pids", 0, "the most processes and threads of a pod; 0: not bounded")
 	flags.StringVar(&f.host.name, "containers-name", "", "what tells this node's containers from those of other nodes on one machine")
 	_ = flags.MarkHidden("containers-name")
+	flags.BoolVar(&f.uninstall, "uninstall", false, "remove all that the node has on this machine, pods, links, rules and files, and end; stop the agent before, and give the directories that it ran with")
+	flags.BoolVarP(&f.yes, "yes", "y", false, "with --uninstall: do not ask")
 	f.ingress.add(flags)
 	f.log.add(flags)
 	return cmd
