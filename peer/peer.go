@@ -149,7 +149,7 @@ func (p *Peer) Run(ctx context.Context) error {
 		Gatherer:   p.registry,
 		Kube:       p.kubeHandler,
 		WhyPod:     whyPod,
-		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR},
+		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR}, ServiceCIDRs: []netip.Prefix{p.cfg.ServiceCIDR},
 	})
 	if err != nil {
 		return err

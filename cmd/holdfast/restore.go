@@ -37,6 +37,8 @@ fenced off.`,
 	flags.StringVar(&cfg.DataDir, "data-dir", "/var/lib/holdfast", "directory of all that the peer keeps; it must hold no peer yet")
 	flags.StringVar(&cfg.PKI, "pki", "", "directory with ca and gossip.key of the old cluster")
 	flags.BoolVar(&cfg.NewCluster, "new-cluster", false, "make another cluster, with keys of its own")
+	flags.Var(cidrFlag{&cfg.PodCIDR}, "pod-cidr", "what the old cluster was made with (default: 10.244.0.0/16)")
+	flags.Var(cidrFlag{&cfg.ServiceCIDR}, "service-cidr", "what the old cluster was made with (default: 10.96.0.0/12)")
 	flags.StringVar(&cfg.Name, "name", "", "name of the peer (default: the host's name)")
 	flags.StringVar(&cfg.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
 	return cmd
