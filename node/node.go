@@ -232,7 +232,7 @@ func (n *Node) Close() {
 }
 
 // Run gossips and runs pods on rt and network until ctx ends or one of them
-// fails. Containers go on without it.
+// fails, or returns [ErrAddressChanged]. Containers go on without it.
 func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Network) error {
 	defer n.Close()
 	registry := prometheus.NewRegistry()
@@ -282,6 +282,7 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 	group.Go(func() error { return g.Run(ctx) })
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return n.rememberPeers(ctx, g, peers) })
+	group.Go(func() error { return n.watchAddress(ctx) })
 	return group.Wait()
 }
 

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -190,6 +191,12 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 		}
 	}()
 	err = n.Run(ctx, rt, net)
+	if errors.Is(err, node.ErrAddressChanged) && f.runtime == "embedded" {
+		// In place: whoever watches over this process sees the same one.
+		if self, lost := os.Executable(); lost == nil {
+			err = errors.Join(err, syscall.Exec(self, os.Args, os.Environ()))
+		}
+	}
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("the agent ended by itself")
 	}
