@@ -48,7 +48,7 @@ func newHost(t *testing.T) *host {
 		}
 	}
 	for _, args := range [][]string{
-		{"link", "set", "lo", "up"}, {"link", "add", "eth0", "type", "veth", "peer", "name", "cable"}, {"link", "set", "cable", "up"}, {"addr", "add", "10.77.0.1/24", "dev", "eth0"},
+		{"link", "set", "lo", "up"}, {"link", "add", "eth0", "type", "veth", "peer", "name", "cable"}, {"link", "set", "eth0", "addrgenmode", "none"}, {"link", "set", "cable", "addrgenmode", "none", "up"}, {"addr", "add", "10.77.0.1/24", "dev", "eth0"},
 		{"link", "set", "eth0", "up"}, {"route", "add", "default", "via", "10.77.0.254"},
 	} {
 		h.in("ip", args...)
@@ -123,7 +123,7 @@ func works(_ string, err error) bool { return err == nil }
 func (h *host) state(dirs ...string) []string {
 	h.t.Helper()
 	var all []string
-	for _, args := range [][]string{{"-brief", "link"}, {"-brief", "addr"}, {"route", "show", "table", "all"}, {"neigh"}, {"rule"}} {
+	for _, args := range [][]string{{"-brief", "link"}, {"-brief", "addr"}, {"route", "show", "table", "all"}, {"neigh", "show", "nud", "permanent"}, {"rule"}} {
 		for line := range strings.Lines(h.in("ip", args...)) {
 			all = append(all, "ip "+args[len(args)-1]+": "+strings.TrimSpace(line))
 		}
