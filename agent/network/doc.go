@@ -10,8 +10,8 @@
 // to the pod's address through it. There is no bridge: all traffic of a pod
 // passes the IP layer of its node, where services and policies will act. Other
 // nodes' pods are reached by one route for each of their pod CIDRs: directly on
-one link, by VXLAN behind routers, by WireGuard where one of the two nodes asks
-for it.
+// one link, by VXLAN behind routers, by WireGuard where one of the two nodes asks
+// for it.
 //
 // A service is elements of nftables maps, which a fixed set of rules looks up: see
 // DESIGN.md.
