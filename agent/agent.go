@@ -245,6 +245,7 @@ func New(cfg Config) (*Agent, error) {
 	a.static = &staticPods{dir: cfg.StaticPods, node: cfg.Node, client: cfg.Client, pods: a.pods, log: a.log}
 	a.claims = newClaims(cfg.Node, a.pods.volumes, cfg.Client, a.log)
 	a.session = newSession(a)
+	a.routes.register, a.routes.check = a.session.register, a.checkRanges
 	a.sessions = newSessions(a)
 	a.usage = newUsage(a)
 	a.images = &imageCollector{
@@ -314,9 +315,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		// The workers begin before any peer is asked: what runs is adopted first.
 		g.Go(func() error { return a.routes.run(ctx) })
+		g.Go(func() error { return a.routes.runAnnouncements(ctx, a.session.registered) })
 		g.Go(func() error { return a.cfg.Guard.Run(ctx) })
 		g.Go(func() error { return a.fencing.run(ctx) })
 		plane, _ := a.cfg.Network.(Services)
+		if plane != nil {
+			plane = afterCheck{plane, a.routes.checked}
+		}
 		g.Go(func() error { return a.network.program(ctx, a.edge.programmed(plane)) })
 		g.Go(func() error { return a.network.acknowledge(ctx) })
 		g.Go(func() error { return a.edge.follow(ctx) })

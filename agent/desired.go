@@ -157,7 +157,7 @@ func (d desired) network() (cidrs []netip.Prefix, routes []Route, err error) {
 			faults = append(faults, fmt.Errorf("address of node %s: %w", r.GetNode(), err))
 			continue
 		}
-		routes = append(routes, Route{Node: r.GetNode(), Via: via, PodCIDRs: parse(r.GetPodCidrs(), "node "+r.GetNode())})
+		routes = append(routes, Route{Node: r.GetNode(), Via: via, PodCIDRs: parse(r.GetPodCidrs(), "node "+r.GetNode()), Announced: r.GetNetwork()})
 	}
 	return cidrs, routes, errors.Join(faults...)
 }

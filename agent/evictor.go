@@ -275,7 +275,7 @@ func hasExited(c runtime.ContainerState) bool { return c.State == runtime.StateE
 
 // nodeConditions are the conditions of the node that the agent knows of.
 func (a *Agent) nodeConditions() []corev1.NodeCondition {
-	all := pressureConditions(a.pods.underPressure())
+	all := append(pressureConditions(a.pods.underPressure()), a.routes.conditions()...)
 	now := metav1.Now().Rfc3339Copy()
 	for i := range all {
 		all[i].LastTransitionTime, all[i].LastHeartbeatTime = now, now

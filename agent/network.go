@@ -1,8 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/holdfast-io/holdfast/agent/netstate"
 )
@@ -56,11 +59,66 @@ type TableAudit struct {
 	Repaired bool
 }
 
+// HostPorts is what a [Network] can that opens ports of the node for pods.
+type HostPorts interface {
+	// SetHostPorts makes what arrives at ports of the node go to an attached pod: those,
+	// and no other of the pod's. It may be called again. Detach closes them, nothing else
+	// does.
+	SetHostPorts(ctx context.Context, podUID string, ports []HostPort) error
+}
+
+// HostPort is a port of the node that leads to a pod.
+type HostPort struct {
+	Protocol corev1.Protocol
+	HostIP   netip.Addr // not valid: all addresses of the node
+	HostPort uint16
+	Port     uint16 // the pod's
+}
+
+// hostPorts returns what of the node's ports a pod asks for. Init containers that run
+// before the others have none.
+func hostPorts(pod *corev1.Pod) (ports []HostPort) {
+	if pod.Spec.HostNetwork {
+		return nil // they are the node's already
+	}
+	each := func(c *corev1.Container) {
+		for _, p := range c.Ports {
+			if p.HostPort == 0 {
+				continue
+			}
+			ip, _ := netip.ParseAddr(p.HostIP)
+			if ip.IsUnspecified() {
+				ip = netip.Addr{}
+			}
+			ports = append(ports, HostPort{cmp.Or(p.Protocol, corev1.ProtocolTCP), ip, uint16(p.HostPort), uint16(p.ContainerPort)})
+		}
+	}
+	for i := range pod.Spec.InitContainers {
+		if policy := pod.Spec.InitContainers[i].RestartPolicy; policy != nil && *policy == corev1.ContainerRestartPolicyAlways {
+			each(&pod.Spec.InitContainers[i])
+		}
+	}
+	for i := range pod.Spec.Containers {
+		each(&pod.Spec.Containers[i])
+	}
+	return ports
+}
+
 // Route says through which node pods are reached.
 type Route struct {
 	Node     string
 	Via      netip.Addr
 	PodCIDRs []netip.Prefix
+	// Announced is what that node's [Announcer] said, "" if it has said nothing.
+	Announced string
+}
+
+// Announcer is what a [Network] can whose nodes have to know something of one
+// another: on which network they are, and with which keys traffic to them is sealed.
+type Announcer interface {
+	// Announcement returns what the other nodes are to know of this one, as of the last
+	// Configure. They get it with their routes.
+	Announcement() string
 }
 
 // Attachment is a pod's place in the network.

@@ -282,6 +282,9 @@ func (s *session) register(ctx context.Context) error {
 	defer cancel()
 	node := nodeObject(s.a.cfg, s.a.machine, s.a.cfg.Runtime.Version())
 	node.Status.Conditions = s.a.nodeConditions()
+	if said := s.a.routes.announcement(); said != "" {
+		node.Annotations = map[string]string{object.NodeNetworkAnnotation: said}
+	}
 	data, err := object.Encode(node)
 	if err != nil {
 		return err

@@ -298,6 +298,13 @@ func (w *worker) do(ctx context.Context, pod *corev1.Pod, bounds *runtime.Resour
 			if err != nil {
 				return fmt.Errorf("attach to the network: %w", err)
 			}
+			if network, ok := w.p.network.(HostPorts); ok {
+				if ports := hostPorts(pod); len(ports) > 0 {
+					if err := network.SetHostPorts(ctx, w.uid, ports); err != nil {
+						return err
+					}
+				}
+			}
 			out.attach = &attached
 			return nil
 		})

@@ -143,6 +143,9 @@ func takeFromAgent(node, reported *corev1.Node) {
 	if node.Annotations == nil {
 		node.Annotations = make(map[string]string)
 	}
+	if said := reported.Annotations[object.NodeNetworkAnnotation]; said != "" { // an agent that has just started says nothing yet
+		node.Annotations[object.NodeNetworkAnnotation] = said
+	}
 	node.Annotations[agentLabels] = strings.Join(slices.Sorted(maps.Keys(reported.Labels)), ",")
 
 	capacity, allocatable := reported.Status.Capacity.DeepCopy(), reported.Status.Allocatable.DeepCopy()
@@ -156,7 +159,7 @@ func takeFromAgent(node, reported *corev1.Node) {
 	node.Status.NodeInfo = reported.Status.NodeInfo
 	for _, c := range reported.Status.Conditions {
 		switch c.Type {
-		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure:
+		case corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeNetworkUnavailable:
 			object.SetNodeCondition(node, c)
 		}
 	}

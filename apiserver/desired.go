@@ -259,12 +259,12 @@ func (d *desiredIndex) setNode(name string, node *corev1.Node) {
 	entry := nodeEntry{cidrs: podCIDRs(node)}
 	for _, a := range node.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP && len(entry.cidrs) > 0 {
-			entry.route = &agentv1.NodeRoute{Node: name, Address: a.Address, PodCidrs: entry.cidrs}
+			entry.route = &agentv1.NodeRoute{Node: name, Address: a.Address, PodCidrs: entry.cidrs, Network: node.Annotations[object.NodeNetworkAnnotation]}
 			break
 		}
 	}
 	d.nodes[name] = entry
-	if slices.Equal(before.cidrs, entry.cidrs) && before.route.GetAddress() == entry.route.GetAddress() {
+	if slices.Equal(before.cidrs, entry.cidrs) && before.route.GetAddress() == entry.route.GetAddress() && before.route.GetNetwork() == entry.route.GetNetwork() {
 		return
 	}
 	d.rerouted(name)
@@ -581,5 +581,5 @@ func (a *agentState) reroute(index *desiredIndex, msg *agentv1.DesiredResponse) 
 }
 
 func sameRoute(a, b *agentv1.NodeRoute) bool {
-	return a.GetNode() == b.GetNode() && a.GetAddress() == b.GetAddress() && slices.Equal(a.GetPodCidrs(), b.GetPodCidrs())
+	return a.GetNode() == b.GetNode() && a.GetAddress() == b.GetAddress() && a.GetNetwork() == b.GetNetwork() && slices.Equal(a.GetPodCidrs(), b.GetPodCidrs())
 }

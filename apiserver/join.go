@@ -146,6 +146,10 @@ func (s joinService) Join(ctx context.Context, req *holdfastv1.JoinRequest) (*ho
 	}
 	if role == pki.RolePeer {
 		resp.CaKey, resp.Incarnation = s.cfg.CA.KeyPEM(), s.store.Incarnation()
+		if len(s.cfg.PodCIDRs) > 0 {
+			resp.PodCidr = s.cfg.PodCIDRs[0].String()
+		}
+		resp.ServiceCidr = s.cfg.ServiceCIDRs[0].String()
 	}
 	s.log.Info("machine joined", "name", req.GetName(), "role", role, "token", tokenID, "address", req.GetAddress())
 	return resp, nil

@@ -37,6 +37,8 @@ type JoinResult struct {
 	Peers       []string // API addresses of all peers
 	Gossip      []string // gossip addresses to join
 	Incarnation uint64   // peers only: the cluster's, as raftstore has it
+	// Peers only: where pods and Services have their addresses from; "": the defaults.
+	PodCIDR, ServiceCIDR string
 }
 
 // Join trades token for a certificate as role and name, through the first of
@@ -120,6 +122,8 @@ func checkJoin(addr string, token pki.Token, role pki.Role, name string, creds *
 		Peers:       resp.GetPeers(),
 		Gossip:      resp.GetGossip(),
 		Incarnation: resp.GetIncarnation(),
+		PodCIDR:     resp.GetPodCidr(),
+		ServiceCIDR: resp.GetServiceCidr(),
 	}, nil
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/holdfast-io/holdfast/object"
 )
 
-// pressureTaints are the taints of nodes that are short of something, by the condition
-// with which their agents say so.
+// pressureTaints are the taints of nodes that are short of something, or have no network
+// for pods, by the condition with which their agents say so.
 var pressureTaints = []struct {
 	condition corev1.NodeConditionType
 	key       string
@@ -19,6 +19,7 @@ var pressureTaints = []struct {
 	{corev1.NodeMemoryPressure, corev1.TaintNodeMemoryPressure},
 	{corev1.NodeDiskPressure, corev1.TaintNodeDiskPressure},
 	{corev1.NodePIDPressure, corev1.TaintNodePIDPressure},
+	{corev1.NodeNetworkUnavailable, corev1.TaintNodeNetworkUnavailable},
 }
 
 // setPressureTaints keeps new pods from a node that is short of something, for as long

@@ -218,6 +218,9 @@ func (n *Node) Name() string { return n.rec.Name }
 // ClusterID returns the cluster's id.
 func (n *Node) ClusterID() string { return n.rec.ClusterID }
 
+// Address returns the address at which other nodes reach this one.
+func (n *Node) Address() netip.Addr { return n.address }
+
 // DataDir returns the node's data directory.
 func (n *Node) DataDir() string { return n.cfg.DataDir }
 
@@ -229,7 +232,7 @@ func (n *Node) Close() {
 }
 
 // Run gossips and runs pods on rt and network until ctx ends or one of them
-// fails. Containers go on without it.
+// fails, or returns [ErrAddressChanged]. Containers go on without it.
 func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Network) error {
 	defer n.Close()
 	registry := prometheus.NewRegistry()
@@ -280,6 +283,7 @@ func (n *Node) Run(ctx context.Context, rt runtime.Runtime, network agent.Networ
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return n.rememberPeers(ctx, g, peers) })
 	group.Go(func() error { return n.keepCertificate(ctx, peers) })
+	group.Go(func() error { return n.watchAddress(ctx) })
 	return group.Wait()
 }
 

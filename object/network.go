@@ -13,6 +13,10 @@ import (
 // administrator puts it on the Node: an agent cannot give it to itself.
 const IngressNodeLabel = "holdfast.dev/ingress"
 
+// NodeNetworkAnnotation is on a Node and says what other nodes' agents have to know to
+// reach its pods, in words of theirs. Written by the node's agent, when it registers.
+const NodeNetworkAnnotation = "holdfast.dev/node-network"
+
 const (
 	// IngressController is what an IngressClass names to be served by the nodes with
 	// IngressNodeLabel.

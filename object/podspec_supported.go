@@ -25,6 +25,7 @@ const supportedButInit = `
 	containers[].ports[].containerPort
 	containers[].ports[].protocol
 	containers[].ports[].hostPort
+	containers[].ports[].hostIP
 	containers[].resources.requests[cpu]
 	containers[].resources.requests[memory]
 	containers[].resources.requests[*/*]

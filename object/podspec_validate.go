@@ -3,6 +3,7 @@ package object
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -136,7 +137,7 @@ func (s *podScope) validateHostNamespaces(path *field.Path) field.ErrorList {
 			at := path.Child(string(kind)).Index(i).Child("ports").Index(j).Child("hostPort")
 			switch {
 			case !spec.HostNetwork && port.HostPort != 0:
-				errs = append(errs, &field.Error{Type: notSupportedYet, Field: at.String(), Detail: "not supported yet without hostNetwork: use a Service"})
+				errs = append(errs, hostIPNotSupported(port.HostIP, path.Child(string(kind)).Index(i).Child("ports").Index(j).Child("hostIP"))...)
 			// A template's ports get their host ports when its pods are made.
 			case spec.HostNetwork && port.HostPort != port.ContainerPort && (s.pod != nil || port.HostPort != 0):
 				errs = append(errs, field.Invalid(at, port.HostPort, "must match `containerPort` when `hostNetwork` is true"))
@@ -264,4 +265,18 @@ func validatePodTemplate(template *corev1.PodTemplateSpec, path *field.Path) fie
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template: they are added to a pod that runs"))
 	}
 	return errs
+}
+
+// hostIPNotSupported refuses addresses of the node that lead to no pod yet.
+func hostIPNotSupported(text string, at *field.Path) field.ErrorList {
+	ip, err := netip.ParseAddr(text)
+	switch {
+	case err != nil || ip.IsUnspecified(): // none, or a fault that was told
+		return nil
+	case ip.IsLoopback():
+		return field.ErrorList{{Type: notSupportedYet, Field: at.String(), Detail: "not supported yet: addresses of the loopback lead to the node's own programs"}}
+	case !ip.Unmap().Is4():
+		return field.ErrorList{{Type: notSupportedYet, Field: at.String(), Detail: "not supported yet: host ports are of IPv4"}}
+	}
+	return nil
 }

@@ -24,6 +24,10 @@ type record struct {
 	Peers []string `json:"peers,omitempty"`
 	// Gossip are gossip addresses, likewise.
 	Gossip []string `json:"gossip,omitempty"`
+	// PodCIDR and ServiceCIDR are where pods and Services have their addresses from, as
+	// the cluster was made; empty: the defaults.
+	PodCIDR     string `json:"podCIDR,omitempty"`
+	ServiceCIDR string `json:"serviceCIDR,omitempty"`
 }
 
 const layoutVersion = 1

@@ -165,8 +165,8 @@ func (p *Peer) Run(ctx context.Context) error {
 		Gatherer:   p.registry,
 		Kube:       p.kubeHandler,
 		WhyPod:     whyPod,
-		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR},
-		Alarms:     func() []string { return p.certificateAlarms(time.Now()) },
+		PodCIDRs:   []netip.Prefix{p.cfg.PodCIDR}, ServiceCIDRs: []netip.Prefix{p.cfg.ServiceCIDR},
+		Alarms: func() []string { return p.certificateAlarms(time.Now()) },
 		Certificates: map[string]func() time.Time{
 			"ca":   p.ca.Expires,
 			"peer": func() time.Time { _, end := p.creds.Validity(); return end },

@@ -63,8 +63,10 @@ type Config struct {
 	// Learner keeps a peer that joins from getting a vote by itself.
 	Learner bool
 
-	// PodCIDR is where pods' addresses come from. Optional: 10.244.0.0/16.
-	PodCIDR netip.Prefix
+	// PodCIDR and ServiceCIDR are where pods' and Services' addresses come from, for a
+	// new cluster, which keeps them. Optional: [DefaultPodCIDR] and
+	// object.DefaultServiceCIDR; later, what the cluster was made with.
+	PodCIDR, ServiceCIDR netip.Prefix
 
 	// FaultSocket lets others set faults on this peer, through a socket of that
 	// name in DataDir: network, disk and clock then fail on command. For tests.
@@ -148,6 +150,9 @@ func Prepare(ctx context.Context, cfg Config) (_ *Peer, err error) {
 	default:
 		err = p.join(ctx, address)
 	}
+	if err == nil {
+		err = p.setRanges()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -197,8 +202,8 @@ func (c *Config) complete() error {
 			faults = append(faults, fmt.Errorf("%s %s: want host:port or :port", flag, address))
 		}
 	}
-	if !c.PodCIDR.IsValid() {
-		c.PodCIDR = netip.MustParsePrefix("10.244.0.0/16")
+	if err := checkRanges(c.PodCIDR, c.ServiceCIDR); err != nil {
+		faults = append(faults, err)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -245,7 +250,7 @@ func (p *Peer) gossipKeyPath() string { return filepath.Join(p.cfg.DataDir, "gos
 func (p *Peer) found(address string) error {
 	var id [8]byte
 	rand.Read(id[:])
-	p.rec = record{ClusterID: hex.EncodeToString(id[:]), ID: p.cfg.Name, Address: address, Member: true}
+	p.rec = record{ClusterID: hex.EncodeToString(id[:]), ID: p.cfg.Name, Address: address, Member: true, PodCIDR: rangeText(p.cfg.PodCIDR), ServiceCIDR: rangeText(p.cfg.ServiceCIDR)}
 	ca, err := pki.NewCA(p.rec.ClusterID)
 	if err != nil {
 		return err
@@ -288,7 +293,7 @@ func (p *Peer) join(ctx context.Context, address string) error {
 		return fmt.Errorf("the CA that the cluster sent: %w", err)
 	}
 	p.incarnation = got.Incarnation
-	p.rec = record{ClusterID: got.ClusterID, ID: p.cfg.Name, Address: address, Peers: got.Peers, Gossip: got.Gossip}
+	p.rec = record{ClusterID: got.ClusterID, ID: p.cfg.Name, Address: address, Peers: got.Peers, Gossip: got.Gossip, PodCIDR: got.PodCIDR, ServiceCIDR: got.ServiceCIDR}
 	if err := p.keep(got.Credentials, ca, got.GossipKey); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -37,14 +38,17 @@ type RestoreConfig struct {
 	// they came with it. Optional: needed with NewCluster alone, which cannot open these
 	// values without.
 	SecretKeys []byte
-	Logger     *slog.Logger // optional; discards
+	// PodCIDR and ServiceCIDR are those that the old cluster was made with. Optional; the
+	// defaults.
+	PodCIDR, ServiceCIDR netip.Prefix
+	Logger               *slog.Logger // optional; discards
 }
 
 // Restore makes the data directory of a new cluster's first peer out of a backup.
 // Run that peer, and let the others join it. The backup is checked whole before it
 // is used. Its errors are for people.
 func Restore(backup io.ReadSeeker, cfg RestoreConfig) (_ raftstore.Restored, err error) {
-	conf := Config{DataDir: cfg.DataDir, Name: cfg.Name, Logger: cfg.Logger}
+	conf := Config{DataDir: cfg.DataDir, Name: cfg.Name, Logger: cfg.Logger, PodCIDR: cfg.PodCIDR, ServiceCIDR: cfg.ServiceCIDR}
 	if err := conf.complete(); err != nil {
 		return raftstore.Restored{}, err
 	}
@@ -96,7 +100,7 @@ func Restore(backup io.ReadSeeker, cfg RestoreConfig) (_ raftstore.Restored, err
 		}
 	}
 	// The record makes it a peer's directory: last, when all of it is there.
-	return made, writeRecord(conf.DataDir, record{ClusterID: ca.Cluster(), ID: conf.Name, Address: address, Member: true})
+	return made, writeRecord(conf.DataDir, record{ClusterID: ca.Cluster(), ID: conf.Name, Address: address, Member: true, PodCIDR: rangeText(cfg.PodCIDR), ServiceCIDR: rangeText(cfg.ServiceCIDR)})
 }
 
 // secretsImport is the file with the keys of Secrets of a restored backup, wrapped for

@@ -30,7 +30,7 @@ func (p *Peer) keepOwnService(ctx context.Context, leader *raftstore.Leader) err
 	ticker := time.NewTicker(ownServiceScan)
 	defer ticker.Stop()
 	for {
-		txn, err := ownServiceTxn(leader.View(), p.apiAddresses(), time.Now())
+		txn, err := ownServiceTxn(leader.View(), p.cfg.ServiceCIDR, p.apiAddresses(), time.Now())
 		if err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ func (p *Peer) keepOwnService(ctx context.Context, leader *raftstore.Leader) err
 
 // ownServiceTxn returns what brings the Service and its endpoints up to date; nothing
 // if they are. A peer that is known by a name has no place among endpoints.
-func ownServiceTxn(view object.Reader, peers map[string]string, now time.Time) (raftstore.Txn, error) {
+func ownServiceTxn(view object.Reader, services netip.Prefix, peers map[string]string, now time.Time) (raftstore.Txn, error) {
 	txn := raftstore.Txn{Actor: "peer", Reason: "the API's own service"}
 	put := func(want, have object.Object, exists bool) error {
 		condition := raftstore.Absent(string(object.KeyOf(want)))
@@ -73,7 +73,7 @@ func ownServiceTxn(view object.Reader, peers map[string]string, now time.Time) (
 		Labels:            map[string]string{"component": "apiserver", "provider": "kubernetes"},
 	}
 	svc := &corev1.Service{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Service"}, ObjectMeta: meta}
-	svc.Spec.ClusterIP = object.DefaultServiceCIDR.Masked().Addr().Next().String()
+	svc.Spec.ClusterIP = services.Masked().Addr().Next().String()
 	svc.Spec.Ports = []corev1.ServicePort{{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(443)}}
 	object.Default(svc)
 	if have, ok := object.Get[*corev1.Service](view, object.KeyOf(svc)); !ok {

@@ -9,7 +9,9 @@
 // end. The node has that other end, named after the pod's uid, and a host route
 // to the pod's address through it. There is no bridge: all traffic of a pod
 // passes the IP layer of its node, where services and policies act. Other
-// nodes' pods are reached by one route for each of their pod CIDRs.
+// nodes' pods are reached by one route for each of their pod CIDRs: directly on
+// one link, by VXLAN behind routers, by WireGuard where one of the two nodes asks
+// for it.
 //
 // A service is elements of nftables maps, which a fixed set of rules looks up: see
 // DESIGN.md.
@@ -25,9 +27,10 @@
 //
 // All calls act in the network namespace of the calling thread, which for an
 // agent is the node's. Nothing here starts a goroutine, apart from the
-// throw-away thread in which a pod's namespace is made.
+// throw-away thread in which a pod's namespace is made, and the one that waits for the
+// process of the tunnels ([TunnelMain]), which outlives its agent.
 //
 // # Out of scope
 //
-// IPv6 and overlays for nodes that share no link.
+// IPv6 for pods and services.
 package network

@@ -21,15 +21,17 @@ const (
 )
 
 // setMasquerade lets pods reach what is outside the cluster: there nobody has a
-// route back to them, so they appear as their node. Within the cluster, nodes
-// included, they keep their own address.
+// route back to them, so they appear as their node. Towards pods, and nodes on our
+// links, they keep their own address.
 func (n *Network) setMasquerade(want []wantedRoute) error {
 	var own, cluster []netip.Prefix
 	for _, w := range want {
 		cluster = append(cluster, w.to)
-		if w.via.IsValid() {
+		switch {
+		case w.via.IsValid() && w.mode == modeDirect:
 			cluster = append(cluster, netip.PrefixFrom(w.via, 32))
-		} else {
+		case w.via.IsValid(): // what lies between knows nothing of pods
+		default:
 			own = append(own, w.to)
 		}
 	}
@@ -105,22 +107,27 @@ func removeTable(name string) error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
-			return nil // a kernel without nftables has no table either
-		}
-		return fmt.Errorf("list nftables tables: %w", err)
+	there, err := hasTable(conn, name)
+	if err != nil || !there {
+		return err
 	}
-	for _, table := range tables {
-		if table.Name == name {
-			conn.DelTable(table)
-			if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("remove table %s: %w", name, err)
-			}
-		}
+	conn.DelTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: name})
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove table %s: %w", name, err)
 	}
 	return nil
+}
+
+// hasTable reports whether there is a table of family ip of that name.
+func hasTable(conn *nftables.Conn, name string) (bool, error) {
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
+		return false, nil // a kernel without nftables has no table either
+	}
+	if err != nil {
+		return false, fmt.Errorf("list nftables tables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }), nil
 }
 
 // addrRange is a range of addresses from first up to, not including, end.

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -35,7 +37,26 @@ type Config struct {
 	// NoMasquerade leaves out the nftables table that gives traffic from pods to
 	// destinations outside the cluster the node's own address.
 	NoMasquerade bool
-	Logger       *slog.Logger // optional; nil discards
+	// Address is the node's own, at which other nodes reach it. Optional: without it,
+	// what is on a link of the node is reached directly.
+	Address netip.Addr
+	// Overlay asks for VXLAN between this node and all others, also on one link: for
+	// networks that drop packets with addresses they did not give out.
+	Overlay bool
+	// Encrypt asks for WireGuard between this node's pods and those of all others.
+	Encrypt bool
+	// TunnelPort and the one after it are the UDP ports of WireGuard. Optional: 51871.
+	TunnelPort uint16
+	// TunnelDir is where the process of the tunnels has its sockets, where the kernel has
+	// no WireGuard. Optional: "tunnels" beside NetNSDir.
+	TunnelDir string
+	// TunnelProgram returns the file of a program that calls [TunnelMain] under the name
+	// [TunnelName]. Optional: without it, encryption needs the kernel's.
+	TunnelProgram func() (string, error)
+	// KeyPeriod is how long a tunnel carries before the other does, whose key was
+	// changed meanwhile. Optional: 24 h.
+	KeyPeriod time.Duration
+	Logger    *slog.Logger // optional; nil discards
 }
 
 // Network implements [agent.Network]. Safe for concurrent use. Apart from Detach,
@@ -49,17 +70,24 @@ type Network struct {
 	lastIP     netip.Addr     // the address given out last, so that reuse comes late
 	masquerade string         // what the nftables table was last set to
 
-	want     []wantedRoute  // from the last Configure
-	services []netip.Prefix // ranges of services' addresses, from the last Program
+	want     []wantedRoute        // from the last Configure
+	address  netip.Addr           // the node's own
+	podMTU   int                  // from the last Configure; 0 before
+	said     string               // the announcement
+	idle     map[string]time.Time // links of ours that nothing needs, and since when
+	services []netip.Prefix       // ranges of services' addresses, from the last Program
 
 	plane  plane
 	policy policyPlane
 }
 
 var (
-	_ agent.Network     = (*Network)(nil)
-	_ agent.Services    = (*Network)(nil)
-	_ agent.NameServers = (*Network)(nil)
+	_ agent.Network      = (*Network)(nil)
+	_ agent.Services     = (*Network)(nil)
+	_ agent.Announcer    = (*Network)(nil)
+	_ agent.HostPorts    = (*Network)(nil)
+	_ agent.RangeChecker = (*Network)(nil)
+	_ agent.NameServers  = (*Network)(nil)
 )
 
 // New makes a network. It touches nothing.
@@ -71,14 +99,31 @@ func New(cfg Config) (*Network, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Network{cfg: cfg, log: log, plane: plane{log: log}, policy: policyPlane{log: log}}, nil
+	cfg.TunnelPort = cmp.Or(cfg.TunnelPort, 51871)
+	cfg.TunnelDir = cmp.Or(cfg.TunnelDir, filepath.Join(filepath.Dir(cfg.NetNSDir), "tunnels"))
+	cfg.KeyPeriod = cmp.Or(cfg.KeyPeriod, 24*time.Hour)
+	return &Network{cfg: cfg, log: log, plane: plane{log: log}, policy: policyPlane{log: log}, address: cfg.Address.Unmap(), idle: map[string]time.Time{}}, nil
+}
+
+// SetAddress says that the node has another address. The next Configure acts on it.
+func (n *Network) SetAddress(address netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.address = address.Unmap()
+}
+
+// Announcement implements [agent.Announcer].
+func (n *Network) Announcement() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.said
 }
 
 // Configure sets the node's pod CIDRs, the routes to other nodes' pods, and the
 // rules for what leaves the cluster. A route that cannot be set does not keep
 // the others from being set; all errors come back together.
 func (n *Network) Configure(ctx context.Context, podCIDRs []netip.Prefix, routes []agent.Route) error {
-	want, refused := wantedRoutes(podCIDRs, routes)
+	others, refused := otherNodes(routes)
 	err := n.do(ctx, func(h *netlink.Handle) error {
 		if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
 			return err
@@ -87,6 +132,8 @@ func (n *Network) Configure(ctx context.Context, podCIDRs []netip.Prefix, routes
 		if err := setSysctl("net/ipv4/conf/all/send_redirects", "0"); err != nil {
 			return err
 		}
+		plan, failed := n.preparePaths(h, podCIDRs, others)
+		want := plan.routes
 		n.podCIDRs = nil
 		for _, w := range want {
 			if !w.via.IsValid() {
@@ -94,7 +141,9 @@ func (n *Network) Configure(ctx context.Context, podCIDRs []netip.Prefix, routes
 			}
 		}
 		n.want = want
-		failed := errors.Join(setRoutes(h, withServices(want, n.services)), n.plane.setRanges(want), addNameServer(h))
+		// Ways there first, then what leads to them, then what is in nobody's way any more.
+		failed = errors.Join(failed, n.setLinks(h, podCIDRs, plan), setRoutes(h, withServices(want, n.services)), n.dropLinks(h, plan),
+			n.setPodMTU(h, plan.podMTU), n.plane.setRanges(want), addNameServer(h))
 		if n.cfg.NoMasquerade {
 			return failed
 		}
@@ -170,11 +219,17 @@ func (n *Network) attach(h *netlink.Handle, uid string) (agent.Attachment, error
 		return agent.Attachment{}, err
 	}
 	defer ns.Close()
+	mtu := n.podMTU
+	if mtu == 0 { // before Configure: a pod that is known
+		if mtu, err = uplinkMTU(h); err != nil {
+			return agent.Attachment{}, err
+		}
+	}
 	// Before its first packet.
 	if err := n.policy.admit(context.Background(), uid, []netip.Addr{pod.ip}); err != nil {
 		return agent.Attachment{}, fmt.Errorf("make the rules of its policies: %w", err)
 	}
-	if err := connect(h, ns, pod); err != nil {
+	if err := connect(h, ns, pod, mtu); err != nil {
 		return agent.Attachment{}, err
 	}
 	return agent.Attachment{NetNS: path, IPs: []netip.Addr{pod.ip}}, nil
@@ -185,6 +240,9 @@ func (n *Network) attach(h *netlink.Handle, uid string) (agent.Attachment, error
 func (n *Network) Detach(ctx context.Context, podUID string) error {
 	if err := checkUID(podUID); err != nil {
 		return err
+	}
+	if err := n.closeHostPorts(ctx, podUID); err != nil {
+		return fmt.Errorf("detach pod %s from the network: %w", podUID, err)
 	}
 	// Without the mutex: the kernel takes tens of milliseconds to remove a link.
 	// The pod's address stays taken until it has.
@@ -234,8 +292,8 @@ func (n *Network) List(ctx context.Context) (map[string]agent.Attachment, error)
 // stays switched on, since others may have come to rely on it.
 func (n *Network) Remove(ctx context.Context) error {
 	err := n.do(ctx, func(h *netlink.Handle) error {
-		failed := errors.Join(removeLinks(h), removeNameServer(h), setRoutes(h, nil), removeTable(tableName), n.plane.remove(), n.policy.remove())
-		n.masquerade, n.want, n.services = "", nil, nil
+		failed := errors.Join(removeLinks(h), removeNameServer(h), setRoutes(h, nil), removeTable(tableName), removeTable(hostPortsTable), n.plane.remove(), n.policy.remove(), n.removePaths(h))
+		n.masquerade, n.want, n.services, n.podMTU, n.said = "", nil, nil, 0, ""
 		names, err := netNSNames(n.cfg.NetNSDir)
 		failed = errors.Join(failed, err)
 		for _, name := range names {

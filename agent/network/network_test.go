@@ -17,11 +17,13 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-io/holdfast/agent"
+	"github.com/holdfast-io/holdfast/agent/netstate"
 )
 
 // host is a machine of a test: a network namespace with its own Network.
@@ -610,6 +612,74 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 	if after := kernelState(t, h); after != before {
 		t.Errorf("Remove leaves something. Before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// TestForeignRules: tables of others, on the same hooks and with names like ours, are
+// as they were after all that a network does.
+func TestForeignRules(t *testing.T) {
+	h := newHosts(t, 1, 1500)[0]
+	ctx := context.Background()
+	h.in(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{"firewall", "holdfast-not"} {
+			for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
+				table := conn.AddTable(&nftables.Table{Name: name, Family: family})
+				chain := conn.AddChain(&nftables.Chain{Name: "input", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter})
+				conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}}})
+			}
+		}
+		return conn.Flush()
+	})
+	foreign := func() (texts []string) {
+		h.in(func() error {
+			conn, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			chains, err := conn.ListChains()
+			if err != nil {
+				return err
+			}
+			for _, chain := range chains {
+				if name := chain.Table.Name; name != "firewall" && name != "holdfast-not" {
+					continue
+				}
+				rules, err := conn.GetRules(chain.Table, chain)
+				if err != nil {
+					return err
+				}
+				for _, rule := range rules {
+					texts = append(texts, fmt.Sprint(chain.Table.Family, chain.Table.Name, chain.Name, rule.Handle, len(rule.Exprs)))
+				}
+			}
+			return nil
+		})
+		slices.Sort(texts)
+		return texts
+	}
+	before := foreign()
+	if len(before) != 4 {
+		t.Fatalf("rules of others are %q", before)
+	}
+	for range 2 {
+		h.net = h.newNetwork()
+		h.in(func() error { return h.net.Configure(ctx, []netip.Prefix{h.cidr}, nil) })
+		h.attach("pod")
+		h.in(func() error {
+			return h.net.SetHostPorts(ctx, "pod", []agent.HostPort{{Protocol: "TCP", HostPort: 80, Port: 80}})
+		})
+		h.in(func() error { return h.net.Program(ctx, netstate.Empty("n1")) })
+	}
+	if now := foreign(); !slices.Equal(now, before) {
+		t.Errorf("rules of others were %q and are %q", before, now)
+	}
+	h.in(func() error { return h.net.Remove(ctx) })
+	if now := foreign(); !slices.Equal(now, before) {
+		t.Errorf("after Remove, rules of others were %q and are %q", before, now)
 	}
 }
 

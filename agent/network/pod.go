@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	linkPrefix  = "hf"            // of the names of our veths; the rest is 13 hexadecimal digits
-	aliasPrefix = "holdfast pod " // of their aliases; the rest is uid and address
-	podLinkName = "eth0"          // in the pod
+	linkPrefix  = "hf"              // of the names of our veths; the rest is 13 hexadecimal digits
+	ourAlias    = "holdfast "       // begins the aliases of all links of ours
+	aliasPrefix = ourAlias + "pod " // of veths; the rest is uid and address
+	podLinkName = "eth0"            // in the pod
 	defaultMTU  = 1500
 )
 
@@ -113,14 +114,14 @@ func lastOf(cidr netip.Prefix) netip.Addr {
 
 // connect makes the veth between the node and a pod's namespace, and all that
 // belongs to it on both sides. Each step may have been done before.
-func connect(h *netlink.Handle, ns *os.File, pod podLink) error {
+func connect(h *netlink.Handle, ns *os.File, pod podLink, mtu int) error {
 	inside, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink in the pod's namespace: %w", err)
 	}
 	defer inside.Close()
 
-	link, podSide, err := ensureVeth(h, inside, ns, pod)
+	link, podSide, err := ensureVeth(h, inside, ns, pod, mtu)
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func connect(h *netlink.Handle, ns *os.File, pod podLink) error {
 
 // ensureVeth returns both ends of a pod's veth. One that leads elsewhere (the
 // namespace was made anew) or was left without an alias is replaced.
-func ensureVeth(h, inside *netlink.Handle, ns *os.File, pod podLink) (link, podSide netlink.Link, err error) {
+func ensureVeth(h, inside *netlink.Handle, ns *os.File, pod podLink, mtu int) (link, podSide netlink.Link, err error) {
 	name := linkName(pod.uid)
 	link, err = h.LinkByName(name)
 	if err == nil {
@@ -186,10 +187,6 @@ func ensureVeth(h, inside *netlink.Handle, ns *os.File, pod podLink) (link, podS
 		}
 	} else if !isNotFound(err) {
 		return nil, nil, fmt.Errorf("look for the veth %s: %w", name, err)
-	}
-	mtu, err := uplinkMTU(h)
-	if err != nil {
-		return nil, nil, err
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = name, mtu, hostMAC
@@ -265,7 +262,7 @@ func uplinkMTU(h *netlink.Handle) (int, error) {
 	mtus := map[int]int{} // of links that pods' traffic may leave by
 	for _, link := range links {
 		a := link.Attrs()
-		if _, _, ours := parseAlias(a.Alias); !ours && a.Flags&net.FlagLoopback == 0 && a.MTU > 0 {
+		if !strings.HasPrefix(a.Alias, ourAlias) && a.Flags&net.FlagLoopback == 0 && a.MTU > 0 {
 			mtus[a.Index] = a.MTU
 		}
 	}

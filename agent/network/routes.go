@@ -8,8 +8,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"github.com/holdfast-io/holdfast/agent"
 )
 
 // wantedRoute is a route to a range of pods.
@@ -17,9 +15,34 @@ type wantedRoute struct {
 	to   netip.Prefix
 	via  netip.Addr // not valid: our own range, of which what is not taken is unreachable
 	node string
+	mode mode
+	// link, gate and source: a link of ours that it goes by, where it is no route by the
+	// node's address; the next hop on it, if it has any; and what this node itself sends
+	// from.
+	link         string
+	gate, source netip.Addr
+	// blocked: nothing may go there yet.
+	blocked bool
 	// services: the addresses of services, which rules turn into others on the way. The
 	// route leads to the loopback, which none of them gets to.
 	services bool
+}
+
+func (w wantedRoute) String() string {
+	switch {
+	case w.services:
+		return fmt.Sprintf("%s to services", w.to)
+	case !w.via.IsValid():
+		return fmt.Sprintf("%s of this node: unreachable but for its pods", w.to)
+	case w.blocked:
+		return fmt.Sprintf("%s of %s: unreachable until it can be sealed", w.to, w.node)
+	case w.link == "":
+		return fmt.Sprintf("%s of %s: via %s", w.to, w.node, w.via)
+	case w.gate.IsValid():
+		return fmt.Sprintf("%s of %s: via %s on %s from %s", w.to, w.node, w.gate, w.link, w.source)
+	default:
+		return fmt.Sprintf("%s of %s: on %s from %s", w.to, w.node, w.link, w.source)
+	}
 }
 
 // withServices returns want with the routes to services.
@@ -29,43 +52,6 @@ func withServices(want []wantedRoute, services []netip.Prefix) []wantedRoute {
 		all = append(all, wantedRoute{to: to.Masked(), node: "the cluster's services", services: true})
 	}
 	return all
-}
-
-// wantedRoutes turns the desired state into routes. It is pure. What the network
-// cannot do, and ranges that contradict earlier ones, are left out and are in the
-// error: one node without an address must not cut off the others.
-func wantedRoutes(podCIDRs []netip.Prefix, routes []agent.Route) ([]wantedRoute, error) {
-	var (
-		want   []wantedRoute
-		failed error
-	)
-	add := func(w wantedRoute) {
-		if !w.to.IsValid() || !w.to.Addr().Is4() || (w.via.IsValid() && !w.via.Is4()) {
-			failed = errors.Join(failed, fmt.Errorf("pods of %s at %s: only IPv4 is supported yet", w.node, w.to))
-			return
-		}
-		w.to = w.to.Masked()
-		for _, other := range want {
-			if other.to.Overlaps(w.to) {
-				failed = errors.Join(failed, fmt.Errorf("pods of %s at %s overlap with those of %s at %s", w.node, w.to, other.node, other.to))
-				return
-			}
-		}
-		want = append(want, w)
-	}
-	for _, cidr := range podCIDRs {
-		add(wantedRoute{to: cidr, node: "this node"})
-	}
-	for _, r := range routes {
-		if !r.Via.IsValid() {
-			failed = errors.Join(failed, fmt.Errorf("pods of %s: the node has no address to reach them by", r.Node))
-			continue
-		}
-		for _, cidr := range r.PodCIDRs {
-			add(wantedRoute{to: cidr, via: r.Via.Unmap(), node: r.Node})
-		}
-	}
-	return want, failed
 }
 
 // setRoutes makes want all of our routes to ranges of pods: those that are
@@ -112,7 +98,16 @@ func setRoutes(h *netlink.Handle, want []wantedRoute) error {
 		}
 	}
 	for _, w := range want {
-		if r, ok := ours[w.to]; ok && leadsTo(r, w) {
+		index := 0
+		if w.link != "" && !w.blocked {
+			link, err := h.LinkByName(w.link)
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("set route to %s, the pods of %s: %w", w.to, w.node, err))
+				continue
+			}
+			index = link.Attrs().Index
+		}
+		if r, ok := ours[w.to]; ok && leadsTo(r, w, index) {
 			continue
 		}
 		if r, ok := foreign[w.to]; ok {
@@ -121,6 +116,15 @@ func setRoutes(h *netlink.Handle, want []wantedRoute) error {
 		}
 		route := &netlink.Route{Dst: ipNet(w.to), Protocol: Protocol, Table: unix.RT_TABLE_MAIN}
 		switch {
+		case w.blocked:
+			route.Type = unix.RTN_UNREACHABLE
+		case w.link != "":
+			route.LinkIndex, route.Src = index, w.source.AsSlice()
+			if w.gate.IsValid() {
+				route.Gw, route.Flags = w.gate.AsSlice(), int(netlink.FLAG_ONLINK)
+			} else {
+				route.Scope = netlink.SCOPE_LINK
+			}
 		case w.via.IsValid():
 			route.Gw = w.via.AsSlice()
 		case w.services:
@@ -151,13 +155,19 @@ func destination(r netlink.Route) (netip.Prefix, bool) {
 // loopback is the index of lo in every network namespace.
 const loopback = 1
 
-func leadsTo(r netlink.Route, w wantedRoute) bool {
-	if w.services {
+// leadsTo reports whether r is the route that w wants, by the link of that index if w
+// names one.
+func leadsTo(r netlink.Route, w wantedRoute, index int) bool {
+	gate, _ := netip.AddrFromSlice(r.Gw)
+	source, _ := netip.AddrFromSlice(r.Src)
+	switch {
+	case w.services:
 		return r.Type == unix.RTN_UNICAST && r.LinkIndex == loopback
-	}
-	if !w.via.IsValid() {
+	case !w.via.IsValid() || w.blocked:
 		return r.Type == unix.RTN_UNREACHABLE
+	case w.link != "":
+		return r.Type == unix.RTN_UNICAST && r.LinkIndex == index && gate.Unmap() == w.gate && source.Unmap() == w.source
+	default:
+		return r.Type == unix.RTN_UNICAST && gate.Unmap() == w.via
 	}
-	gw, ok := netip.AddrFromSlice(r.Gw)
-	return ok && gw.Unmap() == w.via && r.Type == unix.RTN_UNICAST
 }

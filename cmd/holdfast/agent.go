@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,6 +44,8 @@ type agentFlags struct {
 	runtime  string
 	host     nodeHost
 	log      logFlags
+	// uninstall removes the node instead, and asks unless yes.
+	uninstall, yes bool
 }
 
 // nodeHost says where a node keeps its containers.
@@ -56,6 +59,9 @@ type nodeHost struct {
 	plainHTTP  []string
 	logBytes   string // of a file of a container's log
 	logFiles   int
+	// Of the way to other nodes' pods.
+	address          netip.Addr
+	overlay, encrypt bool
 }
 
 func (a *app) agentCommand() *cobra.Command {
@@ -71,9 +77,15 @@ later starts need neither --join nor --token. Pods outlive the agent: they go on
 while it is away, and it takes them over when it is back.`,
 		Example: `  holdfast agent --join 192.0.2.10:7443,192.0.2.11:7443 --token holdfast1...
   holdfast agent
+  holdfast agent --uninstall
   holdfast agent --containerd /run/containerd/containerd.sock --label zone=a`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runAgent(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.uninstall {
+				return a.runUninstall(cmd.Context(), f)
+			}
+			return a.runAgent(cmd.Context(), f)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.config.Join, "join", nil, "join the cluster of these peers, host:port of their API")
@@ -84,6 +96,8 @@ while it is away, and it takes them over when it is back.`,
 	flags.StringVar(&f.config.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
 	flags.StringVar(&f.config.Gossip, "gossip", ":7946", "where to listen for gossip, TCP and UDP")
 	flags.StringVar(&f.runtime, "runtime", "embedded", "embedded (containerd and runc), or fake: containers that only exist in memory")
+	flags.BoolVar(&f.host.encrypt, "encrypt", false, "encrypt what pods here and on all other nodes say to each other, with WireGuard")
+	flags.BoolVar(&f.host.overlay, "overlay", false, "wrap what pods here and on other nodes say to each other in VXLAN also on one network: for one that drops addresses of pods")
 	flags.StringVar(&f.host.containerd, "containerd", "", "socket of a containerd to use instead of one of our own")
 	flags.StringSliceVar(&f.host.imageDirs, "image-dir", nil, "directory with images (*.tar) that need no registry; may be repeated")
 	flags.StringVar(&f.config.StaticPods, "static-pods", "", "directory with manifests of pods that the node runs whatever the cluster says, and with no peer at all")
@@ -102,6 +116,8 @@ while it is away, and it takes them over when it is back.`,
 	flags.Int64Var(&f.config.Limits.MaxPodPIDs, "pod-max-pids", 0, "the most processes and threads of a pod; 0: not bounded")
 	flags.StringVar(&f.host.name, "containers-name", "", "what tells this node's containers from those of other nodes on one machine")
 	_ = flags.MarkHidden("containers-name")
+	flags.BoolVar(&f.uninstall, "uninstall", false, "remove all that the node has on this machine, pods, links, rules and files, and end; stop the agent before, and give the directories that it ran with")
+	flags.BoolVarP(&f.yes, "yes", "y", false, "with --uninstall: do not ask")
 	f.ingress.add(flags)
 	f.log.add(flags)
 	return cmd
@@ -159,7 +175,7 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 	var rt runtime.Runtime = fake.New(fake.Config{})
 	var net agent.Network = fake.NewNetwork()
 	if f.runtime == "embedded" {
-		f.host.dataDir = n.DataDir()
+		f.host.dataDir, f.host.address = n.DataDir(), n.Address()
 		if rt, net, err = f.host.containers(n.Name(), log); err != nil {
 			n.Close()
 			return err
@@ -175,6 +191,12 @@ func (a *app) runAgent(ctx context.Context, f agentFlags) error {
 		}
 	}()
 	err = n.Run(ctx, rt, net)
+	if errors.Is(err, node.ErrAddressChanged) && f.runtime == "embedded" {
+		// In place: whoever watches over this process sees the same one.
+		if self, lost := os.Executable(); lost == nil {
+			err = errors.Join(err, syscall.Exec(self, os.Args, os.Environ()))
+		}
+	}
 	if ctx.Err() == nil && err == nil {
 		err = errors.New("the agent ended by itself")
 	}
@@ -220,7 +242,12 @@ func (h nodeHost) containers(node string, log *slog.Logger) (*containerd.Runtime
 	if err != nil {
 		return nil, nil, err
 	}
-	net, err := network.New(network.Config{NetNSDir: filepath.Join(h.runDir, "netns"), Logger: log.With("part", "network")})
+	net, err := network.New(network.Config{
+		NetNSDir: filepath.Join(h.runDir, "netns"), TunnelDir: filepath.Join(h.runDir, "tunnels"),
+		Address: h.address, Overlay: h.overlay, Encrypt: h.encrypt,
+		TunnelProgram: func() (string, error) { return rt.InstallProgram(network.TunnelName) },
+		Logger:        log.With("part", "network"),
+	})
 	return rt, net, err
 }
 

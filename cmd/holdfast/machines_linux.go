@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/agent/containerd"
 	"github.com/holdfast-io/holdfast/agent/deadman"
+	"github.com/holdfast-io/holdfast/agent/network"
 )
 
 // dispatch runs what this binary is under other names: a shim, a container's
@@ -26,6 +27,8 @@ func dispatch(args []string) {
 		containerd.RunHolder()
 	case deadman.Is(args):
 		os.Exit(deadman.Main(args))
+	case network.IsTunnel(args):
+		os.Exit(network.TunnelMain(args))
 	case len(args) > 1 && args[1] == "containerd":
 		if err := containerd.ServeCommand(context.Background(), args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)

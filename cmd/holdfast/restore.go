@@ -44,6 +44,8 @@ fenced off.`,
 	flags.BoolVar(&cfg.NewCluster, "new-cluster", false, "make another cluster, with keys of its own")
 	flags.StringVar(&key.passphraseFile, "passphrase-file", "", "open the backup with the passphrase in the first line of this file")
 	flags.StringVar(&key.identityFile, "identity", "", "open the backup with the age key in this file")
+	flags.Var(cidrFlag{&cfg.PodCIDR}, "pod-cidr", "what the old cluster was made with (default: 10.244.0.0/16)")
+	flags.Var(cidrFlag{&cfg.ServiceCIDR}, "service-cidr", "what the old cluster was made with (default: 10.96.0.0/12)")
 	flags.StringVar(&cfg.Name, "name", "", "name of the peer (default: the host's name)")
 	flags.StringVar(&cfg.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
 	return cmd

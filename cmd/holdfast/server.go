@@ -62,6 +62,8 @@ other again through --join and the new address of one.`,
 	flags.StringVar(&f.config.Gossip, "gossip", fmt.Sprintf(":%d", peer.DefaultGossipPort), "where to listen for gossip, TCP and UDP")
 	flags.StringVar(&f.config.EtcdAPI, "etcd-api", "", "where to serve etcd's v3 API for administrators, host:port such as :2379 (default: nowhere)")
 	flags.StringVar(&f.config.Advertise, "advertise", "", "IP address at which other machines reach this one (default: the first global one)")
+	flags.Var(cidrFlag{&f.config.PodCIDR}, "pod-cidr", "with --init: where pods' addresses come from, a /24 for each node; for good (default: 10.244.0.0/16)")
+	flags.Var(cidrFlag{&f.config.ServiceCIDR}, "service-cidr", "with --init: where Services' addresses come from; for good (default: 10.96.0.0/12)")
 	flags.StringVar(&f.contextName, "context-name", "", "with --init: the name of the context to save (default: the cluster's)")
 	flags.BoolVar(&f.config.FaultSocket, "fault-socket", false, "let tests break this peer through a socket in its data directory")
 	_ = flags.MarkHidden("fault-socket") // it exists

@@ -111,6 +111,7 @@ var thirdParty = map[string]struct {
 	"github.com/hashicorp/raft":            {[]string{"raftstore"}, "raft stands behind the store's contract", ""},
 	"github.com/miekg/dns":                 {[]string{"agent/dns"}, "its successor is another module: one package to change", ""},
 	"github.com/vishvananda/netlink":       {[]string{"agent/network", "cmd/holdfast", "internal/chaos", "internal/devcluster"}, "links and routes are made in one place, and in the dev cluster's switch", ""},
+	"golang.zx2c4.com/wireguard":           {[]string{"agent/network"}, "as netlink: what goes between nodes is decided in one place", ""},
 	"github.com/hanwen/go-fuse":            {[]string{"internal/chaos/volatile"}, "file systems in user space are for breaking things", ""},
 	"github.com/spf13/cobra":               {[]string{"cmd"}, "only the binary has a command line", ""},
 	"go.etcd.io/etcd":                      {[]string{"apiserver/etcd"}, "etcd's messages are for etcd's clients; nothing else speaks them", ""},

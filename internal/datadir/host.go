@@ -14,23 +14,30 @@ func HostName() (string, error) {
 }
 
 // HostAddress returns the host's first address that others can reach, IPv4 before
-// IPv6, or 127.0.0.1 when it has none.
+// IPv6, or 127.0.0.1 when it has none. Those of links that an agent has made between
+// nodes, whose names begin with "hf-", are none.
 func HostAddress() string {
-	addrs, err := net.InterfaceAddrs()
+	links, err := net.Interfaces()
 	if err != nil {
 		return "127.0.0.1"
 	}
 	best := ""
-	for _, addr := range addrs {
-		prefix, ok := addr.(*net.IPNet)
-		if !ok || !prefix.IP.IsGlobalUnicast() {
+	for _, link := range links {
+		if strings.HasPrefix(link.Name, "hf-") {
 			continue
 		}
-		if prefix.IP.To4() != nil {
-			return prefix.IP.String()
-		}
-		if best == "" {
-			best = prefix.IP.String()
+		addrs, _ := link.Addrs() // none, if it has just gone
+		for _, addr := range addrs {
+			prefix, ok := addr.(*net.IPNet)
+			if !ok || !prefix.IP.IsGlobalUnicast() {
+				continue
+			}
+			if prefix.IP.To4() != nil {
+				return prefix.IP.String()
+			}
+			if best == "" {
+				best = prefix.IP.String()
+			}
 		}
 	}
 	if best == "" {

@@ -33,8 +33,23 @@ type machine struct {
 	env    []string
 }
 
-// newMachine builds what the tests run.
+// newMachine builds what the tests run, and ends the development cluster that they
+// start with it.
 func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := buildMachine(t)
+	t.Cleanup(func() {
+		cmd := exec.Command(m.binary, "dev", "clean", "--data-dir", m.data)
+		cmd.Env = m.env
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("dev clean: %v\n%s", err, out)
+		}
+	})
+	return m
+}
+
+// buildMachine builds what the tests run.
+func buildMachine(t *testing.T) *machine {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces and containers need root")
@@ -55,13 +70,6 @@ func newMachine(t *testing.T) *machine {
 			t.Fatalf("%s: %v\n%s", strings.Join(build, " "), err, out)
 		}
 	}
-	t.Cleanup(func() {
-		cmd := exec.Command(m.binary, "dev", "clean", "--data-dir", m.data)
-		cmd.Env = m.env
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("dev clean: %v\n%s", err, out)
-		}
-	})
 	return m
 }
 

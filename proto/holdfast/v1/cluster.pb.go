@@ -1642,7 +1642,10 @@ type JoinResponse struct {
 	// Gossip addresses to join.
 	Gossip []string `protobuf:"bytes,7,rep,name=gossip,proto3" json:"gossip,omitempty"`
 	// Peers only: the cluster's incarnation.
-	Incarnation   uint64 `protobuf:"varint,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Peers only: where pods and Services have their addresses from. Empty: the defaults.
+	PodCidr       string `protobuf:"bytes,9,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	ServiceCidr   string `protobuf:"bytes,10,opt,name=service_cidr,json=serviceCidr,proto3" json:"service_cidr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1731,6 +1734,20 @@ func (x *JoinResponse) GetIncarnation() uint64 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *JoinResponse) GetPodCidr() string {
+	if x != nil {
+		return x.PodCidr
+	}
+	return ""
+}
+
+func (x *JoinResponse) GetServiceCidr() string {
+	if x != nil {
+		return x.ServiceCidr
+	}
+	return ""
 }
 
 var File_holdfast_v1_cluster_proto protoreflect.FileDescriptor
@@ -1839,7 +1856,7 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.holdfast.v1.RoleR\x04role\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03csr\x18\x04 \x01(\fR\x03csr\x12\x18\n" +
-	"\aaddress\x18\x05 \x01(\tR\aaddress\"\xe7\x01\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\"\xa5\x02\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\"\n" +
@@ -1850,7 +1867,10 @@ const file_holdfast_v1_cluster_proto_rawDesc = "" +
 	"gossip_key\x18\x05 \x01(\fR\tgossipKey\x12\x14\n" +
 	"\x05peers\x18\x06 \x03(\tR\x05peers\x12\x16\n" +
 	"\x06gossip\x18\a \x03(\tR\x06gossip\x12 \n" +
-	"\vincarnation\x18\b \x01(\x04R\vincarnation*:\n" +
+	"\vincarnation\x18\b \x01(\x04R\vincarnation\x12\x19\n" +
+	"\bpod_cidr\x18\t \x01(\tR\apodCidr\x12!\n" +
+	"\fservice_cidr\x18\n" +
+	" \x01(\tR\vserviceCidr*:\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_PEER\x10\x01\x12\r\n" +

@@ -445,8 +445,11 @@ type NodeRoute struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// The node's address.
-	Address       string   `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	PodCidrs      []string `protobuf:"bytes,3,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
+	Address  string   `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	PodCidrs []string `protobuf:"bytes,3,rep,name=pod_cidrs,json=podCidrs,proto3" json:"pod_cidrs,omitempty"`
+	// What the node's agent says of its network, for the other agents to read: the
+	// Node's annotation holdfast.dev/node-network. Empty: nothing yet.
+	Network       string `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,6 +503,13 @@ func (x *NodeRoute) GetPodCidrs() []string {
 		return x.PodCidrs
 	}
 	return nil
+}
+
+func (x *NodeRoute) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
 }
 
 type HeartbeatRequest struct {
@@ -2359,11 +2369,12 @@ const file_holdfast_agent_v1_agent_proto_rawDesc = "" +
 	"\x05Input\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
-	"\x06object\x18\x03 \x01(\fR\x06object\"V\n" +
+	"\x06object\x18\x03 \x01(\fR\x06object\"p\n" +
 	"\tNodeRoute\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1b\n" +
-	"\tpod_cidrs\x18\x03 \x03(\tR\bpodCidrs\"|\n" +
+	"\tpod_cidrs\x18\x03 \x03(\tR\bpodCidrs\x12\x18\n" +
+	"\anetwork\x18\x04 \x01(\tR\anetwork\"|\n" +
 	"\x10HeartbeatRequest\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x17\n" +
