@@ -88,7 +88,6 @@ type auditing struct {
 	objects  int
 	secrets  bool
 	written  bool
-	allowed  bool // all that was asked for
 	previous Attributes
 }
 
@@ -386,7 +385,7 @@ func (s *Server) witnessOnce(ctx context.Context) {
 			continue
 		}
 		asked, cancel := context.WithTimeout(ctx, waitTimeout)
-		head, err := peerv1connect.NewAuditServiceClient(client).Head(asked, &peerv1.AuditHeadRequest{})
+		head, err := peerv1connect.NewAuditServiceClient(client).Head(asked, &peerv1.AuditServiceHeadRequest{})
 		cancel()
 		if err == nil && len(head.GetHash()) == len(audit.Head{}.Hash) {
 			s.cfg.Audit.Witness(id, audit.Head{Sequence: head.GetSequence(), Hash: [32]byte(head.GetHash())})
@@ -398,10 +397,10 @@ func (s *Server) witnessOnce(ctx context.Context) {
 type peerAudit struct{ *Server }
 
 // Head returns the newest record.
-func (s peerAudit) Head(context.Context, *peerv1.AuditHeadRequest) (*peerv1.AuditHeadResponse, error) {
+func (s peerAudit) Head(context.Context, *peerv1.AuditServiceHeadRequest) (*peerv1.AuditServiceHeadResponse, error) {
 	if s.cfg.Audit == nil {
-		return &peerv1.AuditHeadResponse{}, nil
+		return &peerv1.AuditServiceHeadResponse{}, nil
 	}
 	head := s.cfg.Audit.Head()
-	return &peerv1.AuditHeadResponse{Sequence: head.Sequence, Hash: head.Hash[:]}, nil
+	return &peerv1.AuditServiceHeadResponse{Sequence: head.Sequence, Hash: head.Hash[:]}, nil
 }

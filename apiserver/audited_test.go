@@ -40,7 +40,7 @@ func newAuditedCluster(t testing.TB, n int) (*cluster, map[string]string) {
 }
 
 // auditLines are the records of a query as text, without what differs each time.
-func auditLines(t testing.TB, client holdfastv1connect.AuditServiceClient, req *holdfastv1.AuditQueryRequest) (lines []string, silent []*holdfastv1.AuditSilence) {
+func auditLines(t testing.TB, client holdfastv1connect.AuditServiceClient, req *holdfastv1.AuditServiceQueryRequest) (lines []string, silent []*holdfastv1.AuditSilence) {
 	t.Helper()
 	stream, err := client.Query(t.Context(), req)
 	if err != nil {
@@ -132,7 +132,7 @@ func TestAudit(t *testing.T) {
 	watch.Close()
 	do(holdfastv1connect.NewClusterServiceClient(c.client("peer-1", alice)).CreateToken(ctx, &holdfastv1.CreateTokenRequest{Role: holdfastv1.Role_ROLE_NODE}))
 
-	lines, _ := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditQueryRequest{})
+	lines, _ := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditServiceQueryRequest{})
 	want := []string{
 		"alice patch namespaces shop: ok at 1",
 		"alice patch secrets default/db [configmaps default/settings]: ok at 2",
@@ -154,7 +154,7 @@ func TestAudit(t *testing.T) {
 	if !slices.Equal(lines, want) {
 		t.Errorf("recorded\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
 	}
-	found, _ := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditQueryRequest{User: "bob", Resource: "secrets", Outcome: "refused", Name: "d*"})
+	found, _ := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditServiceQueryRequest{User: "bob", Resource: "secrets", Outcome: "refused", Name: "d*"})
 	if len(found) != 2 {
 		t.Errorf("asked for bob's refusals: %q", found)
 	}
@@ -183,7 +183,7 @@ func TestAuditOfPeers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lines, silent := auditLines(t, c.audits("peer-2"), &holdfastv1.AuditQueryRequest{Verb: "create"})
+	lines, silent := auditLines(t, c.audits("peer-2"), &holdfastv1.AuditServiceQueryRequest{Verb: "create"})
 	if len(lines) != 9 || len(silent) != 0 {
 		t.Errorf("%d records, silent %v:\n%s", len(lines), silent, strings.Join(lines, "\n"))
 	}
@@ -193,7 +193,7 @@ func TestAuditOfPeers(t *testing.T) {
 	}
 	verify := func() map[string]*holdfastv1.AuditVerdict {
 		t.Helper()
-		resp, err := c.audits("peer-1").Verify(t.Context(), &holdfastv1.AuditVerifyRequest{})
+		resp, err := c.audits("peer-1").Verify(t.Context(), &holdfastv1.AuditServiceVerifyRequest{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func TestAuditOfPeers(t *testing.T) {
 	if v := verify()["peer-3"]; v.GetUnreachable() == "" {
 		t.Errorf("peer-3 is down: %v", v)
 	}
-	if _, silent := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditQueryRequest{}); len(silent) != 1 || silent[0].GetPeer() != "peer-3" {
+	if _, silent := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditServiceQueryRequest{}); len(silent) != 1 || silent[0].GetPeer() != "peer-3" {
 		t.Errorf("silent: %v", silent)
 	}
 }
@@ -269,7 +269,7 @@ func TestAuditThatCannotBeWritten(t *testing.T) {
 	err = s.Authorize(withIdentity(t.Context(), alice), Attributes{Verb: "create", Resource: "pods", Subresource: "exec", Namespace: "default", Name: "web"})
 	wantCode(t, err, connect.CodeUnavailable, "cannot record who does what")
 	register(t, c.agent("peer-1", "n1"), newNode("n1", "10.1.0.1"))
-	if _, err := c.audits("peer-1").Verify(t.Context(), &holdfastv1.AuditVerifyRequest{Local: true}); err != nil {
+	if _, err := c.audits("peer-1").Verify(t.Context(), &holdfastv1.AuditServiceVerifyRequest{Local: true}); err != nil {
 		t.Errorf("the audit itself: %v", err)
 	}
 	if _, err = client.List(t.Context(), &holdfastv1.ListRequest{Kind: &holdfastv1.Kind{Version: "v1", Kind: "ConfigMap"}}); err != nil {
@@ -292,7 +292,7 @@ func TestAuditOfOtherDialects(t *testing.T) {
 	if err := s.Authorize(withIdentity(t.Context(), alice), Attributes{Verb: "get", Path: "/version"}); err != nil {
 		t.Fatal(err)
 	}
-	lines, _ := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditQueryRequest{Resource: "pods/exec"})
+	lines, _ := auditLines(t, c.audits("peer-1"), &holdfastv1.AuditServiceQueryRequest{Resource: "pods/exec"})
 	if want := []string{"alice create pods/exec default/web: ok", "bob create pods/exec default/web: permission_denied"}; !slices.Equal(lines, want) {
 		t.Errorf("%q, want %q", lines, want)
 	}

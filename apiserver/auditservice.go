@@ -27,7 +27,7 @@ type auditService struct{ *Server }
 var errNoAudit = connect.NewError(connect.CodeUnimplemented, "this peer keeps no audit")
 
 // Query answers for this peer, and asks the others.
-func (s auditService) Query(ctx context.Context, req *holdfastv1.AuditQueryRequest, stream holdfastv1connect.AuditServiceQueryServerStream) error {
+func (s auditService) Query(ctx context.Context, req *holdfastv1.AuditServiceQueryRequest, stream holdfastv1connect.AuditServiceQueryServerStream) error {
 	if s.cfg.Audit == nil {
 		return errNoAudit
 	}
@@ -53,7 +53,7 @@ func (s auditService) Query(ctx context.Context, req *holdfastv1.AuditQueryReque
 	for _, r := range own {
 		all = append(all, r.Message(s.cfg.PeerID))
 	}
-	last := &holdfastv1.AuditQueryResponse{}
+	last := &holdfastv1.AuditServiceQueryResponse{}
 	if !req.GetLocal() {
 		s.others(func(peer string, client holdfastv1connect.AuditServiceClient) (func(), error) {
 			records, err := queryPeer(ctx, client, req)
@@ -64,15 +64,15 @@ func (s auditService) Query(ctx context.Context, req *holdfastv1.AuditQueryReque
 	}
 	slices.SortStableFunc(all, func(a, b *holdfastv1.AuditRecord) int { return a.GetTime().AsTime().Compare(b.GetTime().AsTime()) })
 	for batch := range slices.Chunk(all[max(len(all)-limit, 0):], auditBatch) {
-		if err := stream.Send(&holdfastv1.AuditQueryResponse{Records: batch}); err != nil {
+		if err := stream.Send(&holdfastv1.AuditServiceQueryResponse{Records: batch}); err != nil {
 			return err
 		}
 	}
 	return stream.Send(last)
 }
 
-func queryPeer(ctx context.Context, client holdfastv1connect.AuditServiceClient, req *holdfastv1.AuditQueryRequest) (found []*holdfastv1.AuditRecord, err error) {
-	stream, err := client.Query(ctx, &holdfastv1.AuditQueryRequest{
+func queryPeer(ctx context.Context, client holdfastv1connect.AuditServiceClient, req *holdfastv1.AuditServiceQueryRequest) (found []*holdfastv1.AuditRecord, err error) {
+	stream, err := client.Query(ctx, &holdfastv1.AuditServiceQueryRequest{
 		User: req.GetUser(), Verb: req.GetVerb(), Resource: req.GetResource(), Namespace: req.GetNamespace(), Name: req.GetName(),
 		Outcome: req.GetOutcome(), From: req.GetFrom(), Until: req.GetUntil(), Limit: req.GetLimit(), Local: true,
 	})
@@ -120,7 +120,7 @@ func (s *Server) others(ask func(peer string, client holdfastv1connect.AuditServ
 
 // Verify reads this peer's records, has the others read theirs, and compares each with
 // what the others have written down of it.
-func (s auditService) Verify(ctx context.Context, req *holdfastv1.AuditVerifyRequest) (*holdfastv1.AuditVerifyResponse, error) {
+func (s auditService) Verify(ctx context.Context, req *holdfastv1.AuditServiceVerifyRequest) (*holdfastv1.AuditServiceVerifyResponse, error) {
 	if s.cfg.Audit == nil {
 		return nil, errNoAudit
 	}
@@ -129,7 +129,7 @@ func (s auditService) Verify(ctx context.Context, req *holdfastv1.AuditVerifyReq
 		if err != nil {
 			return nil, err
 		}
-		return &holdfastv1.AuditVerifyResponse{Verdicts: []*holdfastv1.AuditVerdict{verdict}}, nil
+		return &holdfastv1.AuditServiceVerifyResponse{Verdicts: []*holdfastv1.AuditVerdict{verdict}}, nil
 	}
 	// First for what each has seen of the others, then with that.
 	first, err := s.verifyAll(ctx, nil)
@@ -147,7 +147,7 @@ func (s auditService) Verify(ctx context.Context, req *holdfastv1.AuditVerifyReq
 		return nil, err
 	}
 	slices.SortFunc(verdicts, func(a, b *holdfastv1.AuditVerdict) int { return strings.Compare(a.GetPeer(), b.GetPeer()) })
-	return &holdfastv1.AuditVerifyResponse{Verdicts: verdicts}, nil
+	return &holdfastv1.AuditServiceVerifyResponse{Verdicts: verdicts}, nil
 }
 
 // verifyAll has all peers verify their own. seen is what others have seen of each.
@@ -158,7 +158,7 @@ func (s *Server) verifyAll(ctx context.Context, seen map[string][]*holdfastv1.Au
 	}
 	verdicts := []*holdfastv1.AuditVerdict{own}
 	s.others(func(peer string, client holdfastv1connect.AuditServiceClient) (func(), error) {
-		resp, err := client.Verify(ctx, &holdfastv1.AuditVerifyRequest{Local: true, Seen: seen[peer]})
+		resp, err := client.Verify(ctx, &holdfastv1.AuditServiceVerifyRequest{Local: true, Seen: seen[peer]})
 		return func() { verdicts = append(verdicts, resp.GetVerdicts()...) }, err
 	}, func(peer string, err error) {
 		verdicts = append(verdicts, &holdfastv1.AuditVerdict{Peer: peer, Unreachable: err.Error()})

@@ -309,7 +309,7 @@ func (s *Server) checkSecretsPeer(ctx context.Context, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
-	resp, err := peerv1connect.NewSecretsServiceClient(client).Check(ctx, &peerv1.CheckSecretsRequest{})
+	resp, err := peerv1connect.NewSecretsServiceClient(client).Check(ctx, &peerv1.SecretsServiceCheckRequest{})
 	if err != nil {
 		return err
 	}
@@ -424,8 +424,8 @@ func (s *secretKeys) export(view raftstore.View) ([]byte, error) {
 type peerSecrets struct{ *Server }
 
 // Check tells whether this peer can open what is sealed.
-func (s peerSecrets) Check(context.Context, *peerv1.CheckSecretsRequest) (*peerv1.CheckSecretsResponse, error) {
-	resp := &peerv1.CheckSecretsResponse{}
+func (s peerSecrets) Check(context.Context, *peerv1.SecretsServiceCheckRequest) (*peerv1.SecretsServiceCheckResponse, error) {
+	resp := &peerv1.SecretsServiceCheckResponse{}
 	for _, w := range s.secrets.wrappers {
 		resp.Wrappers = append(resp.Wrappers, w.Fingerprint)
 	}
@@ -436,12 +436,12 @@ func (s peerSecrets) Check(context.Context, *peerv1.CheckSecretsRequest) (*peerv
 type secretsService struct{ *Server }
 
 // Status counts the Secrets by their keys.
-func (s secretsService) Status(ctx context.Context, _ *holdfastv1.SecretsStatusRequest) (*holdfastv1.SecretsStatusResponse, error) {
+func (s secretsService) Status(ctx context.Context, _ *holdfastv1.SecretsServiceStatusRequest) (*holdfastv1.SecretsServiceStatusResponse, error) {
 	view, err := s.sync(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp := &holdfastv1.SecretsStatusResponse{Revision: view.Revision()}
+	resp := &holdfastv1.SecretsServiceStatusResponse{Revision: view.Revision()}
 	count := make(map[uint32]int64)
 	for kv := range view.Prefix(secretPrefix) {
 		obj, err := object.Decode(kv.Value, 0)
@@ -474,7 +474,7 @@ func (s secretsService) Status(ctx context.Context, _ *holdfastv1.SecretsStatusR
 }
 
 // RotateKey writes the ring with another key. The leader's loop does the rest.
-func (s secretsService) RotateKey(ctx context.Context, _ *holdfastv1.RotateSecretsKeyRequest) (*holdfastv1.RotateSecretsKeyResponse, error) {
+func (s secretsService) RotateKey(ctx context.Context, _ *holdfastv1.SecretsServiceRotateKeyRequest) (*holdfastv1.SecretsServiceRotateKeyResponse, error) {
 	var id uint32
 	revision, err := s.transact(ctx, "rotate the key of secrets", "another key for secrets", true, func(view raftstore.View) (change, error) {
 		ring, mod, err := s.secrets.of(view)
@@ -500,5 +500,5 @@ func (s secretsService) RotateKey(ctx context.Context, _ *holdfastv1.RotateSecre
 	if err != nil {
 		return nil, err
 	}
-	return &holdfastv1.RotateSecretsKeyResponse{Id: id, Revision: revision}, nil
+	return &holdfastv1.SecretsServiceRotateKeyResponse{Id: id, Revision: revision}, nil
 }

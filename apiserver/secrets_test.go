@@ -47,13 +47,13 @@ func (c *cluster) keepSecrets(peer string) {
 }
 
 // secrets waits until the keys are as wanted.
-func (c *cluster) secrets(wanted func(*holdfastv1.SecretsStatusResponse) bool) *holdfastv1.SecretsStatusResponse {
+func (c *cluster) secrets(wanted func(*holdfastv1.SecretsServiceStatusResponse) bool) *holdfastv1.SecretsServiceStatusResponse {
 	c.t.Helper()
 	client := holdfastv1connect.NewSecretsServiceClient(c.client(slices.Min(slices.Collect(maps.Keys(c.servers))), alice))
 	ctx, cancel := context.WithTimeout(c.t.Context(), 30*time.Second)
 	defer cancel()
 	for {
-		status, err := client.Status(ctx, &holdfastv1.SecretsStatusRequest{})
+		status, err := client.Status(ctx, &holdfastv1.SecretsServiceStatusRequest{})
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -68,7 +68,7 @@ func (c *cluster) secrets(wanted func(*holdfastv1.SecretsStatusResponse) bool) *
 	}
 }
 
-func hasRing(s *holdfastv1.SecretsStatusResponse) bool { return len(s.GetKeys()) > 0 }
+func hasRing(s *holdfastv1.SecretsServiceStatusResponse) bool { return len(s.GetKeys()) > 0 }
 
 func newSecret(name, value string) *corev1.Secret {
 	s := &corev1.Secret{
@@ -236,8 +236,8 @@ func TestSecretsOfOldClusters(t *testing.T) {
 		c.put(newSecret(fmt.Sprint("s", i), fmt.Sprint(canary, i)))
 	}
 	c.keepSecrets("peer-1")
-	sealedWith := func(key uint32) func(s *holdfastv1.SecretsStatusResponse) bool {
-		return func(s *holdfastv1.SecretsStatusResponse) bool {
+	sealedWith := func(key uint32) func(s *holdfastv1.SecretsServiceStatusResponse) bool {
+		return func(s *holdfastv1.SecretsServiceStatusResponse) bool {
 			return s.GetReadable() == 0 && slices.ContainsFunc(s.GetKeys(), func(k *holdfastv1.SecretsKey) bool { return k.GetId() == key && k.GetSecrets() == many })
 		}
 	}
@@ -257,24 +257,24 @@ func TestSecretsOfOldClusters(t *testing.T) {
 	}
 	check()
 	client := holdfastv1connect.NewSecretsServiceClient(c.client("peer-1", alice))
-	rotated, err := client.RotateKey(t.Context(), &holdfastv1.RotateSecretsKeyRequest{})
+	rotated, err := client.RotateKey(t.Context(), &holdfastv1.SecretsServiceRotateKeyRequest{})
 	if err != nil || rotated.GetId() != 2 {
 		t.Fatalf("%v, %v", rotated, err)
 	}
 	check()
 	c.secrets(sealedWith(2))
 	check()
-	status := c.secrets(func(s *holdfastv1.SecretsStatusResponse) bool {
+	c.secrets(func(s *holdfastv1.SecretsServiceStatusResponse) bool {
 		return len(s.GetKeys()) == 2 && s.GetKeys()[0].GetUnused() > 0
 	})
 	if err := c.store.Compact(t.Context(), c.store.View().Revision()); err != nil {
 		t.Fatal(err)
 	}
 	// The loop looks after a change of the ring, or after a while.
-	if rotated, err = client.RotateKey(t.Context(), &holdfastv1.RotateSecretsKeyRequest{}); err != nil {
+	if _, err = client.RotateKey(t.Context(), &holdfastv1.SecretsServiceRotateKeyRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	status = c.secrets(func(s *holdfastv1.SecretsStatusResponse) bool {
+	status := c.secrets(func(s *holdfastv1.SecretsServiceStatusResponse) bool {
 		return sealedWith(3)(s) && s.GetKeys()[0].GetId() == 2
 	})
 	if status.GetObstacle() != "" {
@@ -299,7 +299,7 @@ func TestSecretsSealingGoesOn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := holdfastv1connect.NewSecretsServiceClient(c.client(leader.ID, alice)).RotateKey(t.Context(), &holdfastv1.RotateSecretsKeyRequest{}); err != nil {
+		if _, err := holdfastv1connect.NewSecretsServiceClient(c.client(leader.ID, alice)).RotateKey(t.Context(), &holdfastv1.SecretsServiceRotateKeyRequest{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * resealPause) // a batch or two
@@ -338,7 +338,7 @@ func TestSecretsWaitForOldPeers(t *testing.T) {
 		c.setDown("peer-2", true)
 		c.keepSecrets("peer-1")
 		time.Sleep(5 * secretsRetry)
-		if status := c.secrets(func(*holdfastv1.SecretsStatusResponse) bool { return true }); len(status.GetKeys()) != 0 || status.GetObstacle() == "" {
+		if status := c.secrets(func(*holdfastv1.SecretsServiceStatusResponse) bool { return true }); len(status.GetKeys()) != 0 || status.GetObstacle() == "" {
 			t.Fatalf("there is a ring: %v", status)
 		}
 		created, err := c.objects("peer-1").Create(t.Context(), &holdfastv1.CreateRequest{Object: message(t, newSecret("a", canary))})
@@ -346,7 +346,7 @@ func TestSecretsWaitForOldPeers(t *testing.T) {
 			t.Fatalf("%v, %v", created, err)
 		}
 		c.setDown("peer-2", false)
-		c.secrets(func(s *holdfastv1.SecretsStatusResponse) bool { return hasRing(s) && s.GetReadable() == 0 })
+		c.secrets(func(s *holdfastv1.SecretsServiceStatusResponse) bool { return hasRing(s) && s.GetReadable() == 0 })
 		c.wantSealed(c.store.View().Revision())
 	})
 }
@@ -400,7 +400,7 @@ func TestSecretsKeysAreForAdministrators(t *testing.T) {
 	c := newCluster(t, 1)
 	for _, role := range []pki.Role{pki.RoleUser, pki.RoleNode, ""} {
 		client := holdfastv1connect.NewSecretsServiceClient(c.client("peer-1", pki.Identity{Cluster: testCluster, Role: role, Name: "x"}))
-		_, err := client.RotateKey(t.Context(), &holdfastv1.RotateSecretsKeyRequest{})
+		_, err := client.RotateKey(t.Context(), &holdfastv1.SecretsServiceRotateKeyRequest{})
 		if code := connect.CodeOf(err); code != connect.CodePermissionDenied && code != connect.CodeUnauthenticated {
 			t.Errorf("%q rotates the key: %v", role, err)
 		}

@@ -192,7 +192,7 @@ func TestDrainSurvivesTheLeader(t *testing.T) {
 			t.Errorf("%d evictions of the pod that panics in 13 s, want one each 5 s and leader", calls)
 		}
 		lead(time.Minute) // past the deadline, which stands in the request
-		if left, c, asked = state(); asked || c.Reason != object.DrainTimedOut || !strings.Contains(c.Message, "pod/bug") {
+		if _, c, asked = state(); asked || c.Reason != object.DrainTimedOut || !strings.Contains(c.Message, "pod/bug") {
 			t.Fatalf("after the deadline: request %v, condition %s %q, want none and what was in the way", asked, c.Reason, c.Message)
 		}
 		calls := evictor.calls["bug"]

@@ -535,7 +535,7 @@ func TestConfigDefaultsOnce(t *testing.T) {
 func TestInertConfig(t *testing.T) {
 	want := map[string]string{
 		"Service": "", "EndpointSlice": "", "ServiceAccount": "", "Ingress": "", "IngressClass": "",
-		"NetworkPolicy": "NetworkPolicy default/x is stored, but nothing in this version enforces it yet",
+		"NetworkPolicy": "",
 		"Role":          "", "RoleBinding": "", "ClusterRole": "", "ClusterRoleBinding": "",
 		"PersistentVolume": "", "PersistentVolumeClaim": "", "StorageClass": "",
 		"ResourceQuota": "", "LimitRange": "", "ConfigMap": "", "Secret": "", "Lease": "", "Event": "", "Namespace": "", "Node": "",

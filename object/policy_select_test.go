@@ -18,7 +18,10 @@ func TestPolicyPeers(t *testing.T) {
 	}
 	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db"}}
 	np.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{
-		{PodSelector: app("web")}, {PodSelector: app("web")}, {NamespaceSelector: app("lab")}, {NamespaceSelector: app("lab"), PodSelector: app("web")},
+		{PodSelector: app("web")},
+		{PodSelector: app("web")},
+		{NamespaceSelector: app("lab")},
+		{NamespaceSelector: app("lab"), PodSelector: app("web")},
 		{IPBlock: &networkingv1.IPBlock{CIDR: "10.0.0.0/8"}},
 	}}}
 	np.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{{Ports: []networkingv1.NetworkPolicyPort{{Port: new(intstr.FromString("http"))}}}, {}}

@@ -143,8 +143,11 @@ func TestCertificateAlarms(t *testing.T) {
 		at   time.Time
 		want int
 	}{
-		{time.Now(), 0}, {end.Add(-2 * 24 * time.Hour), 0}, {end.Add(-12 * time.Hour), 1},
-		{ca.Expires().Add(-91 * 24 * time.Hour), 1}, {ca.Expires().Add(-89 * 24 * time.Hour), 2},
+		{time.Now(), 0},
+		{end.Add(-2 * 24 * time.Hour), 0},
+		{end.Add(-12 * time.Hour), 1},
+		{ca.Expires().Add(-91 * 24 * time.Hour), 1},
+		{ca.Expires().Add(-89 * 24 * time.Hour), 2},
 	} {
 		if got := p.certificateAlarms(tt.at); len(got) != tt.want {
 			t.Errorf("%v: %v, want %d", tt.at, got, tt.want)

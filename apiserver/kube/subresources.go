@@ -92,11 +92,6 @@ func (c *call) subresource() error {
 	return c.notAllowed()
 }
 
-// notYet is the answer to what Kubernetes has and this version has not.
-func notYet(message string) error {
-	return &apierrors.StatusError{ErrStatus: newStatus(http.StatusNotImplemented, "NotImplemented", message, nil)}
-}
-
 // scale answers the subresource scale, which is a Scale whatever it is of. It
 // comes from the handlers in JSON.
 func (c *call) scale() error {

@@ -18,7 +18,7 @@ import (
 
 type auditFlags struct {
 	user, verb, resource, name, outcome, since, until, output string
-	allNamespaces, local                                      bool
+	local                                                     bool
 	limit                                                     int32
 }
 
@@ -102,7 +102,7 @@ func (a *app) runAudit(ctx context.Context, f auditFlags) error {
 	}
 	ctx, cancel := a.request(ctx)
 	defer cancel()
-	stream, err := r.audit.Query(ctx, &holdfastv1.AuditQueryRequest{
+	stream, err := r.audit.Query(ctx, &holdfastv1.AuditServiceQueryRequest{
 		User: f.user, Verb: f.verb, Resource: f.resource, Namespace: a.namespace, Name: f.name, Outcome: f.outcome,
 		From: from, Until: until, Limit: f.limit, Local: f.local,
 	})
@@ -192,7 +192,7 @@ func (a *app) runAuditVerify(ctx context.Context, output string) error {
 	}
 	ctx, cancel := a.request(ctx)
 	defer cancel()
-	resp, err := r.audit.Verify(ctx, &holdfastv1.AuditVerifyRequest{})
+	resp, err := r.audit.Verify(ctx, &holdfastv1.AuditServiceVerifyRequest{})
 	if err != nil {
 		return a.explain(ctx, r, "verify the audit", err)
 	}

@@ -55,7 +55,7 @@ func (a *app) runSecretsStatus(ctx context.Context, output string) error {
 	}
 	ctx, cancel := a.request(ctx)
 	defer cancel()
-	status, err := r.secrets.Status(ctx, &holdfastv1.SecretsStatusRequest{})
+	status, err := r.secrets.Status(ctx, &holdfastv1.SecretsServiceStatusRequest{})
 	if err != nil {
 		return a.explain(ctx, r, "the keys of secrets", err)
 	}
@@ -97,7 +97,7 @@ func (a *app) runSecretsRotate(ctx context.Context) error {
 	}
 	ctx, cancel := a.request(ctx)
 	defer cancel()
-	made, err := r.secrets.RotateKey(ctx, &holdfastv1.RotateSecretsKeyRequest{})
+	made, err := r.secrets.RotateKey(ctx, &holdfastv1.SecretsServiceRotateKeyRequest{})
 	if err != nil {
 		return a.explain(ctx, r, "make another key", err)
 	}

@@ -48,8 +48,13 @@ func newHost(t *testing.T) *host {
 		}
 	}
 	for _, args := range [][]string{
-		{"link", "set", "lo", "up"}, {"link", "add", "eth0", "type", "veth", "peer", "name", "cable"}, {"link", "set", "eth0", "addrgenmode", "none"}, {"link", "set", "cable", "addrgenmode", "none", "up"}, {"addr", "add", "10.77.0.1/24", "dev", "eth0"},
-		{"link", "set", "eth0", "up"}, {"route", "add", "default", "via", "10.77.0.254"},
+		{"link", "set", "lo", "up"},
+		{"link", "add", "eth0", "type", "veth", "peer", "name", "cable"},
+		{"link", "set", "eth0", "addrgenmode", "none"},
+		{"link", "set", "cable", "addrgenmode", "none", "up"},
+		{"addr", "add", "10.77.0.1/24", "dev", "eth0"},
+		{"link", "set", "eth0", "up"},
+		{"route", "add", "default", "via", "10.77.0.254"},
 	} {
 		h.in("ip", args...)
 	}

@@ -22,7 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type AuditQueryRequest struct {
+type AuditServiceQueryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All that is set must match. user, verb, resource, namespace and name match whole, or
 	// as a prefix when they end in "*".
@@ -44,20 +44,20 @@ type AuditQueryRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AuditQueryRequest) Reset() {
-	*x = AuditQueryRequest{}
+func (x *AuditServiceQueryRequest) Reset() {
+	*x = AuditServiceQueryRequest{}
 	mi := &file_holdfast_v1_audit_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AuditQueryRequest) String() string {
+func (x *AuditServiceQueryRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AuditQueryRequest) ProtoMessage() {}
+func (*AuditServiceQueryRequest) ProtoMessage() {}
 
-func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
+func (x *AuditServiceQueryRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_audit_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -69,82 +69,82 @@ func (x *AuditQueryRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AuditQueryRequest.ProtoReflect.Descriptor instead.
-func (*AuditQueryRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuditServiceQueryRequest.ProtoReflect.Descriptor instead.
+func (*AuditServiceQueryRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_audit_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *AuditQueryRequest) GetUser() string {
+func (x *AuditServiceQueryRequest) GetUser() string {
 	if x != nil {
 		return x.User
 	}
 	return ""
 }
 
-func (x *AuditQueryRequest) GetVerb() string {
+func (x *AuditServiceQueryRequest) GetVerb() string {
 	if x != nil {
 		return x.Verb
 	}
 	return ""
 }
 
-func (x *AuditQueryRequest) GetResource() string {
+func (x *AuditServiceQueryRequest) GetResource() string {
 	if x != nil {
 		return x.Resource
 	}
 	return ""
 }
 
-func (x *AuditQueryRequest) GetNamespace() string {
+func (x *AuditServiceQueryRequest) GetNamespace() string {
 	if x != nil {
 		return x.Namespace
 	}
 	return ""
 }
 
-func (x *AuditQueryRequest) GetName() string {
+func (x *AuditServiceQueryRequest) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *AuditQueryRequest) GetOutcome() string {
+func (x *AuditServiceQueryRequest) GetOutcome() string {
 	if x != nil {
 		return x.Outcome
 	}
 	return ""
 }
 
-func (x *AuditQueryRequest) GetFrom() *timestamppb.Timestamp {
+func (x *AuditServiceQueryRequest) GetFrom() *timestamppb.Timestamp {
 	if x != nil {
 		return x.From
 	}
 	return nil
 }
 
-func (x *AuditQueryRequest) GetUntil() *timestamppb.Timestamp {
+func (x *AuditServiceQueryRequest) GetUntil() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Until
 	}
 	return nil
 }
 
-func (x *AuditQueryRequest) GetLimit() int32 {
+func (x *AuditServiceQueryRequest) GetLimit() int32 {
 	if x != nil {
 		return x.Limit
 	}
 	return 0
 }
 
-func (x *AuditQueryRequest) GetLocal() bool {
+func (x *AuditServiceQueryRequest) GetLocal() bool {
 	if x != nil {
 		return x.Local
 	}
 	return false
 }
 
-type AuditQueryResponse struct {
+type AuditServiceQueryResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Records []*AuditRecord         `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
 	// In the last message: who did not answer, with the reason.
@@ -153,20 +153,20 @@ type AuditQueryResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AuditQueryResponse) Reset() {
-	*x = AuditQueryResponse{}
+func (x *AuditServiceQueryResponse) Reset() {
+	*x = AuditServiceQueryResponse{}
 	mi := &file_holdfast_v1_audit_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AuditQueryResponse) String() string {
+func (x *AuditServiceQueryResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AuditQueryResponse) ProtoMessage() {}
+func (*AuditServiceQueryResponse) ProtoMessage() {}
 
-func (x *AuditQueryResponse) ProtoReflect() protoreflect.Message {
+func (x *AuditServiceQueryResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_audit_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -178,19 +178,19 @@ func (x *AuditQueryResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AuditQueryResponse.ProtoReflect.Descriptor instead.
-func (*AuditQueryResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuditServiceQueryResponse.ProtoReflect.Descriptor instead.
+func (*AuditServiceQueryResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_audit_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *AuditQueryResponse) GetRecords() []*AuditRecord {
+func (x *AuditServiceQueryResponse) GetRecords() []*AuditRecord {
 	if x != nil {
 		return x.Records
 	}
 	return nil
 }
 
-func (x *AuditQueryResponse) GetSilent() []*AuditSilence {
+func (x *AuditServiceQueryResponse) GetSilent() []*AuditSilence {
 	if x != nil {
 		return x.Silent
 	}
@@ -431,7 +431,7 @@ func (x *AuditRecord) GetAnnotations() map[string]string {
 	return nil
 }
 
-type AuditVerifyRequest struct {
+type AuditServiceVerifyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// True: the called peer alone.
 	Local bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
@@ -441,20 +441,20 @@ type AuditVerifyRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AuditVerifyRequest) Reset() {
-	*x = AuditVerifyRequest{}
+func (x *AuditServiceVerifyRequest) Reset() {
+	*x = AuditServiceVerifyRequest{}
 	mi := &file_holdfast_v1_audit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AuditVerifyRequest) String() string {
+func (x *AuditServiceVerifyRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AuditVerifyRequest) ProtoMessage() {}
+func (*AuditServiceVerifyRequest) ProtoMessage() {}
 
-func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
+func (x *AuditServiceVerifyRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_audit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -466,46 +466,46 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
-func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuditServiceVerifyRequest.ProtoReflect.Descriptor instead.
+func (*AuditServiceVerifyRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_audit_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *AuditVerifyRequest) GetLocal() bool {
+func (x *AuditServiceVerifyRequest) GetLocal() bool {
 	if x != nil {
 		return x.Local
 	}
 	return false
 }
 
-func (x *AuditVerifyRequest) GetSeen() []*AuditHead {
+func (x *AuditServiceVerifyRequest) GetSeen() []*AuditHead {
 	if x != nil {
 		return x.Seen
 	}
 	return nil
 }
 
-type AuditVerifyResponse struct {
+type AuditServiceVerifyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Verdicts      []*AuditVerdict        `protobuf:"bytes,1,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AuditVerifyResponse) Reset() {
-	*x = AuditVerifyResponse{}
+func (x *AuditServiceVerifyResponse) Reset() {
+	*x = AuditServiceVerifyResponse{}
 	mi := &file_holdfast_v1_audit_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AuditVerifyResponse) String() string {
+func (x *AuditServiceVerifyResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AuditVerifyResponse) ProtoMessage() {}
+func (*AuditServiceVerifyResponse) ProtoMessage() {}
 
-func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
+func (x *AuditServiceVerifyResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_audit_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -517,12 +517,12 @@ func (x *AuditVerifyResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AuditVerifyResponse.ProtoReflect.Descriptor instead.
-func (*AuditVerifyResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuditServiceVerifyResponse.ProtoReflect.Descriptor instead.
+func (*AuditServiceVerifyResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_audit_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *AuditVerifyResponse) GetVerdicts() []*AuditVerdict {
+func (x *AuditServiceVerifyResponse) GetVerdicts() []*AuditVerdict {
 	if x != nil {
 		return x.Verdicts
 	}
@@ -702,8 +702,8 @@ var File_holdfast_v1_audit_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x17holdfast/v1/audit.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n" +
-	"\x11AuditQueryRequest\x12\x12\n" +
+	"\x17holdfast/v1/audit.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x02\n" +
+	"\x18AuditServiceQueryRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
 	"\x04verb\x18\x02 \x01(\tR\x04verb\x12\x1a\n" +
 	"\bresource\x18\x03 \x01(\tR\bresource\x12\x1c\n" +
@@ -714,8 +714,8 @@ const file_holdfast_v1_audit_proto_rawDesc = "" +
 	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x14\n" +
 	"\x05limit\x18\t \x01(\x05R\x05limit\x12\x14\n" +
 	"\x05local\x18\n" +
-	" \x01(\bR\x05local\"{\n" +
-	"\x12AuditQueryResponse\x122\n" +
+	" \x01(\bR\x05local\"\x82\x01\n" +
+	"\x19AuditServiceQueryResponse\x122\n" +
 	"\arecords\x18\x01 \x03(\v2\x18.holdfast.v1.AuditRecordR\arecords\x121\n" +
 	"\x06silent\x18\x02 \x03(\v2\x19.holdfast.v1.AuditSilenceR\x06silent\":\n" +
 	"\fAuditSilence\x12\x12\n" +
@@ -742,11 +742,11 @@ const file_holdfast_v1_audit_proto_rawDesc = "" +
 	"\vannotations\x18\x11 \x03(\v2).holdfast.v1.AuditRecord.AnnotationsEntryR\vannotations\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
-	"\x12AuditVerifyRequest\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"]\n" +
+	"\x19AuditServiceVerifyRequest\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\bR\x05local\x12*\n" +
-	"\x04seen\x18\x02 \x03(\v2\x16.holdfast.v1.AuditHeadR\x04seen\"L\n" +
-	"\x13AuditVerifyResponse\x125\n" +
+	"\x04seen\x18\x02 \x03(\v2\x16.holdfast.v1.AuditHeadR\x04seen\"S\n" +
+	"\x1aAuditServiceVerifyResponse\x125\n" +
 	"\bverdicts\x18\x01 \x03(\v2\x19.holdfast.v1.AuditVerdictR\bverdicts\"\xf0\x01\n" +
 	"\fAuditVerdict\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x14\n" +
@@ -760,10 +760,10 @@ const file_holdfast_v1_audit_proto_rawDesc = "" +
 	"\tAuditHead\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04hash\x18\x03 \x01(\fR\x04hash2\xa7\x01\n" +
-	"\fAuditService\x12J\n" +
-	"\x05Query\x12\x1e.holdfast.v1.AuditQueryRequest\x1a\x1f.holdfast.v1.AuditQueryResponse0\x01\x12K\n" +
-	"\x06Verify\x12\x1f.holdfast.v1.AuditVerifyRequest\x1a .holdfast.v1.AuditVerifyResponseB\xa8\x01\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash2\xc3\x01\n" +
+	"\fAuditService\x12X\n" +
+	"\x05Query\x12%.holdfast.v1.AuditServiceQueryRequest\x1a&.holdfast.v1.AuditServiceQueryResponse0\x01\x12Y\n" +
+	"\x06Verify\x12&.holdfast.v1.AuditServiceVerifyRequest\x1a'.holdfast.v1.AuditServiceVerifyResponseB\xa8\x01\n" +
 	"\x0fcom.holdfast.v1B\n" +
 	"AuditProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
@@ -781,31 +781,31 @@ func file_holdfast_v1_audit_proto_rawDescGZIP() []byte {
 
 var file_holdfast_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_holdfast_v1_audit_proto_goTypes = []any{
-	(*AuditQueryRequest)(nil),     // 0: holdfast.v1.AuditQueryRequest
-	(*AuditQueryResponse)(nil),    // 1: holdfast.v1.AuditQueryResponse
-	(*AuditSilence)(nil),          // 2: holdfast.v1.AuditSilence
-	(*AuditRecord)(nil),           // 3: holdfast.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),    // 4: holdfast.v1.AuditVerifyRequest
-	(*AuditVerifyResponse)(nil),   // 5: holdfast.v1.AuditVerifyResponse
-	(*AuditVerdict)(nil),          // 6: holdfast.v1.AuditVerdict
-	(*AuditHead)(nil),             // 7: holdfast.v1.AuditHead
-	nil,                           // 8: holdfast.v1.AuditRecord.AnnotationsEntry
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*AuditServiceQueryRequest)(nil),   // 0: holdfast.v1.AuditServiceQueryRequest
+	(*AuditServiceQueryResponse)(nil),  // 1: holdfast.v1.AuditServiceQueryResponse
+	(*AuditSilence)(nil),               // 2: holdfast.v1.AuditSilence
+	(*AuditRecord)(nil),                // 3: holdfast.v1.AuditRecord
+	(*AuditServiceVerifyRequest)(nil),  // 4: holdfast.v1.AuditServiceVerifyRequest
+	(*AuditServiceVerifyResponse)(nil), // 5: holdfast.v1.AuditServiceVerifyResponse
+	(*AuditVerdict)(nil),               // 6: holdfast.v1.AuditVerdict
+	(*AuditHead)(nil),                  // 7: holdfast.v1.AuditHead
+	nil,                                // 8: holdfast.v1.AuditRecord.AnnotationsEntry
+	(*timestamppb.Timestamp)(nil),      // 9: google.protobuf.Timestamp
 }
 var file_holdfast_v1_audit_proto_depIdxs = []int32{
-	9,  // 0: holdfast.v1.AuditQueryRequest.from:type_name -> google.protobuf.Timestamp
-	9,  // 1: holdfast.v1.AuditQueryRequest.until:type_name -> google.protobuf.Timestamp
-	3,  // 2: holdfast.v1.AuditQueryResponse.records:type_name -> holdfast.v1.AuditRecord
-	2,  // 3: holdfast.v1.AuditQueryResponse.silent:type_name -> holdfast.v1.AuditSilence
+	9,  // 0: holdfast.v1.AuditServiceQueryRequest.from:type_name -> google.protobuf.Timestamp
+	9,  // 1: holdfast.v1.AuditServiceQueryRequest.until:type_name -> google.protobuf.Timestamp
+	3,  // 2: holdfast.v1.AuditServiceQueryResponse.records:type_name -> holdfast.v1.AuditRecord
+	2,  // 3: holdfast.v1.AuditServiceQueryResponse.silent:type_name -> holdfast.v1.AuditSilence
 	9,  // 4: holdfast.v1.AuditRecord.time:type_name -> google.protobuf.Timestamp
 	8,  // 5: holdfast.v1.AuditRecord.annotations:type_name -> holdfast.v1.AuditRecord.AnnotationsEntry
-	7,  // 6: holdfast.v1.AuditVerifyRequest.seen:type_name -> holdfast.v1.AuditHead
-	6,  // 7: holdfast.v1.AuditVerifyResponse.verdicts:type_name -> holdfast.v1.AuditVerdict
+	7,  // 6: holdfast.v1.AuditServiceVerifyRequest.seen:type_name -> holdfast.v1.AuditHead
+	6,  // 7: holdfast.v1.AuditServiceVerifyResponse.verdicts:type_name -> holdfast.v1.AuditVerdict
 	7,  // 8: holdfast.v1.AuditVerdict.heads:type_name -> holdfast.v1.AuditHead
-	0,  // 9: holdfast.v1.AuditService.Query:input_type -> holdfast.v1.AuditQueryRequest
-	4,  // 10: holdfast.v1.AuditService.Verify:input_type -> holdfast.v1.AuditVerifyRequest
-	1,  // 11: holdfast.v1.AuditService.Query:output_type -> holdfast.v1.AuditQueryResponse
-	5,  // 12: holdfast.v1.AuditService.Verify:output_type -> holdfast.v1.AuditVerifyResponse
+	0,  // 9: holdfast.v1.AuditService.Query:input_type -> holdfast.v1.AuditServiceQueryRequest
+	4,  // 10: holdfast.v1.AuditService.Verify:input_type -> holdfast.v1.AuditServiceVerifyRequest
+	1,  // 11: holdfast.v1.AuditService.Query:output_type -> holdfast.v1.AuditServiceQueryResponse
+	5,  // 12: holdfast.v1.AuditService.Verify:output_type -> holdfast.v1.AuditServiceVerifyResponse
 	11, // [11:13] is the sub-list for method output_type
 	9,  // [9:11] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name

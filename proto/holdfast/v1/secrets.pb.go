@@ -22,26 +22,26 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type SecretsStatusRequest struct {
+type SecretsServiceStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SecretsStatusRequest) Reset() {
-	*x = SecretsStatusRequest{}
+func (x *SecretsServiceStatusRequest) Reset() {
+	*x = SecretsServiceStatusRequest{}
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SecretsStatusRequest) String() string {
+func (x *SecretsServiceStatusRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SecretsStatusRequest) ProtoMessage() {}
+func (*SecretsServiceStatusRequest) ProtoMessage() {}
 
-func (x *SecretsStatusRequest) ProtoReflect() protoreflect.Message {
+func (x *SecretsServiceStatusRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -53,12 +53,12 @@ func (x *SecretsStatusRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SecretsStatusRequest.ProtoReflect.Descriptor instead.
-func (*SecretsStatusRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use SecretsServiceStatusRequest.ProtoReflect.Descriptor instead.
+func (*SecretsServiceStatusRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_secrets_proto_rawDescGZIP(), []int{0}
 }
 
-type SecretsStatusResponse struct {
+type SecretsServiceStatusResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// By number; the last one seals. None: values are not sealed yet.
@@ -71,20 +71,20 @@ type SecretsStatusResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SecretsStatusResponse) Reset() {
-	*x = SecretsStatusResponse{}
+func (x *SecretsServiceStatusResponse) Reset() {
+	*x = SecretsServiceStatusResponse{}
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SecretsStatusResponse) String() string {
+func (x *SecretsServiceStatusResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SecretsStatusResponse) ProtoMessage() {}
+func (*SecretsServiceStatusResponse) ProtoMessage() {}
 
-func (x *SecretsStatusResponse) ProtoReflect() protoreflect.Message {
+func (x *SecretsServiceStatusResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -96,33 +96,33 @@ func (x *SecretsStatusResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SecretsStatusResponse.ProtoReflect.Descriptor instead.
-func (*SecretsStatusResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use SecretsServiceStatusResponse.ProtoReflect.Descriptor instead.
+func (*SecretsServiceStatusResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_secrets_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *SecretsStatusResponse) GetRevision() int64 {
+func (x *SecretsServiceStatusResponse) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
 	}
 	return 0
 }
 
-func (x *SecretsStatusResponse) GetKeys() []*SecretsKey {
+func (x *SecretsServiceStatusResponse) GetKeys() []*SecretsKey {
 	if x != nil {
 		return x.Keys
 	}
 	return nil
 }
 
-func (x *SecretsStatusResponse) GetReadable() int64 {
+func (x *SecretsServiceStatusResponse) GetReadable() int64 {
 	if x != nil {
 		return x.Readable
 	}
 	return 0
 }
 
-func (x *SecretsStatusResponse) GetObstacle() string {
+func (x *SecretsServiceStatusResponse) GetObstacle() string {
 	if x != nil {
 		return x.Obstacle
 	}
@@ -201,26 +201,26 @@ func (x *SecretsKey) GetUnused() int64 {
 	return 0
 }
 
-type RotateSecretsKeyRequest struct {
+type SecretsServiceRotateKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RotateSecretsKeyRequest) Reset() {
-	*x = RotateSecretsKeyRequest{}
+func (x *SecretsServiceRotateKeyRequest) Reset() {
+	*x = SecretsServiceRotateKeyRequest{}
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RotateSecretsKeyRequest) String() string {
+func (x *SecretsServiceRotateKeyRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RotateSecretsKeyRequest) ProtoMessage() {}
+func (*SecretsServiceRotateKeyRequest) ProtoMessage() {}
 
-func (x *RotateSecretsKeyRequest) ProtoReflect() protoreflect.Message {
+func (x *SecretsServiceRotateKeyRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -232,12 +232,12 @@ func (x *RotateSecretsKeyRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RotateSecretsKeyRequest.ProtoReflect.Descriptor instead.
-func (*RotateSecretsKeyRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use SecretsServiceRotateKeyRequest.ProtoReflect.Descriptor instead.
+func (*SecretsServiceRotateKeyRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_secrets_proto_rawDescGZIP(), []int{3}
 }
 
-type RotateSecretsKeyResponse struct {
+type SecretsServiceRotateKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new key, and the revision from which on it seals.
 	Id            uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -246,20 +246,20 @@ type RotateSecretsKeyResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RotateSecretsKeyResponse) Reset() {
-	*x = RotateSecretsKeyResponse{}
+func (x *SecretsServiceRotateKeyResponse) Reset() {
+	*x = SecretsServiceRotateKeyResponse{}
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RotateSecretsKeyResponse) String() string {
+func (x *SecretsServiceRotateKeyResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RotateSecretsKeyResponse) ProtoMessage() {}
+func (*SecretsServiceRotateKeyResponse) ProtoMessage() {}
 
-func (x *RotateSecretsKeyResponse) ProtoReflect() protoreflect.Message {
+func (x *SecretsServiceRotateKeyResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_v1_secrets_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -271,19 +271,19 @@ func (x *RotateSecretsKeyResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RotateSecretsKeyResponse.ProtoReflect.Descriptor instead.
-func (*RotateSecretsKeyResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use SecretsServiceRotateKeyResponse.ProtoReflect.Descriptor instead.
+func (*SecretsServiceRotateKeyResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_secrets_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *RotateSecretsKeyResponse) GetId() uint32 {
+func (x *SecretsServiceRotateKeyResponse) GetId() uint32 {
 	if x != nil {
 		return x.Id
 	}
 	return 0
 }
 
-func (x *RotateSecretsKeyResponse) GetRevision() int64 {
+func (x *SecretsServiceRotateKeyResponse) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
 	}
@@ -294,9 +294,9 @@ var File_holdfast_v1_secrets_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_secrets_proto_rawDesc = "" +
 	"\n" +
-	"\x19holdfast/v1/secrets.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
-	"\x14SecretsStatusRequest\"\x98\x01\n" +
-	"\x15SecretsStatusResponse\x12\x1a\n" +
+	"\x19holdfast/v1/secrets.proto\x12\vholdfast.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1d\n" +
+	"\x1bSecretsServiceStatusRequest\"\x9f\x01\n" +
+	"\x1cSecretsServiceStatusResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12+\n" +
 	"\x04keys\x18\x02 \x03(\v2\x17.holdfast.v1.SecretsKeyR\x04keys\x12\x1a\n" +
 	"\breadable\x18\x03 \x01(\x03R\breadable\x12\x1a\n" +
@@ -306,14 +306,14 @@ const file_holdfast_v1_secrets_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12.\n" +
 	"\x04made\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04made\x12\x18\n" +
 	"\asecrets\x18\x03 \x01(\x03R\asecrets\x12\x16\n" +
-	"\x06unused\x18\x04 \x01(\x03R\x06unused\"\x19\n" +
-	"\x17RotateSecretsKeyRequest\"F\n" +
-	"\x18RotateSecretsKeyResponse\x12\x0e\n" +
+	"\x06unused\x18\x04 \x01(\x03R\x06unused\" \n" +
+	"\x1eSecretsServiceRotateKeyRequest\"M\n" +
+	"\x1fSecretsServiceRotateKeyResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision2\xbb\x01\n" +
-	"\x0eSecretsService\x12O\n" +
-	"\x06Status\x12!.holdfast.v1.SecretsStatusRequest\x1a\".holdfast.v1.SecretsStatusResponse\x12X\n" +
-	"\tRotateKey\x12$.holdfast.v1.RotateSecretsKeyRequest\x1a%.holdfast.v1.RotateSecretsKeyResponseB\xaa\x01\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision2\xd7\x01\n" +
+	"\x0eSecretsService\x12]\n" +
+	"\x06Status\x12(.holdfast.v1.SecretsServiceStatusRequest\x1a).holdfast.v1.SecretsServiceStatusResponse\x12f\n" +
+	"\tRotateKey\x12+.holdfast.v1.SecretsServiceRotateKeyRequest\x1a,.holdfast.v1.SecretsServiceRotateKeyResponseB\xaa\x01\n" +
 	"\x0fcom.holdfast.v1B\fSecretsProtoP\x01Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1\xa2\x02\x03HXX\xaa\x02\vHoldfast.V1\xca\x02\vHoldfast\\V1\xe2\x02\x17Holdfast\\V1\\GPBMetadata\xea\x02\fHoldfast::V1b\x06proto3"
 
 var (
@@ -330,20 +330,20 @@ func file_holdfast_v1_secrets_proto_rawDescGZIP() []byte {
 
 var file_holdfast_v1_secrets_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_holdfast_v1_secrets_proto_goTypes = []any{
-	(*SecretsStatusRequest)(nil),     // 0: holdfast.v1.SecretsStatusRequest
-	(*SecretsStatusResponse)(nil),    // 1: holdfast.v1.SecretsStatusResponse
-	(*SecretsKey)(nil),               // 2: holdfast.v1.SecretsKey
-	(*RotateSecretsKeyRequest)(nil),  // 3: holdfast.v1.RotateSecretsKeyRequest
-	(*RotateSecretsKeyResponse)(nil), // 4: holdfast.v1.RotateSecretsKeyResponse
-	(*timestamppb.Timestamp)(nil),    // 5: google.protobuf.Timestamp
+	(*SecretsServiceStatusRequest)(nil),     // 0: holdfast.v1.SecretsServiceStatusRequest
+	(*SecretsServiceStatusResponse)(nil),    // 1: holdfast.v1.SecretsServiceStatusResponse
+	(*SecretsKey)(nil),                      // 2: holdfast.v1.SecretsKey
+	(*SecretsServiceRotateKeyRequest)(nil),  // 3: holdfast.v1.SecretsServiceRotateKeyRequest
+	(*SecretsServiceRotateKeyResponse)(nil), // 4: holdfast.v1.SecretsServiceRotateKeyResponse
+	(*timestamppb.Timestamp)(nil),           // 5: google.protobuf.Timestamp
 }
 var file_holdfast_v1_secrets_proto_depIdxs = []int32{
-	2, // 0: holdfast.v1.SecretsStatusResponse.keys:type_name -> holdfast.v1.SecretsKey
+	2, // 0: holdfast.v1.SecretsServiceStatusResponse.keys:type_name -> holdfast.v1.SecretsKey
 	5, // 1: holdfast.v1.SecretsKey.made:type_name -> google.protobuf.Timestamp
-	0, // 2: holdfast.v1.SecretsService.Status:input_type -> holdfast.v1.SecretsStatusRequest
-	3, // 3: holdfast.v1.SecretsService.RotateKey:input_type -> holdfast.v1.RotateSecretsKeyRequest
-	1, // 4: holdfast.v1.SecretsService.Status:output_type -> holdfast.v1.SecretsStatusResponse
-	4, // 5: holdfast.v1.SecretsService.RotateKey:output_type -> holdfast.v1.RotateSecretsKeyResponse
+	0, // 2: holdfast.v1.SecretsService.Status:input_type -> holdfast.v1.SecretsServiceStatusRequest
+	3, // 3: holdfast.v1.SecretsService.RotateKey:input_type -> holdfast.v1.SecretsServiceRotateKeyRequest
+	1, // 4: holdfast.v1.SecretsService.Status:output_type -> holdfast.v1.SecretsServiceStatusResponse
+	4, // 5: holdfast.v1.SecretsService.RotateKey:output_type -> holdfast.v1.SecretsServiceRotateKeyResponse
 	4, // [4:6] is the sub-list for method output_type
 	2, // [2:4] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name

@@ -81,26 +81,26 @@ func (ForwardReason) EnumDescriptor() ([]byte, []int) {
 	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
-type CheckSecretsRequest struct {
+type SecretsServiceCheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CheckSecretsRequest) Reset() {
-	*x = CheckSecretsRequest{}
+func (x *SecretsServiceCheckRequest) Reset() {
+	*x = SecretsServiceCheckRequest{}
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CheckSecretsRequest) String() string {
+func (x *SecretsServiceCheckRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CheckSecretsRequest) ProtoMessage() {}
+func (*SecretsServiceCheckRequest) ProtoMessage() {}
 
-func (x *CheckSecretsRequest) ProtoReflect() protoreflect.Message {
+func (x *SecretsServiceCheckRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -112,12 +112,12 @@ func (x *CheckSecretsRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CheckSecretsRequest.ProtoReflect.Descriptor instead.
-func (*CheckSecretsRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use SecretsServiceCheckRequest.ProtoReflect.Descriptor instead.
+func (*SecretsServiceCheckRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
-type CheckSecretsResponse struct {
+type SecretsServiceCheckResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The fingerprints of the keys with which the called peer can unwrap those of Secrets.
 	Wrappers      []string `protobuf:"bytes,1,rep,name=wrappers,proto3" json:"wrappers,omitempty"`
@@ -125,20 +125,20 @@ type CheckSecretsResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CheckSecretsResponse) Reset() {
-	*x = CheckSecretsResponse{}
+func (x *SecretsServiceCheckResponse) Reset() {
+	*x = SecretsServiceCheckResponse{}
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CheckSecretsResponse) String() string {
+func (x *SecretsServiceCheckResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CheckSecretsResponse) ProtoMessage() {}
+func (*SecretsServiceCheckResponse) ProtoMessage() {}
 
-func (x *CheckSecretsResponse) ProtoReflect() protoreflect.Message {
+func (x *SecretsServiceCheckResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -150,38 +150,38 @@ func (x *CheckSecretsResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CheckSecretsResponse.ProtoReflect.Descriptor instead.
-func (*CheckSecretsResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use SecretsServiceCheckResponse.ProtoReflect.Descriptor instead.
+func (*SecretsServiceCheckResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *CheckSecretsResponse) GetWrappers() []string {
+func (x *SecretsServiceCheckResponse) GetWrappers() []string {
 	if x != nil {
 		return x.Wrappers
 	}
 	return nil
 }
 
-type AuditHeadRequest struct {
+type AuditServiceHeadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AuditHeadRequest) Reset() {
-	*x = AuditHeadRequest{}
+func (x *AuditServiceHeadRequest) Reset() {
+	*x = AuditServiceHeadRequest{}
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AuditHeadRequest) String() string {
+func (x *AuditServiceHeadRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AuditHeadRequest) ProtoMessage() {}
+func (*AuditServiceHeadRequest) ProtoMessage() {}
 
-func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
+func (x *AuditServiceHeadRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -193,12 +193,12 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
-func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuditServiceHeadRequest.ProtoReflect.Descriptor instead.
+func (*AuditServiceHeadRequest) Descriptor() ([]byte, []int) {
 	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{2}
 }
 
-type AuditHeadResponse struct {
+type AuditServiceHeadResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Sequence uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// SHA-256 of the record.
@@ -207,20 +207,20 @@ type AuditHeadResponse struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *AuditHeadResponse) Reset() {
-	*x = AuditHeadResponse{}
+func (x *AuditServiceHeadResponse) Reset() {
+	*x = AuditServiceHeadResponse{}
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *AuditHeadResponse) String() string {
+func (x *AuditServiceHeadResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*AuditHeadResponse) ProtoMessage() {}
+func (*AuditServiceHeadResponse) ProtoMessage() {}
 
-func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
+func (x *AuditServiceHeadResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -232,19 +232,19 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
-func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use AuditServiceHeadResponse.ProtoReflect.Descriptor instead.
+func (*AuditServiceHeadResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *AuditHeadResponse) GetSequence() uint64 {
+func (x *AuditServiceHeadResponse) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
 	}
 	return 0
 }
 
-func (x *AuditHeadResponse) GetHash() []byte {
+func (x *AuditServiceHeadResponse) GetHash() []byte {
 	if x != nil {
 		return x.Hash
 	}
@@ -2351,12 +2351,12 @@ var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
 
 const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\x1a\x16holdfast/v1/pods.proto\"\x15\n" +
-	"\x13CheckSecretsRequest\"2\n" +
-	"\x14CheckSecretsResponse\x12\x1a\n" +
-	"\bwrappers\x18\x01 \x03(\tR\bwrappers\"\x12\n" +
-	"\x10AuditHeadRequest\"C\n" +
-	"\x11AuditHeadResponse\x12\x1a\n" +
+	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aholdfast/raft/v1/log.proto\x1a\x16holdfast/v1/pods.proto\"\x1c\n" +
+	"\x1aSecretsServiceCheckRequest\"9\n" +
+	"\x1bSecretsServiceCheckResponse\x12\x1a\n" +
+	"\bwrappers\x18\x01 \x03(\tR\bwrappers\"\x19\n" +
+	"\x17AuditServiceHeadRequest\"J\n" +
+	"\x18AuditServiceHeadResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x12\n" +
 	"\x10ReadIndexRequest\"\xb9\x01\n" +
@@ -2513,11 +2513,11 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\tRelayAcks\x12\".holdfast.peer.v1.RelayAcksRequest\x1a#.holdfast.peer.v1.RelayAcksResponse\x12N\n" +
 	"\aDrained\x12 .holdfast.peer.v1.DrainedRequest\x1a!.holdfast.peer.v1.DrainedResponse2W\n" +
 	"\fEventService\x12G\n" +
-	"\x04Tail\x12\x1d.holdfast.peer.v1.TailRequest\x1a\x1e.holdfast.peer.v1.TailResponse0\x012h\n" +
-	"\x0eSecretsService\x12V\n" +
-	"\x05Check\x12%.holdfast.peer.v1.CheckSecretsRequest\x1a&.holdfast.peer.v1.CheckSecretsResponse2_\n" +
-	"\fAuditService\x12O\n" +
-	"\x04Head\x12\".holdfast.peer.v1.AuditHeadRequest\x1a#.holdfast.peer.v1.AuditHeadResponseB\xc2\x01\n" +
+	"\x04Tail\x12\x1d.holdfast.peer.v1.TailRequest\x1a\x1e.holdfast.peer.v1.TailResponse0\x012v\n" +
+	"\x0eSecretsService\x12d\n" +
+	"\x05Check\x12,.holdfast.peer.v1.SecretsServiceCheckRequest\x1a-.holdfast.peer.v1.SecretsServiceCheckResponse2m\n" +
+	"\fAuditService\x12]\n" +
+	"\x04Head\x12).holdfast.peer.v1.AuditServiceHeadRequest\x1a*.holdfast.peer.v1.AuditServiceHeadResponseB\xc2\x01\n" +
 	"\x14com.holdfast.peer.v1B\tPeerProtoP\x01Z=github.com/holdfast-io/holdfast/proto/holdfast/peer/v1;peerv1\xa2\x02\x03HPX\xaa\x02\x10Holdfast.Peer.V1\xca\x02\x10Holdfast\\Peer\\V1\xe2\x02\x1cHoldfast\\Peer\\V1\\GPBMetadata\xea\x02\x12Holdfast::Peer::V1b\x06proto3"
 
 var (
@@ -2535,53 +2535,53 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 var file_holdfast_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
-	(ForwardReason)(0),            // 0: holdfast.peer.v1.ForwardReason
-	(*CheckSecretsRequest)(nil),   // 1: holdfast.peer.v1.CheckSecretsRequest
-	(*CheckSecretsResponse)(nil),  // 2: holdfast.peer.v1.CheckSecretsResponse
-	(*AuditHeadRequest)(nil),      // 3: holdfast.peer.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),     // 4: holdfast.peer.v1.AuditHeadResponse
-	(*ReadIndexRequest)(nil),      // 5: holdfast.peer.v1.ReadIndexRequest
-	(*ReadIndexResponse)(nil),     // 6: holdfast.peer.v1.ReadIndexResponse
-	(*DescribeRequest)(nil),       // 7: holdfast.peer.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 8: holdfast.peer.v1.DescribeResponse
-	(*ReadIndexesRequest)(nil),    // 9: holdfast.peer.v1.ReadIndexesRequest
-	(*ReadIndexesResponse)(nil),   // 10: holdfast.peer.v1.ReadIndexesResponse
-	(*ForwardRequest)(nil),        // 11: holdfast.peer.v1.ForwardRequest
-	(*ForwardResponse)(nil),       // 12: holdfast.peer.v1.ForwardResponse
-	(*ForwardAnswer)(nil),         // 13: holdfast.peer.v1.ForwardAnswer
-	(*ForwardError)(nil),          // 14: holdfast.peer.v1.ForwardError
-	(*LeasesRequest)(nil),         // 15: holdfast.peer.v1.LeasesRequest
-	(*LeaseQuestion)(nil),         // 16: holdfast.peer.v1.LeaseQuestion
-	(*LeasesResponse)(nil),        // 17: holdfast.peer.v1.LeasesResponse
-	(*LeaseAnswer)(nil),           // 18: holdfast.peer.v1.LeaseAnswer
-	(*CompactRequest)(nil),        // 19: holdfast.peer.v1.CompactRequest
-	(*CompactResponse)(nil),       // 20: holdfast.peer.v1.CompactResponse
-	(*AddPeerRequest)(nil),        // 21: holdfast.peer.v1.AddPeerRequest
-	(*AddPeerResponse)(nil),       // 22: holdfast.peer.v1.AddPeerResponse
-	(*MeetRequest)(nil),           // 23: holdfast.peer.v1.MeetRequest
-	(*MeetResponse)(nil),          // 24: holdfast.peer.v1.MeetResponse
-	(*RelayRequest)(nil),          // 25: holdfast.peer.v1.RelayRequest
-	(*NodeHeartbeat)(nil),         // 26: holdfast.peer.v1.NodeHeartbeat
-	(*RelayResponse)(nil),         // 27: holdfast.peer.v1.RelayResponse
-	(*LocateRequest)(nil),         // 28: holdfast.peer.v1.LocateRequest
-	(*LocateResponse)(nil),        // 29: holdfast.peer.v1.LocateResponse
-	(*UsageRequest)(nil),          // 30: holdfast.peer.v1.UsageRequest
-	(*UsageResponse)(nil),         // 31: holdfast.peer.v1.UsageResponse
-	(*UsageReport)(nil),           // 32: holdfast.peer.v1.UsageReport
-	(*TailRequest)(nil),           // 33: holdfast.peer.v1.TailRequest
-	(*TailResponse)(nil),          // 34: holdfast.peer.v1.TailResponse
-	(*EventRecord)(nil),           // 35: holdfast.peer.v1.EventRecord
-	(*ObjectReference)(nil),       // 36: holdfast.peer.v1.ObjectReference
-	(*RelayAcksRequest)(nil),      // 37: holdfast.peer.v1.RelayAcksRequest
-	(*NodeAck)(nil),               // 38: holdfast.peer.v1.NodeAck
-	(*RelayAcksResponse)(nil),     // 39: holdfast.peer.v1.RelayAcksResponse
-	(*DrainedRequest)(nil),        // 40: holdfast.peer.v1.DrainedRequest
-	(*DrainedResponse)(nil),       // 41: holdfast.peer.v1.DrainedResponse
-	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
-	(*v1.TxnResult)(nil),          // 43: holdfast.raft.v1.TxnResult
-	(*v11.NodeUsage)(nil),         // 44: holdfast.v1.NodeUsage
-	(*v11.PodUsage)(nil),          // 45: holdfast.v1.PodUsage
-	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
+	(ForwardReason)(0),                  // 0: holdfast.peer.v1.ForwardReason
+	(*SecretsServiceCheckRequest)(nil),  // 1: holdfast.peer.v1.SecretsServiceCheckRequest
+	(*SecretsServiceCheckResponse)(nil), // 2: holdfast.peer.v1.SecretsServiceCheckResponse
+	(*AuditServiceHeadRequest)(nil),     // 3: holdfast.peer.v1.AuditServiceHeadRequest
+	(*AuditServiceHeadResponse)(nil),    // 4: holdfast.peer.v1.AuditServiceHeadResponse
+	(*ReadIndexRequest)(nil),            // 5: holdfast.peer.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),           // 6: holdfast.peer.v1.ReadIndexResponse
+	(*DescribeRequest)(nil),             // 7: holdfast.peer.v1.DescribeRequest
+	(*DescribeResponse)(nil),            // 8: holdfast.peer.v1.DescribeResponse
+	(*ReadIndexesRequest)(nil),          // 9: holdfast.peer.v1.ReadIndexesRequest
+	(*ReadIndexesResponse)(nil),         // 10: holdfast.peer.v1.ReadIndexesResponse
+	(*ForwardRequest)(nil),              // 11: holdfast.peer.v1.ForwardRequest
+	(*ForwardResponse)(nil),             // 12: holdfast.peer.v1.ForwardResponse
+	(*ForwardAnswer)(nil),               // 13: holdfast.peer.v1.ForwardAnswer
+	(*ForwardError)(nil),                // 14: holdfast.peer.v1.ForwardError
+	(*LeasesRequest)(nil),               // 15: holdfast.peer.v1.LeasesRequest
+	(*LeaseQuestion)(nil),               // 16: holdfast.peer.v1.LeaseQuestion
+	(*LeasesResponse)(nil),              // 17: holdfast.peer.v1.LeasesResponse
+	(*LeaseAnswer)(nil),                 // 18: holdfast.peer.v1.LeaseAnswer
+	(*CompactRequest)(nil),              // 19: holdfast.peer.v1.CompactRequest
+	(*CompactResponse)(nil),             // 20: holdfast.peer.v1.CompactResponse
+	(*AddPeerRequest)(nil),              // 21: holdfast.peer.v1.AddPeerRequest
+	(*AddPeerResponse)(nil),             // 22: holdfast.peer.v1.AddPeerResponse
+	(*MeetRequest)(nil),                 // 23: holdfast.peer.v1.MeetRequest
+	(*MeetResponse)(nil),                // 24: holdfast.peer.v1.MeetResponse
+	(*RelayRequest)(nil),                // 25: holdfast.peer.v1.RelayRequest
+	(*NodeHeartbeat)(nil),               // 26: holdfast.peer.v1.NodeHeartbeat
+	(*RelayResponse)(nil),               // 27: holdfast.peer.v1.RelayResponse
+	(*LocateRequest)(nil),               // 28: holdfast.peer.v1.LocateRequest
+	(*LocateResponse)(nil),              // 29: holdfast.peer.v1.LocateResponse
+	(*UsageRequest)(nil),                // 30: holdfast.peer.v1.UsageRequest
+	(*UsageResponse)(nil),               // 31: holdfast.peer.v1.UsageResponse
+	(*UsageReport)(nil),                 // 32: holdfast.peer.v1.UsageReport
+	(*TailRequest)(nil),                 // 33: holdfast.peer.v1.TailRequest
+	(*TailResponse)(nil),                // 34: holdfast.peer.v1.TailResponse
+	(*EventRecord)(nil),                 // 35: holdfast.peer.v1.EventRecord
+	(*ObjectReference)(nil),             // 36: holdfast.peer.v1.ObjectReference
+	(*RelayAcksRequest)(nil),            // 37: holdfast.peer.v1.RelayAcksRequest
+	(*NodeAck)(nil),                     // 38: holdfast.peer.v1.NodeAck
+	(*RelayAcksResponse)(nil),           // 39: holdfast.peer.v1.RelayAcksResponse
+	(*DrainedRequest)(nil),              // 40: holdfast.peer.v1.DrainedRequest
+	(*DrainedResponse)(nil),             // 41: holdfast.peer.v1.DrainedResponse
+	(*durationpb.Duration)(nil),         // 42: google.protobuf.Duration
+	(*v1.TxnResult)(nil),                // 43: holdfast.raft.v1.TxnResult
+	(*v11.NodeUsage)(nil),               // 44: holdfast.v1.NodeUsage
+	(*v11.PodUsage)(nil),                // 45: holdfast.v1.PodUsage
+	(*timestamppb.Timestamp)(nil),       // 46: google.protobuf.Timestamp
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
 	42, // 0: holdfast.peer.v1.DescribeResponse.contact_age:type_name -> google.protobuf.Duration
@@ -2618,8 +2618,8 @@ var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
 	37, // 31: holdfast.peer.v1.HealthService.RelayAcks:input_type -> holdfast.peer.v1.RelayAcksRequest
 	40, // 32: holdfast.peer.v1.HealthService.Drained:input_type -> holdfast.peer.v1.DrainedRequest
 	33, // 33: holdfast.peer.v1.EventService.Tail:input_type -> holdfast.peer.v1.TailRequest
-	1,  // 34: holdfast.peer.v1.SecretsService.Check:input_type -> holdfast.peer.v1.CheckSecretsRequest
-	3,  // 35: holdfast.peer.v1.AuditService.Head:input_type -> holdfast.peer.v1.AuditHeadRequest
+	1,  // 34: holdfast.peer.v1.SecretsService.Check:input_type -> holdfast.peer.v1.SecretsServiceCheckRequest
+	3,  // 35: holdfast.peer.v1.AuditService.Head:input_type -> holdfast.peer.v1.AuditServiceHeadRequest
 	6,  // 36: holdfast.peer.v1.StoreService.ReadIndex:output_type -> holdfast.peer.v1.ReadIndexResponse
 	10, // 37: holdfast.peer.v1.StoreService.ReadIndexes:output_type -> holdfast.peer.v1.ReadIndexesResponse
 	12, // 38: holdfast.peer.v1.StoreService.Forward:output_type -> holdfast.peer.v1.ForwardResponse
@@ -2634,8 +2634,8 @@ var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
 	39, // 47: holdfast.peer.v1.HealthService.RelayAcks:output_type -> holdfast.peer.v1.RelayAcksResponse
 	41, // 48: holdfast.peer.v1.HealthService.Drained:output_type -> holdfast.peer.v1.DrainedResponse
 	34, // 49: holdfast.peer.v1.EventService.Tail:output_type -> holdfast.peer.v1.TailResponse
-	2,  // 50: holdfast.peer.v1.SecretsService.Check:output_type -> holdfast.peer.v1.CheckSecretsResponse
-	4,  // 51: holdfast.peer.v1.AuditService.Head:output_type -> holdfast.peer.v1.AuditHeadResponse
+	2,  // 50: holdfast.peer.v1.SecretsService.Check:output_type -> holdfast.peer.v1.SecretsServiceCheckResponse
+	4,  // 51: holdfast.peer.v1.AuditService.Head:output_type -> holdfast.peer.v1.AuditServiceHeadResponse
 	36, // [36:52] is the sub-list for method output_type
 	20, // [20:36] is the sub-list for method input_type
 	20, // [20:20] is the sub-list for extension type_name

@@ -51,10 +51,10 @@ var (
 type AuditServiceClient interface {
 	// Query streams the records that match, oldest first, of all peers that answer, or of
 	// the called one alone. The last message names the peers that did not answer.
-	Query(context.Context, *v1.AuditQueryRequest) (AuditServiceQueryClientStream, error)
+	Query(context.Context, *v1.AuditServiceQueryRequest) (AuditServiceQueryClientStream, error)
 	// Verify reads all that is kept, of all peers or of the called one alone, and tells
 	// what was changed, removed or put elsewhere.
-	Verify(context.Context, *v1.AuditVerifyRequest) (*v1.AuditVerifyResponse, error)
+	Verify(context.Context, *v1.AuditServiceVerifyRequest) (*v1.AuditServiceVerifyResponse, error)
 }
 
 // NewAuditServiceClient constructs a client for the holdfast.v1.AuditService service. Multiple
@@ -69,8 +69,8 @@ type AuditServiceQueryClientStream struct {
 }
 
 // Receive returns the next response message from the server.
-func (s AuditServiceQueryClientStream) Receive() (*v1.AuditQueryResponse, error) {
-	var res v1.AuditQueryResponse
+func (s AuditServiceQueryClientStream) Receive() (*v1.AuditServiceQueryResponse, error) {
+	var res v1.AuditServiceQueryResponse
 	if err := s.stream.Receive(&res); err != nil {
 		return nil, err
 	}
@@ -87,10 +87,10 @@ func (s AuditServiceQueryClientStream) Close() error {
 type AuditServiceHandler interface {
 	// Query streams the records that match, oldest first, of all peers that answer, or of
 	// the called one alone. The last message names the peers that did not answer.
-	Query(context.Context, *v1.AuditQueryRequest, AuditServiceQueryServerStream) error
+	Query(context.Context, *v1.AuditServiceQueryRequest, AuditServiceQueryServerStream) error
 	// Verify reads all that is kept, of all peers or of the called one alone, and tells
 	// what was changed, removed or put elsewhere.
-	Verify(context.Context, *v1.AuditVerifyRequest) (*v1.AuditVerifyResponse, error)
+	Verify(context.Context, *v1.AuditServiceVerifyRequest) (*v1.AuditServiceVerifyResponse, error)
 }
 
 // RegisterAuditServiceHandler registers svc as the holdfast.v1.AuditService implementation on
@@ -114,18 +114,18 @@ func (s AuditServiceQueryServerStream) SendHeaders() error {
 }
 
 // Send sends a response message to the client.
-func (s AuditServiceQueryServerStream) Send(res *v1.AuditQueryResponse) error {
+func (s AuditServiceQueryServerStream) Send(res *v1.AuditServiceQueryResponse) error {
 	return s.stream.Send(res)
 }
 
 // UnimplementedAuditServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedAuditServiceHandler struct{}
 
-func (UnimplementedAuditServiceHandler) Query(context.Context, *v1.AuditQueryRequest, AuditServiceQueryServerStream) error {
+func (UnimplementedAuditServiceHandler) Query(context.Context, *v1.AuditServiceQueryRequest, AuditServiceQueryServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AuditService.Query is not implemented")
 }
 
-func (UnimplementedAuditServiceHandler) Verify(context.Context, *v1.AuditVerifyRequest) (*v1.AuditVerifyResponse, error) {
+func (UnimplementedAuditServiceHandler) Verify(context.Context, *v1.AuditServiceVerifyRequest) (*v1.AuditServiceVerifyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.AuditService.Verify is not implemented")
 }
 
@@ -133,7 +133,7 @@ type auditServiceClient struct {
 	client *connect.Client
 }
 
-func (c *auditServiceClient) Query(ctx context.Context, req *v1.AuditQueryRequest) (AuditServiceQueryClientStream, error) {
+func (c *auditServiceClient) Query(ctx context.Context, req *v1.AuditServiceQueryRequest) (AuditServiceQueryClientStream, error) {
 	stream, err := c.client.CallServerStream(ctx, auditServiceQuerySpec(), req)
 	if err != nil {
 		return AuditServiceQueryClientStream{}, err
@@ -141,8 +141,8 @@ func (c *auditServiceClient) Query(ctx context.Context, req *v1.AuditQueryReques
 	return AuditServiceQueryClientStream{stream: stream}, nil
 }
 
-func (c *auditServiceClient) Verify(ctx context.Context, req *v1.AuditVerifyRequest) (*v1.AuditVerifyResponse, error) {
-	var res v1.AuditVerifyResponse
+func (c *auditServiceClient) Verify(ctx context.Context, req *v1.AuditServiceVerifyRequest) (*v1.AuditServiceVerifyResponse, error) {
+	var res v1.AuditServiceVerifyResponse
 	if err := c.client.CallUnary(ctx, auditServiceVerifySpec(), req, &res); err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (c *auditServiceClient) Verify(ctx context.Context, req *v1.AuditVerifyRequ
 type auditServiceHandler struct{ svc AuditServiceHandler }
 
 func (h auditServiceHandler) query(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.AuditQueryRequest
+	var req v1.AuditServiceQueryRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (h auditServiceHandler) query(ctx context.Context, _ connect.Spec, stream c
 }
 
 func (h auditServiceHandler) verify(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.AuditVerifyRequest
+	var req v1.AuditServiceVerifyRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}

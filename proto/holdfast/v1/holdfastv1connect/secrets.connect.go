@@ -50,11 +50,11 @@ var (
 // SecretsServiceClient is a client for the holdfast.v1.SecretsService service.
 type SecretsServiceClient interface {
 	// Status tells which keys there are, and how many Secrets are sealed with each.
-	Status(context.Context, *v1.SecretsStatusRequest) (*v1.SecretsStatusResponse, error)
+	Status(context.Context, *v1.SecretsServiceStatusRequest) (*v1.SecretsServiceStatusResponse, error)
 	// RotateKey makes another key, which seals from then on. Secrets that are sealed with
 	// older ones are sealed anew in the background, by the leader, in small transactions.
 	// FailedPrecondition while there is no key ring: a peer of an older version is left.
-	RotateKey(context.Context, *v1.RotateSecretsKeyRequest) (*v1.RotateSecretsKeyResponse, error)
+	RotateKey(context.Context, *v1.SecretsServiceRotateKeyRequest) (*v1.SecretsServiceRotateKeyResponse, error)
 }
 
 // NewSecretsServiceClient constructs a client for the holdfast.v1.SecretsService service. Multiple
@@ -66,11 +66,11 @@ func NewSecretsServiceClient(client *connect.Client) SecretsServiceClient {
 // SecretsServiceHandler is an implementation of the holdfast.v1.SecretsService service.
 type SecretsServiceHandler interface {
 	// Status tells which keys there are, and how many Secrets are sealed with each.
-	Status(context.Context, *v1.SecretsStatusRequest) (*v1.SecretsStatusResponse, error)
+	Status(context.Context, *v1.SecretsServiceStatusRequest) (*v1.SecretsServiceStatusResponse, error)
 	// RotateKey makes another key, which seals from then on. Secrets that are sealed with
 	// older ones are sealed anew in the background, by the leader, in small transactions.
 	// FailedPrecondition while there is no key ring: a peer of an older version is left.
-	RotateKey(context.Context, *v1.RotateSecretsKeyRequest) (*v1.RotateSecretsKeyResponse, error)
+	RotateKey(context.Context, *v1.SecretsServiceRotateKeyRequest) (*v1.SecretsServiceRotateKeyResponse, error)
 }
 
 // RegisterSecretsServiceHandler registers svc as the holdfast.v1.SecretsService implementation on
@@ -86,11 +86,11 @@ func RegisterSecretsServiceHandler(server *connect.Server, svc SecretsServiceHan
 // UnimplementedSecretsServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedSecretsServiceHandler struct{}
 
-func (UnimplementedSecretsServiceHandler) Status(context.Context, *v1.SecretsStatusRequest) (*v1.SecretsStatusResponse, error) {
+func (UnimplementedSecretsServiceHandler) Status(context.Context, *v1.SecretsServiceStatusRequest) (*v1.SecretsServiceStatusResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.SecretsService.Status is not implemented")
 }
 
-func (UnimplementedSecretsServiceHandler) RotateKey(context.Context, *v1.RotateSecretsKeyRequest) (*v1.RotateSecretsKeyResponse, error) {
+func (UnimplementedSecretsServiceHandler) RotateKey(context.Context, *v1.SecretsServiceRotateKeyRequest) (*v1.SecretsServiceRotateKeyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.v1.SecretsService.RotateKey is not implemented")
 }
 
@@ -98,16 +98,16 @@ type secretsServiceClient struct {
 	client *connect.Client
 }
 
-func (c *secretsServiceClient) Status(ctx context.Context, req *v1.SecretsStatusRequest) (*v1.SecretsStatusResponse, error) {
-	var res v1.SecretsStatusResponse
+func (c *secretsServiceClient) Status(ctx context.Context, req *v1.SecretsServiceStatusRequest) (*v1.SecretsServiceStatusResponse, error) {
+	var res v1.SecretsServiceStatusResponse
 	if err := c.client.CallUnary(ctx, secretsServiceStatusSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
 }
 
-func (c *secretsServiceClient) RotateKey(ctx context.Context, req *v1.RotateSecretsKeyRequest) (*v1.RotateSecretsKeyResponse, error) {
-	var res v1.RotateSecretsKeyResponse
+func (c *secretsServiceClient) RotateKey(ctx context.Context, req *v1.SecretsServiceRotateKeyRequest) (*v1.SecretsServiceRotateKeyResponse, error) {
+	var res v1.SecretsServiceRotateKeyResponse
 	if err := c.client.CallUnary(ctx, secretsServiceRotateKeySpec(), req, &res); err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (c *secretsServiceClient) RotateKey(ctx context.Context, req *v1.RotateSecr
 type secretsServiceHandler struct{ svc SecretsServiceHandler }
 
 func (h secretsServiceHandler) status(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.SecretsStatusRequest
+	var req v1.SecretsServiceStatusRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (h secretsServiceHandler) status(ctx context.Context, _ connect.Spec, strea
 }
 
 func (h secretsServiceHandler) rotateKey(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.RotateSecretsKeyRequest
+	var req v1.SecretsServiceRotateKeyRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}

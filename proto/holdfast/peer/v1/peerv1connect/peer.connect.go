@@ -900,7 +900,7 @@ var (
 // SecretsServiceClient is a client for the holdfast.peer.v1.SecretsService service.
 type SecretsServiceClient interface {
 	// Check tells whether the called peer can open what is sealed.
-	Check(context.Context, *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error)
+	Check(context.Context, *v1.SecretsServiceCheckRequest) (*v1.SecretsServiceCheckResponse, error)
 }
 
 // NewSecretsServiceClient constructs a client for the holdfast.peer.v1.SecretsService service.
@@ -912,7 +912,7 @@ func NewSecretsServiceClient(client *connect.Client) SecretsServiceClient {
 // SecretsServiceHandler is an implementation of the holdfast.peer.v1.SecretsService service.
 type SecretsServiceHandler interface {
 	// Check tells whether the called peer can open what is sealed.
-	Check(context.Context, *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error)
+	Check(context.Context, *v1.SecretsServiceCheckRequest) (*v1.SecretsServiceCheckResponse, error)
 }
 
 // RegisterSecretsServiceHandler registers svc as the holdfast.peer.v1.SecretsService implementation
@@ -927,7 +927,7 @@ func RegisterSecretsServiceHandler(server *connect.Server, svc SecretsServiceHan
 // UnimplementedSecretsServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedSecretsServiceHandler struct{}
 
-func (UnimplementedSecretsServiceHandler) Check(context.Context, *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error) {
+func (UnimplementedSecretsServiceHandler) Check(context.Context, *v1.SecretsServiceCheckRequest) (*v1.SecretsServiceCheckResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.SecretsService.Check is not implemented")
 }
 
@@ -935,8 +935,8 @@ type secretsServiceClient struct {
 	client *connect.Client
 }
 
-func (c *secretsServiceClient) Check(ctx context.Context, req *v1.CheckSecretsRequest) (*v1.CheckSecretsResponse, error) {
-	var res v1.CheckSecretsResponse
+func (c *secretsServiceClient) Check(ctx context.Context, req *v1.SecretsServiceCheckRequest) (*v1.SecretsServiceCheckResponse, error) {
+	var res v1.SecretsServiceCheckResponse
 	if err := c.client.CallUnary(ctx, secretsServiceCheckSpec(), req, &res); err != nil {
 		return nil, err
 	}
@@ -946,7 +946,7 @@ func (c *secretsServiceClient) Check(ctx context.Context, req *v1.CheckSecretsRe
 type secretsServiceHandler struct{ svc SecretsServiceHandler }
 
 func (h secretsServiceHandler) check(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.CheckSecretsRequest
+	var req v1.SecretsServiceCheckRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
@@ -970,7 +970,7 @@ var (
 // AuditServiceClient is a client for the holdfast.peer.v1.AuditService service.
 type AuditServiceClient interface {
 	// Head returns the newest record that is not itself about a head; sequence 0: none.
-	Head(context.Context, *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error)
+	Head(context.Context, *v1.AuditServiceHeadRequest) (*v1.AuditServiceHeadResponse, error)
 }
 
 // NewAuditServiceClient constructs a client for the holdfast.peer.v1.AuditService service. Multiple
@@ -982,7 +982,7 @@ func NewAuditServiceClient(client *connect.Client) AuditServiceClient {
 // AuditServiceHandler is an implementation of the holdfast.peer.v1.AuditService service.
 type AuditServiceHandler interface {
 	// Head returns the newest record that is not itself about a head; sequence 0: none.
-	Head(context.Context, *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error)
+	Head(context.Context, *v1.AuditServiceHeadRequest) (*v1.AuditServiceHeadResponse, error)
 }
 
 // RegisterAuditServiceHandler registers svc as the holdfast.peer.v1.AuditService implementation on
@@ -997,7 +997,7 @@ func RegisterAuditServiceHandler(server *connect.Server, svc AuditServiceHandler
 // UnimplementedAuditServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedAuditServiceHandler struct{}
 
-func (UnimplementedAuditServiceHandler) Head(context.Context, *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error) {
+func (UnimplementedAuditServiceHandler) Head(context.Context, *v1.AuditServiceHeadRequest) (*v1.AuditServiceHeadResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "holdfast.peer.v1.AuditService.Head is not implemented")
 }
 
@@ -1005,8 +1005,8 @@ type auditServiceClient struct {
 	client *connect.Client
 }
 
-func (c *auditServiceClient) Head(ctx context.Context, req *v1.AuditHeadRequest) (*v1.AuditHeadResponse, error) {
-	var res v1.AuditHeadResponse
+func (c *auditServiceClient) Head(ctx context.Context, req *v1.AuditServiceHeadRequest) (*v1.AuditServiceHeadResponse, error) {
+	var res v1.AuditServiceHeadResponse
 	if err := c.client.CallUnary(ctx, auditServiceHeadSpec(), req, &res); err != nil {
 		return nil, err
 	}
@@ -1016,7 +1016,7 @@ func (c *auditServiceClient) Head(ctx context.Context, req *v1.AuditHeadRequest)
 type auditServiceHandler struct{ svc AuditServiceHandler }
 
 func (h auditServiceHandler) head(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
-	var req v1.AuditHeadRequest
+	var req v1.AuditServiceHeadRequest
 	if err := stream.Receive(&req); err != nil {
 		return err
 	}
