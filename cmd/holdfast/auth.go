@@ -180,7 +180,7 @@ A user may do what roles say of the name and the groups, and nothing without any
 holdfast create rolebinding … --user NAME, or --group GROUP.`,
 		Example: `  holdfast auth issue jane --group dev --out jane.yaml
   holdfast create rolebinding dev-edit -n shop --clusterrole edit --group dev`,
-		Args: cobra.ExactArgs(1),
+		Args: exactArgs(1, "a USER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runIssue(cmd.Context(), args[0], groups, life, file)
 		},

@@ -31,7 +31,7 @@ Tokens with which machines join are made with: holdfast token create`,
 		Example: `  holdfast create token web
   holdfast create token web --audience https://vault.example.com --duration 24h
   holdfast create token web --bound-object-kind Pod --bound-object-name web-7f2ab`,
-		Args: cobra.ExactArgs(1),
+		Args: exactArgs(1, "a SERVICEACCOUNT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &holdfastv1.IssueTokenRequest{Namespace: a.inNamespace(), ServiceAccount: args[0], Audiences: audiences}
 			if cmd.Flags().Changed("duration") {

@@ -28,7 +28,7 @@ A name may have a namespace before it: pod/shop/web.`,
   holdfast net trace pod/web service/shop/db:postgres
   holdfast net trace pod/web pod/db-0:5432
   holdfast net trace pod/web 10.9.8.7:53 --protocol UDP`,
-		Args: cobra.ExactArgs(2),
+		Args: exactArgs(2, "where a connection comes from and where it goes"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := traceRequest(args[0], args[1])
 			if err != nil {

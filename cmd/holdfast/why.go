@@ -32,7 +32,7 @@ last events of it and of what it makes: what refuses its pods, for one.`,
 		Example: `  holdfast why pod/web-7f2ab
   holdfast why web-7f2ab -o json
   holdfast why deployment/web`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: between(1, 2, "KIND/NAME, or KIND NAME"),
 		ValidArgsFunction: func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return a.liveNames(cmd, mustResource("pods")), cobra.ShellCompDirectiveNoFileComp
 		},
