@@ -1,6 +1,7 @@
 package systemtest
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +18,18 @@ func TestService(t *testing.T) {
 	m.must("create", "--detach", "-f", "testdata/service.yaml")
 	m.waitReady(2)
 	address := strings.TrimSpace(m.must("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"))
-	pods := func() (names []string) {
-		for _, name := range strings.Fields(m.must("get", "pods", "-o", "jsonpath={.items[*].metadata.name}")) {
-			if name != "sick" {
-				names = append(names, name)
+	pods := func() (names []string) { // those that stay
+		var list struct {
+			Items []struct {
+				Metadata struct{ Name, DeletionTimestamp string }
+			}
+		}
+		if err := json.Unmarshal([]byte(m.must("get", "pods", "-o", "json")), &list); err != nil {
+			t.Fatal(err)
+		}
+		for _, pod := range list.Items {
+			if pod.Metadata.Name != "sick" && pod.Metadata.DeletionTimestamp == "" {
+				names = append(names, pod.Metadata.Name)
 			}
 		}
 		return names
