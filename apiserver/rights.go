@@ -127,10 +127,11 @@ func all[T object.Object](f followedKind) (list []T) {
 func (r *rights) run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
-	for _, kind := range r.kinds {
+	for i := range r.kinds {
+		prefix := r.kinds[i].prefix // the rest is current's, under its lock
 		all.Go(func() {
 			for ctx.Err() == nil {
-				w := r.store.Watch(kind.prefix, r.store.View().Revision())
+				w := r.store.Watch(prefix, r.store.View().Revision())
 				for err := error(nil); err == nil; _, _, err = w.Next(ctx) {
 					r.current()
 				}

@@ -157,6 +157,7 @@ type Server struct {
 	live       liveCalls
 	clones     clones
 	secrets    *secretKeys
+	audited    bool // there is an audit
 
 	// lifetime ends with Run, and all streams with it. It is a session of the
 	// whole server, not a call's context.
@@ -207,6 +208,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.NewUID = func() string { return string(uuid.NewUUID()) }
 	}
 	s := &Server{
+		audited:    cfg.Audit != nil,
 		cfg:        cfg,
 		store:      cfg.Store,
 		log:        cfg.Logger,
@@ -276,7 +278,9 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.endStreams(ctx) })
 	group.Go(func() error { return s.rights.run(ctx) })
 	group.Go(func() error { return s.endRevoked(ctx) })
-	group.Go(func() error { return s.witness(ctx) })
+	if s.audited {
+		group.Go(func() error { return s.witness(ctx) })
+	}
 	return group.Wait()
 }
 

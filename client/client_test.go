@@ -659,7 +659,9 @@ func TestRepeatable(t *testing.T) {
 		"/holdfast.v1.ClusterService/Status": true,
 		"/holdfast.v1.AccessService/WhoAmI":  true, "/holdfast.v1.AccessService/CanI": true,
 		"/holdfast.v1.AccessService/IssueToken": true, "/holdfast.v1.AccessService/ReviewToken": true,
-		"/holdfast.v1.WhyService/Pod":                  true,
+		"/holdfast.v1.WhyService/Pod": true,
+		// What Verify repairs is whole the second time.
+		"/holdfast.v1.NetworkService/Verify": true, "/holdfast.v1.NetworkService/Inspect": true, "/holdfast.v1.NetworkService/Trace": true,
 		"/holdfast.agent.v1.AgentService/Register":     true,
 		"/holdfast.agent.v1.AgentService/Confirm":      true,
 		"/holdfast.agent.v1.AgentService/Mirror":       true,
