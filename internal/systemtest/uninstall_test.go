@@ -236,7 +236,7 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("without yes, and nobody to ask: %v, %s", err, out)
 	}
 	if now := h.state(data, run); len(now) != len(during) {
-		t.Errorf("without yes something changed: %d things were there, and %d are", len(during), len(now))
+		t.Errorf("without yes something changed: %q is new, %q is gone", without(now, during), without(during, now))
 	}
 	for _, want := range []string{"table holdfast-services", "table holdfast-hostports", "deadman", "ip addr: hf", "containerd-shim", "172.30.0.0/24", "172.31.0.0/20"} {
 		if !slices.ContainsFunc(during, func(line string) bool { return strings.Contains(line, want) }) {
@@ -264,4 +264,9 @@ func TestUninstall(t *testing.T) {
 	if out, err := uninstall("--yes"); err != nil || !strings.Contains(out, "nothing of a node") {
 		t.Errorf("once more: %v, %s", err, out)
 	}
+}
+
+// without returns what of all is not in some.
+func without(all, some []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(line string) bool { return slices.Contains(some, line) })
 }
