@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,8 +76,8 @@ type simMachine struct {
 	dir     string
 	drift   float64 // how fast its clock goes
 	booted  time.Time
-	asleep  time.Duration // that its clock was ahead of others
-	wallOff time.Duration
+	asleep  atomic.Int64 // how far its clock is ahead of others: a time.Duration, as wallOff
+	wallOff atomic.Int64
 
 	// What outlives the agent.
 	guard *simGuard
@@ -141,9 +142,9 @@ func (l *simLife) thaw() {
 // clock is the machine's, since its start.
 func (m *simMachine) clock() time.Duration {
 	if *fencingMutant == "clock" {
-		return time.Hour + time.Since(m.booted) + m.wallOff
+		return time.Hour + time.Since(m.booted) + time.Duration(m.wallOff.Load())
 	}
-	return time.Second + time.Duration(float64(time.Since(m.booted))*m.drift) + m.asleep
+	return time.Second + time.Duration(float64(time.Since(m.booted))*m.drift) + time.Duration(m.asleep.Load())
 }
 
 // simGuard is a deadman.Guard whose files are in memory, and whose process is a
@@ -923,8 +924,8 @@ func (s *fencingSim) strike() {
 		s.mu.Lock()
 		s.wall += time.Duration(s.rand.IntN(7200)-3600) * time.Second
 		s.mu.Unlock()
-		m.wallOff -= time.Duration(s.chance(60)) * time.Second
-		m.asleep += time.Duration(s.chance(5000)) * time.Millisecond
+		m.wallOff.Add(-int64(s.chance(60)) * int64(time.Second))
+		m.asleep.Add(int64(s.chance(5000)) * int64(time.Millisecond))
 		m.setCut(true, s.peers...)
 		m.setGossip("dead")
 		s.sleep(time.Second, 20*time.Second)
