@@ -130,8 +130,8 @@ func (h *host) state(dirs ...string) []string {
 	var all []string
 	for _, args := range [][]string{{"-brief", "link"}, {"-brief", "addr"}, {"route", "show", "table", "all"}, {"neigh", "show", "nud", "permanent"}, {"rule"}} {
 		for line := range strings.Lines(h.in("ip", args...)) {
-			if strings.Contains(line, "fe80::") && strings.Contains(line, "proto kernel") {
-				continue // comes and goes a moment after its link, which is listed
+			if strings.Contains(line, "fe80::") && strings.Contains(line, " dev hf") && strings.Contains(line, "proto kernel") {
+				continue // comes a moment after its link, which is listed, and goes with it
 			}
 			all = append(all, "ip "+args[len(args)-1]+": "+strings.TrimSpace(line))
 		}
